@@ -18,32 +18,33 @@ import (
 	"cellgate/configs"
 )
 
-// Build says which program this is.
+// Build identifies the program.
 type Build struct {
 	Version string `json:"version"`
 	Commit  string `json:"commit"`
 }
 
-// Options say what a gateway is made from.
+// Options configure a gateway.
 type Options struct {
-	// Config's File is read again by Reload.
+	// Config is the configuration at the start. Reload reads its File again.
 	Config *configs.Config
 	Build  Build `zero:"nothing is told of it"`
-	// Log takes the gateway's own log.
+	// Log receives the gateway's log.
 	Log   io.Writer
 	Clock clock.Source
-	// Parts are those that the process embeds beside the gateway.
+	// Parts are the parts that the process embeds next to the gateway.
 	Parts Parts `zero:"none"`
 }
 
-// Phases of a gateway's life, as /readyz tells them.
+// Phases of a gateway's life, as shown by /readyz.
 const (
 	phaseStarting int32 = iota
 	phaseServing
 	phaseStopping
 )
 
-// App is one gateway. Each stage of it is made from the one before, which it has: what a stage uses is there.
+// App is one gateway. It embeds the stage constructed before it, which embeds the one before that: whatever a stage
+// uses already exists.
 type App struct {
 	*gateway
 	http     *server
@@ -51,7 +52,7 @@ type App struct {
 	reload   sync.Mutex
 }
 
-// New constructs a gateway: it reads the disk and binds nothing. An error leaves nothing behind.
+// New constructs a gateway. It reads the disk and binds no address. On error everything is released.
 func New(ctx context.Context, o Options) (*App, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
@@ -79,7 +80,7 @@ func open(p *process) (*App, error) {
 	return openParts(d)
 }
 
-// openParts makes what stands on the disk.
+// openParts constructs the stages that follow the disk.
 func openParts(d *disk) (*App, error) {
 	p, err := openPeers(d)
 	if err != nil {
@@ -147,8 +148,8 @@ func (a *App) start(ctx context.Context) error {
 	return nil
 }
 
-// Stop ends the gateway: acknowledgements are flushed, clients told why, cursors saved. It may be called at
-// any time and more than once.
+// Stop ends the gateway: it flushes acknowledgements, tells clients why, and saves cursors. It may be called at any
+// time and more than once.
 func (a *App) Stop(ctx context.Context) error {
 	begin := time.Now()
 	err := a.life.stop(ctx)
@@ -161,11 +162,10 @@ func (a *App) Stop(ctx context.Context) error {
 	return nil
 }
 
-// Serving is closed when the gateway has started.
+// Serving returns a channel that is closed when the gateway has started.
 func (a *App) Serving() <-chan struct{} { return a.serving }
 
-// Fatal delivers what the gateway cannot survive: the journal failed. The process is to stop and not to
-// go on by itself.
+// Fatal delivers the error that the gateway cannot survive, such as a failed journal. The process must then stop.
 func (a *App) Fatal() <-chan error { return a.fatal }
 
 // Run serves until ctx ends or the gateway fails, and stops within limit.
@@ -184,10 +184,10 @@ func (a *App) Run(ctx context.Context, limit time.Duration) error {
 	return errors.Join(failed, a.Stop(stop))
 }
 
-// Addrs are the bound MQTT addresses by listener name.
+// Addrs returns the bound MQTT addresses by listener name.
 func (a *App) Addrs() map[string]net.Addr { return a.broker.Addrs() }
 
-// HTTPURL is the URL of the API.
+// HTTPURL returns the URL of the API.
 func (a *App) HTTPURL() string {
 	scheme := "http"
 	if a.cfg.HTTP.TLS != nil {
@@ -196,7 +196,7 @@ func (a *App) HTTPURL() string {
 	return fmt.Sprintf("%s://%s", scheme, dialable(a.http.addr))
 }
 
-// dialable is an address that one can connect to: an unspecified host becomes loopback.
+// dialable returns an address that can be dialled: an unspecified host becomes loopback.
 func dialable(addr net.Addr) string {
 	tcp, ok := addr.(*net.TCPAddr)
 	if ok && tcp.IP.IsUnspecified() {
@@ -223,8 +223,8 @@ func (a *App) runFile() *runfile.File {
 	return f
 }
 
-// Log is the gateway's logger.
+// Log returns the gateway's logger.
 func (a *App) Log() *slog.Logger { return a.log }
 
-// Authority is the gateway's token authority.
+// Authority returns the gateway's token authority.
 func (a *App) Authority() *auth.Authority { return a.auth }

@@ -10,10 +10,10 @@ import (
 	"cellgate/auth"
 )
 
-// maxAuditedBody bounds what of a request's body stands in the audit log.
+// maxAuditedBody bounds the part of a request's body in the audit log, in bytes.
 const maxAuditedBody = 512
 
-// audited writes a call of the API to the audit log, when it has been answered: who, what, and the status.
+// audited writes a call of the API to the audit log after it has been answered: caller, request and status.
 func (t *trust) audited(event string, h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body := &prefix{left: maxAuditedBody}
@@ -32,7 +32,7 @@ func (t *trust) audited(event string, h http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// prefix keeps the first bytes of what is written.
+// prefix keeps the first bytes written to it.
 type prefix struct {
 	text strings.Builder
 	left int
@@ -45,13 +45,13 @@ func (p *prefix) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// answered remembers the status of an answer.
+// answered records the status of an answer.
 type answered struct {
 	http.ResponseWriter
 	status int
 }
 
-// Unwrap lets http.ResponseController find what it controls.
+// Unwrap implements the unwrapping of http.ResponseController.
 func (w *answered) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *answered) WriteHeader(status int) {
@@ -59,7 +59,7 @@ func (w *answered) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// auditChange writes that a configuration or a rule set went into force by something that is no caller of the API.
+// auditChange audits a change of the configuration or the rule set that was not made by a caller of the API.
 func (t *trust) auditChange(event, by, what string) {
 	t.audit.Write(auth.AuditEvent{At: time.Now(), Event: event, What: what, Outcome: "in force", Caller: auth.Caller{By: by}})
 }

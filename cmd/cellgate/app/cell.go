@@ -19,11 +19,11 @@ import (
 	"cellgate/configs"
 )
 
-// peers are the other gateways of the cell.
+// peers adds what connects this gateway to the other gateways of the cell.
 type peers struct {
 	*disk
 	liveness *liveness
-	// The rest is nil in a cell with one gateway: nothing that a client waits for calls Redis then.
+	// The rest is nil in a cell with one gateway: there, nothing that a client waits for calls Redis.
 	member *member
 	claims *claims
 	told   *cellPresence
@@ -32,14 +32,14 @@ type peers struct {
 	cellStats *cellMetrics
 }
 
-// What the cell keeps in the state file.
+// Buckets and keys of the cell in the state file.
 var (
 	bucketCell  = []byte("cell")
 	keyIdentity = []byte("identity")
 	bucketSlots = []byte("slots") // what this gateway remembers, by slot
 )
 
-// identity tells a data_dir from others, and its boots apart.
+// identity distinguishes a data_dir from others, and its boots from each other.
 type identity struct {
 	Dir   string `json:"dir"`
 	Boots uint64 `json:"boots"`
@@ -82,7 +82,7 @@ func openPeers(d *disk) (*peers, error) {
 	return p, nil
 }
 
-// cellClient is a client for what the gateways share: who waits for it waits briefly.
+// cellClient returns a client for the state that the gateways share. Its timeout covers a wait for the replicas.
 func cellClient(c *configs.Redis) (redis.UniversalClient, error) {
 	own := *c
 	own.PoolSize = max(own.PoolSize, configs.CellPool)
@@ -93,7 +93,7 @@ func cellClient(c *configs.Redis) (redis.UniversalClient, error) {
 // minJoinKey is the shortest secret of the gateways, in bytes.
 const minJoinKey = 16
 
-// joinKey reads the secret that the gateways of the cell share, nil without one.
+// joinKey reads the secret shared by the gateways of the cell; nil without one.
 func joinKey(c *configs.Config) ([]byte, error) {
 	if c.Cell.JoinKey == "" {
 		return nil, nil
@@ -109,7 +109,7 @@ func joinKey(c *configs.Config) ([]byte, error) {
 	return key, nil
 }
 
-// identify names this run of the gateway, and counts it.
+// identify returns the identity of this run of the gateway, and counts the run.
 func (d *disk) identify() (cell.Gateway, error) {
 	var id identity
 	err := d.db.Update(func(tx *statefile.Tx) error {
@@ -139,37 +139,37 @@ func (d *disk) identify() (cell.Gateway, error) {
 	}, nil
 }
 
-// randomName is one that nobody else has.
+// randomName returns a unique name.
 func randomName() string {
 	var b [12]byte
-	_, _ = rand.Read(b[:]) // it does not fail
+	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
 }
 
-// Runs is what a gateway tells the others of itself.
+// Runs is what a gateway publishes about itself to the others.
 type Runs struct {
 	Address string `json:"address"` // of its API
 	Version string `json:"version"`
 	Rules   string `json:"rules"` // hash of the rule set
-	// Config are hashes of the sections of the configuration, as far as they are to be alike at all gateways.
+	// Config has hashes of those sections of the configuration that must be the same at all gateways.
 	Config      map[string]string `json:"config"`
 	Phase       string            `json:"phase"`
 	Connections int               `json:"connections"`
 }
 
-// runs is what this gateway tells.
+// runs returns the Runs of this gateway as JSON.
 func (a *App) runs() string {
 	data, err := json.Marshal(Runs{
 		Address: a.apiURL(), Version: a.build.Version, Rules: a.rules.hash(), Config: a.Config().Alike(),
 		Phase: a.phaseName(), Connections: a.broker.Connections(),
 	})
 	if err != nil {
-		return "{}" // of strings and a number: it does not fail
+		return "{}" // strings and a number: never fails
 	}
 	return string(data)
 }
 
-// hear takes a notice of another gateway.
+// hear handles a notice of another gateway.
 func (a *App) hear(ctx context.Context, text string) {
 	word, rest, _ := strings.Cut(text, " ")
 	a.cellStats.received(word)
@@ -177,14 +177,14 @@ func (a *App) hear(ctx context.Context, text string) {
 	case cell.NoticeTaken:
 		a.claims.hear(ctx, rest)
 	case noticeMembers:
-		_ = a.liveness.beat(ctx, configs.CellTimeout) // who is gone is not to be learned again
+		_ = a.liveness.beat(ctx, configs.CellTimeout) // otherwise learn would add the gateway that is gone again
 		a.member.joinAgain()
 	case "ask", "answer":
 		a.asks.hear(word, rest)
 	}
 }
 
-// apiURL is the address of the API as others are told it, before it is bound too.
+// apiURL returns the address of the API as published to other gateways. It works before the address is bound.
 func (a *App) apiURL() string {
 	if a.http.addr != nil {
 		return a.HTTPURL()
@@ -192,7 +192,7 @@ func (a *App) apiURL() string {
 	return a.cfg.HTTP.Address
 }
 
-// admitted finds out whether this gateway may run beside those that are there, with the Redis that is there.
+// admitted reports, as an error, why this gateway may not run next to those that run already, or with this Redis.
 func (a *App) admitted(ctx context.Context) error {
 	if err := a.liveness.begin(ctx, a.runs); err != nil || a.member == nil {
 		return err
@@ -202,13 +202,14 @@ func (a *App) admitted(ctx context.Context) error {
 	}
 	limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
 	defer cancel()
-	if err := a.keys.exchange(limit); err != nil { // what the others sign is accepted from the first CONNECT on
+	if err := a.keys.exchange(limit); err != nil { // so that their tokens are accepted from the first CONNECT on
 		a.log.Warn("keys of the other gateways not reloaded; the previous ones stay in force", slog.Any("err", err))
 	}
 	return nil
 }
 
-// startPeers says from now on that the gateway lives, and has it take its part in the cell. The address of the API is known.
+// startPeers starts the heartbeat and the other threads of a gateway in a cell. The address of the API is known by
+// then.
 func (a *App) startPeers() {
 	a.background("liveness", func(ctx context.Context) { a.liveness.run(ctx, a.die) })
 	if a.member == nil {
@@ -219,7 +220,7 @@ func (a *App) startPeers() {
 	a.background("keys of the cell", a.keys.run)
 	a.background("claims", a.claims.run)
 	a.background("notices", func(ctx context.Context) {
-		for ctx.Err() == nil { // a subscription may be left at a server that nobody tells any more
+		for ctx.Err() == nil { // a subscription may be left at a server that nobody notifies any more
 			here, cancel := a.member.untilTurned(ctx)
 			a.member.store.Listen(here, a.cfg.Cell.Node, a.claims.doubt, func(text string) { a.hear(ctx, text) })
 			cancel()

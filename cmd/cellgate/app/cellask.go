@@ -11,23 +11,25 @@ import (
 	"cellgate/broker/cell"
 )
 
-// asks lets a gateway ask the others for what only they know: by notices, which may be lost, so that each question has a time.
+// asks lets a gateway query the others for what only they know. Questions and answers are notices and may be lost, so
+// each question has a timeout.
 type asks struct {
 	m    *member
 	live *liveness
-	// answer is what this gateway says to a question; set before anything is heard.
+	// answer answers a question. It is set before any notice is received.
 	answer func(ctx context.Context, q *question) any
 
 	mu      sync.Mutex
-	waiting map[string]chan json.RawMessage // by question
+	waiting map[string]chan json.RawMessage // by question ID
 }
 
-// question is one of another gateway.
+// question is a question of one gateway to another.
 type question struct {
 	ID   string `json:"id"`
 	From string `json:"from"`
-	// What is vehicles (whose VINs begin with Prefix, behind After, at most Limit), vehicle, disconnect (with an Endpoint, if it is to go
-	// there), or operators (what rules remember of a vehicle that From has, by a claim of Epoch and Since).
+	// What is vehicles (VINs that begin with Prefix, after After, at most Limit), vehicle, disconnect (with Endpoint as
+	// the server reference, if set), or operators (the operators' state of a vehicle that From claims, with Epoch and
+	// Since).
 	What     string `json:"what"`
 	VIN      string `json:"vin,omitempty"`
 	Endpoint string `json:"endpoint,omitempty"`
@@ -38,13 +40,13 @@ type question struct {
 	Since    int64  `json:"since,omitempty"`
 }
 
-// askLimit is how long another gateway has to answer.
+// askLimit is how long a gateway waits for another one's answer.
 const askLimit = 2 * time.Second
 
-// errNoAnswer says that a gateway did not answer in time.
+// errNoAnswer means that a gateway did not answer in time.
 var errNoAnswer = errors.New("the gateway does not answer")
 
-// ask asks a gateway, and reads its answer into out.
+// ask sends a question to a gateway and decodes the answer into out.
 func (a *asks) ask(ctx context.Context, node string, q question, out any) error {
 	q.ID, q.From = randomName(), a.m.self.Node
 	text, err := json.Marshal(q)
@@ -73,7 +75,7 @@ func (a *asks) ask(ctx context.Context, node string, q question, out any) error 
 	}
 }
 
-// hear takes a question, or an answer. A question is answered on a goroutine of its own: there are as many as others ask.
+// hear handles a question or an answer. Each question is answered on a goroutine of its own.
 func (a *asks) hear(word, text string) {
 	if word == "answer" {
 		id, body, _ := strings.Cut(text, " ")
@@ -96,12 +98,12 @@ func (a *asks) hear(word, text string) {
 		defer cancel()
 		body, err := json.Marshal(a.answer(ctx, &q))
 		if err == nil {
-			_ = a.m.tell(ctx, q.From, "answer", q.ID+" "+string(body)) // who asked waits no longer than askLimit
+			_ = a.m.tell(ctx, q.From, "answer", q.ID+" "+string(body)) // the other gateway waits no longer than askLimit
 		}
 	}()
 }
 
-// others are the gateways that live, but for this one.
+// others returns the living gateways except this one.
 func (a *asks) others() []cell.Gateway {
 	all, _ := a.live.gateways()
 	var others []cell.Gateway

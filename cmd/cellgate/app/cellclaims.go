@@ -14,8 +14,8 @@ import (
 	"cellgate/configs"
 )
 
-// claims are the vehicles that this gateway has, or had last, as the cell knows them. It implements session.Cell. What it tells
-// others of their connections leaves through cellPresence.
+// claims holds the vehicles that this gateway has or had last, as the cell knows them. It implements session.Cell. It
+// publishes their presence through cellPresence.
 type claims struct {
 	m        *member
 	live     *liveness
@@ -23,44 +23,45 @@ type claims struct {
 	presence *cellPresence
 	travel   *travel // set before anything connects
 	metrics  *cellMetrics
-	// onClaimed is told of a vehicle that was connected and ready before the cell had answered; set before anything connects.
+	// onClaimed is called for a vehicle that was connected and ready before the cell had answered. Set before anything
+	// connects.
 	onClaimed func(vin string)
-	wait      atomic.Int64 // configs.ClaimWait; tests have more patience
+	wait      atomic.Int64 // configs.ClaimWait; longer in tests
 	log       *slog.Logger
 
 	number  atomic.Uint64
-	ahead   atomic.Int64 // ms by which Redis' clock is ahead of this process' beginning, as last heard; 0 never
+	ahead   atomic.Int64 // time at began by Redis' clock, ms, as last heard; 0 before
 	current atomic.Bool  // claims have been compared since the last pause
-	doubted atomic.Bool  // notices may have been lost: claims are to be compared soon
+	doubted atomic.Bool  // notices may have been lost: compare claims soon
 	seed    maphash.Seed
 	began   time.Time // monotonic
 
-	mu     sync.Mutex // a leaf: nothing is called with it
+	mu     sync.Mutex // leaf lock: nothing is called while it is held
 	byVIN  map[string]*claim
 	dirty  map[string]*storing
 	stores chan struct{} // capacity 1: something is dirty
-	// underWay are the vehicles whose session is being stored.
+	// underWay has the vehicles whose session is being stored.
 	underWay map[string]struct{}
 }
 
-// claim is one connection of a vehicle. claims.mu guards what changes.
+// claim is one connection of a vehicle. claims.mu guards the fields that change.
 type claim struct {
 	vin    string
-	number uint64    // as the session knows it
+	number uint64    // the session's number of the connection
 	began  time.Time // monotonic
 
-	conn     cell.Connection // its Epoch is 0 until the cell has answered
-	until    int64           // the epoch of its records until then: later than those before it, earlier than its own
+	conn     cell.Connection // Epoch is 0 until the cell has answered
+	until    int64           // epoch of its records until the cell answers: later than earlier connections', before its own
 	asking   bool            // a script is under way
-	attached bool            // it has its session
-	ended    bool            // the connection has
+	attached bool            // the connection has its session
+	ended    bool            // the connection has ended
 	lost     bool            // another gateway has the vehicle
 	late     bool            // it was admitted before the cell had answered
-	forgot   bool            // Redis was seen to know earlier connections of the vehicle only
-	stored   uint64          // hash of the session that the cell has; 0 none
-	taken    cell.Successor  // the latest notice that came while a script was under way
+	forgot   bool            // Redis was seen to know only earlier connections of the vehicle
+	stored   uint64          // hash of the session stored in the cell; 0 for none
+	taken    cell.Successor  // latest notice received while a script was under way
 	over     chan struct{}   // closed when the connection has ended
-	hold     hold            // of what it publishes
+	hold     hold            // holds back what the connection publishes
 }
 
 func newClaims(p *peers) *claims {
@@ -73,7 +74,7 @@ func newClaims(p *peers) *claims {
 	return c
 }
 
-// Claim implements session.Cell. It waits for configs.ClaimWait, and not at all while Redis is known to be away.
+// Claim implements session.Cell. It waits at most configs.ClaimWait, and not at all while Redis is known to be away.
 func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 	one := &claim{vin: vin, number: c.number.Add(1), began: time.Now(), over: make(chan struct{}), hold: hold{open: make(chan struct{})}}
 	one.conn = cell.Connection{Node: c.m.self.Node, Boot: c.m.self.Boot, Number: one.number}
@@ -112,7 +113,7 @@ func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 		}
 		out.Known, out.Session, out.Ended = true, got.Session, got.Ended
 		out.Here = got.Former.Node == "" || got.Former.Node == c.m.self.Node
-		if out.Here && unstored { // what Redis has is older than what ended here
+		if out.Here && unstored { // Redis has an older session than the one that ended here
 			out.Session = nil
 		}
 	case <-limit.C:
@@ -122,7 +123,7 @@ func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 	return out
 }
 
-// admitted notes that a connection goes on without the cell's answer.
+// admitted records that a connection continues without the cell's answer.
 func (c *claims) admitted(one *claim) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -130,14 +131,14 @@ func (c *claims) admitted(one *claim) {
 	c.metrics.unclaimed.Inc()
 }
 
-// ask runs the script for a claim, and notes what it has come to. False: there was no answer.
+// ask runs the claim script and records its result. It returns false when there was no answer.
 func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	ctx, cancel := context.WithTimeout(ctx, configs.CellTimeout)
 	defer cancel()
 	c.mu.Lock()
 	one.asking = true
 	conn, known := one.conn, one.conn.Epoch
-	conn.Epoch = max(conn.Epoch, one.until) // the cell's is later
+	conn.Epoch = max(conn.Epoch, one.until) // the cell assigns a later one
 	c.mu.Unlock()
 	began := time.Now()
 	got, err := c.m.store.Claim(ctx, one.vin, conn, time.Since(one.began), false)
@@ -172,7 +173,7 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	case known != got.Epoch:
 		if f := got.Former.Node; f != "" && f != c.m.self.Node {
 			c.metrics.taken.Inc()
-			c.metrics.sent(cell.NoticeTaken) // by the script
+			c.metrics.sent(cell.NoticeTaken) // the script sends it
 		}
 		c.claimed(one, known, attached)
 	}
@@ -183,8 +184,8 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	return got, true
 }
 
-// claimed notes a new epoch. When the claim was made again who is connected is told anew, and the session is stored again, because Redis
-// has lost something.
+// claimed handles a new epoch. A claim that had one before was made again because Redis lost something: then presence
+// is published again and the session is stored again.
 func (c *claims) claimed(one *claim, before int64, attached bool) {
 	again := before != 0
 	c.mu.Lock()
@@ -214,7 +215,7 @@ func (c *claims) Attached(vin string, number uint64) bool {
 	return true
 }
 
-// lose ends what this gateway has of a vehicle that another one has.
+// lose ends the connection and the session of a vehicle that another gateway has.
 func (c *claims) lose(one *claim) {
 	c.mu.Lock()
 	one.lost = true
@@ -228,7 +229,8 @@ func (c *claims) lose(one *claim) {
 	}
 }
 
-// hear takes a notice of another gateway: it has a vehicle. One that comes while a script is under way may be later than what that decides.
+// hear handles the notice that another gateway has a vehicle. A notice received while a script is under way is kept: it
+// may be later than the script's decision.
 func (c *claims) hear(ctx context.Context, text string) {
 	t, err := cell.ParseSuccessor(text)
 	if err != nil {
@@ -249,8 +251,8 @@ func (c *claims) hear(ctx context.Context, text string) {
 	}
 }
 
-// takenOver ends what this gateway has of a vehicle that a later claim has, unless its own connection is younger: a Redis that has lost
-// that asks the older gateway first.
+// takenOver ends the connection and the session of a vehicle that has a later claim elsewhere. When the connection here
+// is the younger one, it claims again instead: a Redis that lost data may notify the wrong gateway.
 func (c *claims) takenOver(ctx context.Context, one *claim, t cell.Successor) {
 	conn, asking, lost, ended := c.state(one)
 	switch {
@@ -262,10 +264,11 @@ func (c *claims) takenOver(ctx context.Context, one *claim, t cell.Successor) {
 	}
 }
 
-// doubt has claims compared soon.
+// doubt requests a comparison of claims soon.
 func (c *claims) doubt() { c.doubted.Store(true) }
 
-// left waits until a vehicle that another gateway has publishes nothing here any more. False: it is back, or ctx has ended.
+// left waits until a vehicle that another gateway has can publish nothing here any more. It returns false when the
+// vehicle is back here or ctx has ended.
 func (c *claims) left(ctx context.Context, t cell.Successor) bool {
 	c.hear(ctx, fmt.Sprintf("%d %d %s", t.Epoch, t.Since, t.VIN))
 	for {
@@ -288,13 +291,13 @@ func (c *claims) left(ctx context.Context, t cell.Successor) bool {
 			case <-ctx.Done():
 				return false
 			}
-		case !pause(ctx, 5*time.Millisecond): // which of the two has it is being decided
+		case !pause(ctx, 5*time.Millisecond): // it is being decided which of the two has the vehicle
 			return false
 		}
 	}
 }
 
-// here reports whether a vehicle has a connection here, or is about to.
+// here reports whether a vehicle has a connection here, or is getting one.
 func (c *claims) here(vin string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -302,7 +305,7 @@ func (c *claims) here(vin string) bool {
 	return one != nil && !one.ended && !one.lost
 }
 
-// latest is not before the epoch of any claim of this gateway.
+// latest returns a time, in ms, that is not before the epoch of any claim of this gateway.
 func (c *claims) latest() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -313,7 +316,7 @@ func (c *claims) latest() int64 {
 	return at
 }
 
-// of is the claim of a vehicle's connection, nil if there is none, and its connection as the cell knows it.
+// of returns the claim of a vehicle's connection (nil for none), and the connection as the cell knows it.
 func (c *claims) of(vin string) (*claim, cell.Connection) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -324,7 +327,8 @@ func (c *claims) of(vin string) (*claim, cell.Connection) {
 	return one, one.conn
 }
 
-// time is Redis' clock as last heard, in ms, since the one of this machine may be wrong; and that one until Redis has answered.
+// time returns the time in ms by the clock of Redis as last seen, because this machine's clock may be wrong. Until
+// Redis has answered it is this machine's.
 func (c *claims) time() int64 {
 	if ahead := c.ahead.Load(); ahead != 0 {
 		return ahead + time.Since(c.began).Milliseconds()
@@ -332,13 +336,13 @@ func (c *claims) time() int64 {
 	return time.Now().UnixMilli()
 }
 
-// epoch is the one of the records that a vehicle's connection brings.
+// epoch returns the epoch of the records of a vehicle's connection.
 func (c *claims) epoch(vin string) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	one := c.byVIN[vin]
 	switch {
-	case one == nil: // it has ended
+	case one == nil: // the connection has ended
 		return uint64(max(0, c.time()))
 	case one.conn.Epoch != 0:
 		return uint64(max(0, one.conn.Epoch))
@@ -346,8 +350,8 @@ func (c *claims) epoch(vin string) uint64 {
 	return uint64(max(0, one.until))
 }
 
-// connection is what the cell calls the connection that a vehicle has here. False: it has none, or the cell has not answered, or has
-// not been asked since the process was stopped for a while.
+// connection returns the cell's name of a vehicle's connection here. It returns false when there is none, when the cell
+// has not answered, and after a pause of the process until claims have been compared.
 func (c *claims) connection(vin string) (cell.Connection, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -358,14 +362,14 @@ func (c *claims) connection(vin string) (cell.Connection, bool) {
 	return one.conn, true
 }
 
-// state is how far a claim is, for what waits for it.
+// state returns the state of a claim.
 func (c *claims) state(one *claim) (conn cell.Connection, asking, lost, ended bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return one.conn, one.asking, one.lost, one.ended
 }
 
-// told takes what the sessions report, in order per vehicle.
+// told handles the presence reported by sessions, in order per vehicle.
 func (c *claims) told(p *session.Presence) {
 	one, _ := c.of(p.Key)
 	if one == nil {

@@ -16,11 +16,12 @@ import (
 // GatewayList is GET /v1/gateways.
 type GatewayList struct {
 	Gateways []GatewayStatus `json:"gateways"`
-	// Waiting are the members that have not told what they remember to the Redis that is there now: commands wait for them.
+	// Waiting lists the members that have not yet offered what they remember to the present Redis. Commands wait for
+	// them.
 	Waiting []WaitedFor `json:"waiting"`
 }
 
-// WaitedFor is a member that slots wait for. A Redis without cluster is one slot.
+// WaitedFor is a member that slots wait for. A Redis without cluster has one slot.
 type WaitedFor struct {
 	Node  string `json:"node"`
 	Slots int    `json:"slots"`
@@ -29,12 +30,12 @@ type WaitedFor struct {
 // ForgottenGateway is DELETE /v1/gateways/{node}.
 type ForgottenGateway struct {
 	Node  string `json:"node"`
-	Slots int    `json:"slots"` // in how many it was a member; 0: in none any more
-	// Waiting are the members that are still waited for.
+	Slots int    `json:"slots"` // number of slots it was a member of; 0 when it is a member of none
+	// Waiting lists the members that are still waited for.
 	Waiting []WaitedFor `json:"waiting"`
 }
 
-// Why a gateway is not forgotten.
+// Reasons for which a gateway is not forgotten.
 var (
 	errForgetSelf   = errors.New("a gateway cannot forget itself: ask another one of the cell")
 	errForgetLiving = errors.New("it lives: stop it first; one that was killed counts as living for 10 s")
@@ -42,16 +43,16 @@ var (
 	errForgetEarly  = errors.New("this gateway has not joined itself everywhere yet: try again")
 )
 
-// noticeMembers has the others learn who the members are.
+// noticeMembers makes the other gateways read the members again.
 const noticeMembers = "members"
 
 func (a *gateway) listGateways(w http.ResponseWriter, _ *http.Request) {
 	self := func(g GatewayStatus) bool { return g.Node == a.cfg.Cell.Node }
 	list := GatewayList{Gateways: a.gatewaysTold(), Waiting: []WaitedFor{}}
-	if a.member == nil { // one of another name may have been there before
+	if a.member == nil { // a gateway of another name may have run here before
 		list.Gateways = slices.DeleteFunc(list.Gateways, func(g GatewayStatus) bool { return !self(g) })
 	}
-	if !slices.ContainsFunc(list.Gateways, self) { // Redis has not told yet
+	if !slices.ContainsFunc(list.Gateways, self) { // Redis has not answered yet
 		list.Gateways = append(list.Gateways, GatewayStatus{
 			Node: a.cfg.Cell.Node, Address: a.cfg.HTTP.Address, Version: a.build.Version, Phase: a.phaseName(), Started: a.started.UTC(), Lives: true,
 			Connections: a.broker.Connections(),
@@ -79,7 +80,7 @@ func (a *gateway) forgetGateway(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// forget takes a member off that is gone for good, with what it alone remembered.
+// forget removes a member that is permanently gone, with what only it remembered.
 func (a *gateway) forget(ctx context.Context, node string) (*ForgottenGateway, error) {
 	switch {
 	case node == a.cfg.Cell.Node:
@@ -87,7 +88,7 @@ func (a *gateway) forget(ctx context.Context, node string) (*ForgottenGateway, e
 	case a.member == nil:
 		return nil, errForgetNobody
 	}
-	if err := a.liveness.beat(ctx, configs.CellTimeout); err != nil { // who lives is to be known as of now
+	if err := a.liveness.beat(ctx, configs.CellTimeout); err != nil { // the list of living gateways must be current
 		return nil, err
 	}
 	all, _ := a.liveness.gateways()
@@ -104,13 +105,13 @@ func (a *gateway) forget(ctx context.Context, node string) (*ForgottenGateway, e
 	if slots == 0 && !known && !before {
 		return nil, errForgetNobody
 	}
-	for _, g := range a.asks.others() { // a notice may be lost: then that one remembers the name until it joins again
+	for _, g := range a.asks.others() { // if a notice is lost, that gateway remembers the name until it joins again
 		_ = a.member.tell(ctx, g.Node, noticeMembers, "")
 	}
 	return &ForgottenGateway{Node: node, Slots: slots, Waiting: a.member.waitedFor()}, nil
 }
 
-// waitedFor are the members that were waited for when last looked.
+// waitedFor returns the members that were waited for at the last look.
 func (m *member) waitedFor() []WaitedFor {
 	all := []WaitedFor{}
 	for _, node := range m.missing() {
@@ -124,8 +125,9 @@ func (m *member) waitedFor() []WaitedFor {
 	return all
 }
 
-// forget removes a member from every slot. It returns from how many, and whether a slot had forgotten it before.
-// What is not confirmed is an error: then it is to be repeated. When it returns, what waited for that member alone is open here.
+// forget removes a member from every slot. It returns the number of slots, and whether a slot had forgotten it before.
+// An unconfirmed removal is an error and must be repeated. On success, every slot that waited only for that member is
+// open here.
 func (m *member) forget(ctx context.Context, node string) (count int, before bool, err error) {
 	m.work.Lock()
 	defer m.work.Unlock()
@@ -138,9 +140,9 @@ func (m *member) forget(ctx context.Context, node string) (count int, before boo
 		count, before = count+len(joined), before || forgotten
 		m.mu.Lock()
 		for slot := range joined {
-			m.offerToLocked(slot) // it is open when this gateway has offered, too
+			m.offerToLocked(slot) // it opens after this gateway's offer
 			if !m.memory[slot].Remembers {
-				delete(joined, slot) // nor does it remember anything before
+				delete(joined, slot) // before its own offer it has nothing to save
 			}
 		}
 		m.mu.Unlock()
@@ -155,8 +157,8 @@ func (m *member) forget(ctx context.Context, node string) (count int, before boo
 	return count, before, nil
 }
 
-// forgetIn removes it from some slots, several at a time. It returns the answers of those that had it, and whether a slot had forgotten
-// it before.
+// forgetIn removes a member from some slots, several at a time. It returns the answers of those that had it, and
+// whether a slot had forgotten it before.
 func (m *member) forgetIn(ctx context.Context, slots []int, node string) (map[int]cell.Joined, bool, error) {
 	var mu sync.Mutex
 	var all sync.WaitGroup
@@ -189,7 +191,7 @@ func (m *member) forgetIn(ctx context.Context, slots []int, node string) (map[in
 	return out, before, failed
 }
 
-// forgetAt answers what was known of the member, by this gateway or in Redis.
+// forgetAt removes a member from one slot. It returns what this gateway or Redis knew of it.
 func (m *member) forgetAt(ctx context.Context, slot int, node string) (j cell.Joined, was cell.Registration, err error) {
 	was, err = m.store.Registered(ctx, slot, node, m.self.Node)
 	if m.note(err) != nil {

@@ -17,22 +17,22 @@ import (
 	"cellgate/configs"
 )
 
-// peerKeys exchanges public keys with the cell's other gateways: each signs with its own, and all verify with those of all. Redis
-// carries them, and is not believed: who does not have the join key cannot make one.
+// peerKeys exchanges public keys with the cell's other gateways: each signs tokens with its own key, and all verify
+// with all keys. Redis carries them and is not trusted: entries are authenticated with the join key.
 type peerKeys struct {
 	m    *member
 	auth *auth.Authority
 	join []byte
 	cell string
-	keep time.Duration // longer than any token lives
+	keep time.Duration // longer than the life of any token
 	now  func() time.Time
 	db   *statefile.DB
 	log  *slog.Logger
 
-	mu      sync.Mutex          // guards below; taken by exchange
-	version uint64              // of what this gateway has published last
-	sent    []auth.PublicKey    // which that was
-	held    map[string]heldKeys // by data_dir; in the state file too
+	mu      sync.Mutex          // guards the fields below; exchange locks it
+	version uint64              // of the last publication
+	sent    []auth.PublicKey    // keys of the last publication
+	held    map[string]heldKeys // by data_dir; also in the state file
 }
 
 // heldKeys are the keys of a gateway.
@@ -40,10 +40,10 @@ type heldKeys struct {
 	Version uint64           `json:"version"` // rises with every change
 	Node    string           `json:"node"`
 	Keys    []auth.PublicKey `json:"keys"`
-	Seen    time.Time        `json:"seen,omitzero"` // when Redis had it last; kept here alone
+	Seen    time.Time        `json:"seen,omitzero"` // when Redis last had it; kept only here
 }
 
-// signed is what Redis carries.
+// signed is an entry in Redis.
 type signed struct {
 	Body json.RawMessage `json:"body"` // heldKeys
 	Sum  string          `json:"sum"`
@@ -75,7 +75,7 @@ func openPeerKeys(t *trust) (*peerKeys, error) {
 	return k, nil
 }
 
-// run exchanges keys until ctx ends. A new key is published before it signs: see configs.KeyActivation.
+// run exchanges keys until ctx ends. A new key is published before it signs (configs.KeyActivation).
 func (k *peerKeys) run(ctx context.Context) {
 	for told := false; ; {
 		if !k.m.away.Load() {
@@ -119,7 +119,7 @@ func (k *peerKeys) exchange(ctx context.Context) error {
 		}
 	}
 	for dir, one := range k.held {
-		if now.Sub(one.Seen) > k.keep { // no token that it signed lives
+		if now.Sub(one.Seen) > k.keep { // all tokens that it signed have expired
 			delete(k.held, dir)
 			changed = true
 		}
@@ -133,7 +133,7 @@ func (k *peerKeys) exchange(ctx context.Context) error {
 	return k.enforce()
 }
 
-// publish puts this gateway's keys there, when they have changed or are not.
+// publish writes this gateway's keys to Redis when they have changed or are missing there.
 func (k *peerKeys) publish(ctx context.Context, all map[string]string) error {
 	keys, err := k.auth.PublicKeys()
 	if err != nil {
@@ -164,7 +164,7 @@ func (k *peerKeys) sum(dir string, body []byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// verified reads what a gateway with the join key has written; what is not that is left alone.
+// verified decodes an entry that was written by a gateway with the join key. It returns false for any other.
 func (k *peerKeys) verified(dir, text string) (heldKeys, bool) {
 	var s signed
 	var h heldKeys

@@ -13,26 +13,26 @@ import (
 	"cellgate/configs"
 )
 
-// liveness says in Redis that this gateway lives, and learns who else does. A cell with one gateway does that too: a second one has
-// to be refused. Redis may be away; nobody waits for it.
+// liveness publishes in Redis that this gateway lives, and learns which others do. A cell with one gateway needs it
+// too, to refuse a second one. Nothing waits for Redis.
 type liveness struct {
 	store *cell.Store
 	self  cell.Gateway
 	log   *slog.Logger
-	tell  func() string // what the gateway runs
+	tell  func() string // returns what the gateway runs
 
 	mu      sync.Mutex
 	living  []cell.Gateway
-	heard   time.Time         // when Redis last told of them; zero before
-	refused cell.RefusedError // the last answer, if it was that
+	heard   time.Time         // time of the last answer of Redis; zero before
+	refused cell.RefusedError // the last refusal; empty when the last answer was none
 }
 
 func newLiveness(store *cell.Store, self cell.Gateway, log *slog.Logger) *liveness {
 	return &liveness{store: store, self: self, log: log}
 }
 
-// begin returns an error when another gateway runs that leaves no place for this one. One of which Redis still tells, though it has been
-// killed, is waited for until its time is over. When Redis does not answer, the gateway starts.
+// begin returns an error when a running gateway leaves no place for this one. It waits until the entry of a gateway
+// that may have been killed expires. When Redis does not answer, the gateway starts.
 func (l *liveness) begin(ctx context.Context, tell func() string) error {
 	l.tell = tell
 	limit, cancel := context.WithTimeout(ctx, configs.CellTTL+configs.CellBeat)
@@ -57,7 +57,8 @@ func (l *liveness) begin(ctx context.Context, tell func() string) error {
 	}
 }
 
-// final reports whether the other gateway is known to live: it was replaced by none, and has said that it lives since it was first met.
+// final reports whether a refusal will last: this gateway was replaced, or the other one has sent a heartbeat since the
+// first refusal.
 func (l *liveness) final(r *cell.RefusedError) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -66,10 +67,10 @@ func (l *liveness) final(r *cell.RefusedError) bool {
 	return r.Verdict == cell.Replaced || before.Other.Node == r.Other.Node && r.Other.Until.After(before.Other.Until)
 }
 
-// refusal says which gateway is there, where, and since when.
+// refusal says which gateway runs, where, and since when.
 func refusal(r *cell.RefusedError) error {
 	var runs Runs
-	_ = json.Unmarshal([]byte(r.Other.Runs), &runs) // of another version it may say less
+	_ = json.Unmarshal([]byte(r.Other.Runs), &runs) // another version may say less
 	return fmt.Errorf("cell.node: %s: %w: gateway %s at %s, started %s, is there", r.Remedy(), errRefused,
 		r.Other.Node, runs.Address, r.Other.Start.UTC().Format(time.RFC3339))
 }
@@ -91,7 +92,7 @@ func (l *liveness) beat(ctx context.Context, limit time.Duration) error {
 	return nil
 }
 
-// run says that the gateway lives until ctx ends. One that has been replaced, or may not run beside another one, dies.
+// run sends heartbeats until ctx ends. It calls die when the gateway was replaced or may not run next to another one.
 func (l *liveness) run(ctx context.Context, die func(error)) {
 	for pause(ctx, configs.CellBeat) {
 		var refused *cell.RefusedError
@@ -102,14 +103,14 @@ func (l *liveness) run(ctx context.Context, die func(error)) {
 	}
 }
 
-// gateways are those that live or have lived lately, as Redis last told, and when that was.
+// gateways returns those that live or lived recently, as Redis last answered, and the time of that answer.
 func (l *liveness) gateways() ([]cell.Gateway, time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.living, l.heard
 }
 
-// leave frees the gateway's name.
+// leave releases the gateway's name.
 func (l *liveness) leave(ctx context.Context) error {
 	if _, heard := l.gateways(); heard.IsZero() {
 		return nil

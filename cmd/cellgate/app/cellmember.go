@@ -23,45 +23,45 @@ import (
 	"cellgate/configs"
 )
 
-// member is this gateway as one of several: it has the scripts, remembers for each slot what it takes to go on after Redis has
-// lost something, and offers that when Redis is another server than before.
+// member is this gateway as one of several. It runs the scripts, remembers for each slot what is needed to continue
+// after Redis has lost data, and offers that when Redis is another server than before.
 type member struct {
 	store *cell.Store
 	self  cell.Gateway
 	wait  time.Duration // redis.confirm_timeout
 	db    *statefile.DB
 	log   *slog.Logger
-	// remembered are the commands of a slot that this gateway has on its disk; set before run.
+	// remembered returns the commands of a slot on this gateway's disk. Set before run.
 	remembered func(slot int) iter.Seq2[cell.Record, error]
-	// living are the gateways that live; set before run.
+	// living returns the living gateways. Set before run.
 	living func() []string
-	// owner is the connection that this gateway has of a vehicle.
+	// owner returns the connection of a vehicle to this gateway.
 	owner func(vin string) (cell.Connection, bool)
 	// metrics is set before run.
 	metrics *cellMetrics
 
-	away    atomic.Bool  // no answer, as far as note knows
-	late    atomic.Int32 // calls in a row whose time was over
-	changed atomic.Int64 // when that changed last, ns
-	// unsteady is when Redis was last there again after some time, or another server than before, ns: what it tells of who lives may be of
-	// earlier.
+	away    atomic.Bool  // Redis does not answer, according to note
+	late    atomic.Int32 // consecutive calls that timed out
+	changed atomic.Int64 // time of the last change of away, ns
+	// unsteady is when Redis last came back or became another server, in ns. Its list of living gateways may then be
+	// old.
 	unsteady atomic.Int64
-	slots    []atomic.Bool // which are open, as far as this gateway knows
+	slots    []atomic.Bool // open slots, as far as this gateway knows
 	wake     chan struct{} // capacity 1
 
-	work   sync.Mutex          // held by whoever offers or forgets, and uses what follows
+	work   sync.Mutex          // held while offering or forgetting; guards the fields below
 	memory map[int]cell.Memory // as in the state file
-	alone  time.Time           // since when nobody has been found that remembers anything
+	alone  time.Time           // since when no member that remembers anything has been found
 
 	mu      sync.Mutex
 	pending map[int]struct{}    // slots to offer to
-	waiting map[string]int      // members whose offers were missing when last looked, in how many of the slots that were looked at
-	offered map[int]bool        // those of pending that wait for other members alone
-	servers map[int]cell.Server // by their first slots, as they were when last looked
-	turned  chan struct{}       // closed when one of them is another one than before
+	waiting map[string]int      // members whose offers were missing at the last look, with the number of slots
+	offered map[int]bool        // pending slots that wait only for other members
+	servers map[int]cell.Server // by first slot, as last seen
+	turned  chan struct{}       // closed when a server is replaced by another one
 }
 
-// Errors of a command that Redis cannot decide now.
+// Errors of commands that Redis cannot decide now.
 var (
 	errCellAway   = errors.New("redis does not answer")
 	errCellClosed = errors.New("redis is another server than before, and not every gateway has told it what it remembers")
@@ -105,7 +105,8 @@ func openMember(store *cell.Store, self cell.Gateway, wait time.Duration, db *st
 
 var errSlotKey = errors.New("the key is not a slot's")
 
-// ready reports whether commands of a slot can be decided: nil, errCellAway, or errCellClosed with whom that waits for.
+// ready reports whether commands of a slot can be decided: nil, errCellAway, or errCellClosed with the members waited
+// for.
 func (m *member) ready(slot int) error {
 	switch {
 	case m.away.Load():
@@ -119,7 +120,7 @@ func (m *member) ready(slot int) error {
 	return errCellClosed
 }
 
-// unusable is why commands of some slots are not decided, nil if all are, or Redis is away.
+// unusable returns why commands of some slots cannot be decided; nil if all can, or if Redis is away.
 func (m *member) unusable() error {
 	if m.away.Load() {
 		return nil
@@ -132,26 +133,27 @@ func (m *member) unusable() error {
 	return nil
 }
 
-// steady reports whether every gateway that lives has had the time to tell Redis so.
+// steady reports whether every living gateway has had the time to send Redis a heartbeat.
 func (m *member) steady() bool { return time.Since(time.Unix(0, m.unsteady.Load())) > configs.CellTTL }
 
-// since is when Redis was last found to be away, or there again.
+// since returns when Redis was last found to be away, or back.
 func (m *member) since() time.Time { return time.Unix(0, m.changed.Load()).UTC() }
 
-// limit bounds a call that waits for the replicas.
+// limit returns the timeout of a call that waits for the replicas.
 func (m *member) limit() time.Duration { return m.wait + configs.CellTimeout }
 
-// missing are the members that were waited for when last looked.
+// missing returns the members that were waited for at the last look.
 func (m *member) missing() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Sorted(maps.Keys(m.waiting))
 }
 
-// lateCalls in a row whose time is over say that Redis is away. One may be this machine's, or its own, moment of much work.
+// lateCalls is how many consecutive timeouts mean that Redis is away. A single one may be a moment of high load, here
+// or there.
 const lateCalls = 2
 
-// timeOver reports whether a call had no answer in its time, on a connection that there is.
+// timeOver reports whether a call timed out on an existing connection.
 func timeOver(err error) bool {
 	var way *net.OpError
 	if errors.As(err, &way) && way.Op == "dial" {
@@ -161,7 +163,7 @@ func timeOver(err error) bool {
 	return errors.Is(err, redis.ErrPoolTimeout) || errors.As(err, &timed) && timed.Timeout()
 }
 
-// note tells what a call has come to. It returns the error.
+// note records the outcome of a call, and returns its error.
 func (m *member) note(err error) error {
 	switch {
 	case err == nil, errors.Is(err, cell.ErrUnconfirmed):
@@ -186,7 +188,7 @@ func (m *member) note(err error) error {
 	return err
 }
 
-// closed says that an answer was cell.Closed: the slot has to be offered to again.
+// closed records that a script answered cell.Closed: the slot needs another offer.
 func (m *member) closed(slot int) {
 	m.slots[slot].Store(false)
 	m.mu.Lock()
@@ -202,7 +204,7 @@ func (m *member) rouse() {
 	}
 }
 
-// tell sends a gateway a notice. Nothing depends on its arrival.
+// tell sends a notice to a gateway. Nothing depends on its arrival.
 func (m *member) tell(ctx context.Context, node, word, rest string) error {
 	m.metrics.sent(word)
 	if rest != "" {
@@ -211,7 +213,7 @@ func (m *member) tell(ctx context.Context, node, word, rest string) error {
 	return m.store.Tell(ctx, node, word+rest)
 }
 
-// check refuses a Redis that would lose commands.
+// check returns an error for a Redis that would lose commands.
 func (m *member) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, configs.CellTimeout)
 	defer cancel()
@@ -225,7 +227,7 @@ func (m *member) check(ctx context.Context) error {
 	return nil
 }
 
-// run looks every so often whether Redis is there and another server than before, and offers what is to be offered.
+// run checks periodically whether Redis is there and is the same server, and makes the pending offers.
 func (m *member) run(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -245,7 +247,7 @@ func (m *member) run(ctx context.Context, every time.Duration) {
 	}
 }
 
-// look asks what the servers are called. One that is called otherwise than before has to be offered everything again that is there.
+// look reads the names of the servers. The slots of a server with another name than before need to be offered again.
 func (m *member) look(ctx context.Context) {
 	limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
 	defer cancel()
@@ -274,7 +276,7 @@ func (m *member) look(ctx context.Context) {
 	}
 }
 
-// untilTurned ends when a server is another one than now.
+// untilTurned returns a context that ends when a server is replaced by another one.
 func (m *member) untilTurned(ctx context.Context) (context.Context, context.CancelFunc) {
 	m.mu.Lock()
 	turned := m.turned
@@ -290,13 +292,13 @@ func (m *member) untilTurned(ctx context.Context) (context.Context, context.Canc
 	return ctx, cancel
 }
 
-// offerToLocked has a slot offered to.
+// offerToLocked marks a slot for an offer.
 func (m *member) offerToLocked(slot int) {
 	m.pending[slot] = struct{}{}
 	delete(m.offered, slot)
 }
 
-// joinAgain has this gateway join everywhere, and so remember the members that there are now.
+// joinAgain makes this gateway join in every slot again, and so remember the current members.
 func (m *member) joinAgain() {
 	m.mu.Lock()
 	for slot := range m.slots {
@@ -306,14 +308,16 @@ func (m *member) joinAgain() {
 	m.rouse()
 }
 
-// offering is how many slots are asked about at a time, offeringSaved how many are written to the state file in one transaction.
+// offering is how many slots are asked at a time; offeringSaved is how many are written to the state file in one
+// transaction.
 const (
 	offering      = 16
 	offeringSaved = 1024
 )
 
-// offerPending offers what is remembered of the slots that are not open: first those that have not been offered to, and of the
-// others as many as show whether those who were waited for have come. It remembers who lives. work is held.
+// offerPending offers what is remembered of the slots that are not open. Those without an offer come first; of the
+// others, as many as show whether the missing members have come. It also remembers the living gateways. The caller
+// holds work.
 func (m *member) offerPending(ctx context.Context) {
 	m.mu.Lock()
 	slots := slices.SortedFunc(maps.Keys(m.pending), func(a, b int) int {
@@ -333,7 +337,7 @@ func (m *member) offerPending(ctx context.Context) {
 	}
 	answers, empty := 0, 0
 	m.store.Rejoin(ctx, m.self.Node, all, m.begins(), func(joined map[int]cell.Joined, err error) bool {
-		if timeOver(err) { // a pipeline is long: whether Redis answers is what look finds
+		if timeOver(err) { // a pipeline takes long: look decides whether Redis answers
 			m.log.Debug("offering to Redis takes longer than a call may", slog.Any("err", err))
 		} else if m.note(err) != nil {
 			m.log.Debug("offering to Redis", slog.Any("err", err))
@@ -357,7 +361,7 @@ func (m *member) offerPending(ctx context.Context) {
 	if stored != nil {
 		m.log.Error("state of the cell not written; commands wait", slog.Any("err", stored))
 	}
-	switch { // all are alike when the cell is new
+	switch { // all slots are empty when the cell is new
 	case answers > empty:
 		m.alone = time.Time{}
 	case empty > 0 && m.alone.IsZero():
@@ -365,7 +369,7 @@ func (m *member) offerPending(ctx context.Context) {
 	}
 }
 
-// learn remembers the gateways that live as members: one that has joined since this one did is to be waited for as well.
+// learn adds the living gateways to the members: one that joined after this one must be waited for as well.
 func (m *member) learn() error {
 	living, kept := m.living(), map[int]cell.Memory{}
 	for slot, one := range m.memory {
@@ -384,13 +388,13 @@ func (m *member) learn() error {
 	return m.save(kept)
 }
 
-// begins reports whether nobody has been found for so long that this gateway begins the cell: those who remember something would
-// have come.
+// begins reports whether no member that remembers anything has come for so long that this gateway may begin the cell.
 func (m *member) begins() bool {
 	return !m.alone.IsZero() && time.Since(m.alone) > configs.CellBeginsAfter
 }
 
-// keep writes down what is to be remembered, before anything of it counts. Who remembers nothing begins to with its first OK.
+// keep writes what is to be remembered before any of it takes effect. A gateway that remembers nothing begins to with
+// its first OK.
 func (m *member) keep(joined map[int]cell.Joined) error {
 	kept := map[int]cell.Memory{}
 	for slot, j := range joined {
@@ -430,8 +434,8 @@ func (m *member) save(kept map[int]cell.Memory) error {
 	return err
 }
 
-// open notes which slots are, and in waiting whom the others wait for. It reports whether there is more than before: that all
-// still wait says so of the rest.
+// open records which slots are open, and adds the members that the others wait for to waiting. It returns false when
+// asking about further slots would show nothing new, because all answers still wait.
 func (m *member) open(joined map[int]cell.Joined, waiting map[string]int) (more bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"cellgate/broker/shared/metric"
 )
 
-// cellMetrics are of what several gateways share.
+// cellMetrics are the metrics of the state that several gateways share.
 type cellMetrics struct {
 	claims    *prometheus.CounterVec // by result
 	seconds   prometheus.Observer
@@ -25,18 +25,18 @@ type cellMetrics struct {
 // Kinds of notices.
 var noticeKinds = []string{cell.NoticeTaken, noticeMembers, "ask", "answer"}
 
-// What has become of operators' state.
+// Outcomes of moving operators' state.
 const (
-	stateAsked     = "asked"     // by the gateway before, in time
-	stateLeft      = "left"      // by one that has stopped
-	stateLate      = "late"      // when the vehicle was connected
+	stateAsked     = "asked"     // answered in time by the previous gateway
+	stateLeft      = "left"      // left in Redis by one that stopped
+	stateLate      = "late"      // came after the vehicle's messages were let through
 	stateNone      = "none"      // there was none
-	stateLost      = "lost"      // nobody has answered
-	stateBusy      = "busy"      // too many vehicles came at a time
-	stateGiven     = "given"     // to who has asked
+	stateLost      = "lost"      // no gateway answered
+	stateBusy      = "busy"      // too many vehicles at a time
+	stateGiven     = "given"     // to the gateway that asked
 	stateRefused   = "refused"   // the vehicle is here, or the rules lag
-	stateUnleft    = "unleft"    // of a gateway that stops: a bound, or Redis
-	stateForgotten = "forgotten" // unasked: another gateway has the vehicle
+	stateUnleft    = "unleft"    // not left at a stop: over the bound, or Redis failed
+	stateForgotten = "forgotten" // without being asked: another gateway has the vehicle
 )
 
 func newCellMetrics(reg prometheus.Registerer) *cellMetrics {
@@ -70,7 +70,7 @@ func newCellMetrics(reg prometheus.Registerer) *cellMetrics {
 	return m
 }
 
-// claimed counts an answer to a claim, of a connection that had the epoch known before, 0 none.
+// claimed counts an answer to a claim. known is the connection's epoch before it, 0 for none.
 func (m *cellMetrics) claimed(got *cell.Claimed, err error, known int64, took time.Duration) {
 	result := "made"
 	switch {
@@ -95,20 +95,20 @@ func (m *cellMetrics) claimed(got *cell.Claimed, err error, known int64, took ti
 
 func (m *cellMetrics) sent(kind string) { m.notices.WithLabelValues("sent", kind).Inc() }
 
-// received counts a notice. One of another version may be of a kind that nobody here knows.
+// received counts a notice. Another version may send kinds that are unknown here.
 func (m *cellMetrics) received(kind string) {
 	if slices.Contains(noticeKinds, kind) {
 		m.notices.WithLabelValues("received", kind).Inc()
 	}
 }
 
-// stateCame counts what has become of the state of a vehicle that came.
+// stateCame counts the outcome for the state of an arriving vehicle.
 func (m *cellMetrics) stateCame(result string, bytes int) {
 	m.came.WithLabelValues(result).Inc()
 	m.bytes.WithLabelValues("in").Add(float64(bytes))
 }
 
-// stateGone counts what has become of the state of a vehicle that went.
+// stateGone counts the outcome for the state of a vehicle that left.
 func (m *cellMetrics) stateGone(result string, bytes int) {
 	m.gone.WithLabelValues(result).Inc()
 	m.bytes.WithLabelValues("out").Add(float64(bytes))

@@ -13,9 +13,9 @@ import (
 	"cellgate/configs"
 )
 
-// cellPresence has the events of this gateway's vehicles numbered by the cell before they are told. Until then they are in memory: of
-// sessions whose gateway is gone another one tells the end, because Redis has them. Of a session that was told to be connected, and that
-// Redis has lost, the next boot tells the end, because the outbox has it on the disk.
+// cellPresence has the cell number the events of this gateway's vehicles before they are published. Until then they are
+// in memory. When the gateway dies, another one publishes the ends of its sessions from Redis. The end of a session
+// that Redis lost is published by the next boot, from the outbox on disk.
 type cellPresence struct {
 	m      *member
 	claims *claims
@@ -25,17 +25,17 @@ type cellPresence struct {
 	wake   chan struct{} // capacity 1
 
 	mu    sync.Mutex
-	byVIN map[string][]heard // what is not numbered, in order
-	busy  map[string]bool    // VINs that are being numbered
+	byVIN map[string][]heard // events without a number, in order
+	busy  map[string]bool    // VINs whose events are being numbered
 
-	// Of watch and what it calls alone.
-	boots  map[string]bool      // that lived when last looked
-	walk   time.Time            // the last one
-	left   []cell.Session       // of it: their ends are not told yet
-	handed map[ending]time.Time // ends that were, for a while
+	// Only watch and what it calls use the fields below.
+	boots  map[string]bool      // that lived at the last look
+	walk   time.Time            // time of the last one
+	left   []cell.Session       // sessions of the last walk whose ends are not published yet
+	handed map[ending]time.Time // ends handed to the outbox recently
 }
 
-// ending is the end of a session.
+// ending identifies the end of a session.
 type ending struct {
 	vin   string
 	epoch int64
@@ -47,7 +47,7 @@ type heard struct {
 	kind   presence.Kind
 	at     time.Time
 	reason string
-	// forgotten: Redis was seen to know earlier sessions of the vehicle only.
+	// forgotten means that Redis was seen to know only earlier sessions of the vehicle.
 	forgotten bool
 }
 
@@ -58,7 +58,8 @@ func newCellPresence(p *peers, c *claims) *cellPresence {
 	}
 }
 
-// begin takes the sessions that were open when the gateway was killed. Those that Redis has are told by a walk.
+// begin takes the sessions that were open when the gateway was killed. A walk publishes the ends of those that Redis
+// has.
 func (c *cellPresence) begin(open []presence.Event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,7 +68,7 @@ func (c *cellPresence) begin(open []presence.Event) {
 	}
 }
 
-// endLocked queues the end of a session that this gateway has not any more, before what is to be told of those after it.
+// endLocked queues the end of a session that this gateway no longer has, before the events of later sessions.
 func (c *cellPresence) endLocked(vin string, epoch int64, reason string, forgotten bool) {
 	of := &claim{vin: vin, ended: true, conn: cell.Connection{Node: c.m.self.Node, Boot: c.m.self.Boot, Epoch: epoch}}
 	at := 0
@@ -77,8 +78,8 @@ func (c *cellPresence) endLocked(vin string, epoch int64, reason string, forgott
 	c.byVIN[vin] = slices.Insert(c.byVIN[vin], at, heard{of, presence.Disconnected, time.Now(), reason, forgotten})
 }
 
-// report takes what a connection has come to. It does not block. Of a connection that has ended before anything was told of it, the
-// end alone is kept, so that a vehicle takes no more than a few places however long Redis is away.
+// report queues an event of a connection and does not block. For a connection that ended before any of its events were
+// numbered, only the end is kept, so that a vehicle's queue stays short however long Redis is away.
 func (c *cellPresence) report(of *claim, p *session.Presence) {
 	kind := presence.Disconnected
 	switch {
@@ -99,8 +100,8 @@ func (c *cellPresence) report(of *claim, p *session.Presence) {
 	c.rouse()
 }
 
-// again tells of a connection whose claim had to be made again. The session that it was before ends, and, if the connection has not ended
-// meanwhile, another one begins.
+// again publishes presence for a connection whose claim was made again: the previous session ends, and if the
+// connection is still there, another one begins.
 func (c *cellPresence) again(of *claim, before int64, forgotten, attached bool) {
 	c.mu.Lock()
 	c.endLocked(of.vin, before, string(session.ReasonLost), forgotten)
@@ -122,7 +123,7 @@ func (c *cellPresence) rouse() {
 	}
 }
 
-// run numbers what is reported until ctx ends, and then what is left as far as the cell answers.
+// run numbers reported events until ctx ends, and then the remaining ones as long as the cell answers.
 func (c *cellPresence) run(ctx context.Context) {
 	retry := time.NewTicker(200 * time.Millisecond)
 	defer retry.Stop()
@@ -134,7 +135,7 @@ func (c *cellPresence) run(ctx context.Context) {
 		case <-retry.C:
 		}
 	}
-	for range lastTries { // others tell what is left
+	for range lastTries { // other gateways publish the rest
 		if c.numberAll(); c.m.away.Load() || c.waiting() == 0 {
 			return
 		}
@@ -142,7 +143,7 @@ func (c *cellPresence) run(ctx context.Context) {
 	}
 }
 
-// lastTries is how often a gateway that stops tries to have everything numbered.
+// lastTries is how often a stopping gateway tries to number the remaining events.
 const lastTries = 5
 
 func (c *cellPresence) waiting() int {
@@ -173,7 +174,7 @@ func (c *cellPresence) numberAll() {
 	all.Wait()
 }
 
-// number numbers the events of a vehicle, in order, as far as they can be.
+// number numbers the events of a vehicle in order, until one has to wait.
 func (c *cellPresence) number(vin string) {
 	for {
 		c.mu.Lock()
@@ -198,7 +199,7 @@ func (c *cellPresence) number(vin string) {
 	}
 }
 
-// numberOne is false when the event has to wait. Of a connection that the cell never knew nobody has to hear.
+// numberOne returns false when the event has to wait. Events of a connection that the cell never knew are dropped.
 func (c *cellPresence) numberOne(vin string, e *heard) (done bool) {
 	conn, asking, lost, ended := c.claims.state(e.of)
 	if conn.Epoch == 0 {
@@ -219,14 +220,14 @@ func (c *cellPresence) tell(vin string, conn cell.Connection, e *heard) bool {
 	case cell.OK:
 		c.hand(vin, conn, e.kind, n)
 		return true
-	case cell.NotOwner: // of a boot before, and Redis has it
+	case cell.NotOwner: // of an earlier boot, and Redis has it
 		return true
 	}
 	last, open := c.outbox.Last(vin)
 	if !open || last.Kind == presence.Disconnected || e.kind != presence.Disconnected || last.As.Epoch != conn.Epoch {
 		return true
 	}
-	if verdict == cell.Missing || e.forgotten { // nobody else knows the session
+	if verdict == cell.Missing || e.forgotten { // no other gateway knows the session
 		c.hand(vin, conn, e.kind, cell.Numbered{Seq: last.As.Seq + 1, At: e.at, Reason: e.reason})
 		return true
 	}
@@ -242,7 +243,7 @@ func (c *cellPresence) hand(vin string, conn cell.Connection, kind presence.Kind
 	c.outbox.Add(e)
 }
 
-// told says that ends are in Kafka. What is not said in time is told again by a later walk.
+// told records in Redis that ends are in Kafka. If that fails, a later walk publishes them again.
 func (c *cellPresence) told(ctx context.Context, events []presence.Event) {
 	for i := range events {
 		if e := &events[i]; e.Kind == presence.Disconnected && e.As.Epoch != 0 && !c.m.away.Load() {

@@ -9,7 +9,7 @@ import (
 	"cellgate/configs"
 )
 
-// storing is a session that the cell is to have anew.
+// storing is a session that is to be stored in the cell.
 type storing struct {
 	waiters []func()
 }
@@ -24,7 +24,7 @@ func (c *claims) Changed(vin string) {
 	c.rouseStores()
 }
 
-// Stored implements session.Cell: it waits no longer than a CONNECT does.
+// Stored implements session.Cell. It waits no longer than a CONNECT does.
 func (c *claims) Stored(vin string, fn func()) {
 	if c.m.away.Load() {
 		fn()
@@ -51,7 +51,7 @@ func (c *claims) rouseStores() {
 	}
 }
 
-// storeAll stores sessions until ctx ends. While Redis is away they wait, one entry for each vehicle.
+// storeAll stores sessions until ctx ends. While Redis is away one entry per vehicle waits.
 func (c *claims) storeAll(ctx context.Context) {
 	places := make(chan struct{}, configs.CellPool/2)
 	var all sync.WaitGroup
@@ -70,7 +70,7 @@ func (c *claims) storeAll(ctx context.Context) {
 	}
 	for {
 		select {
-		case <-ctx.Done(): // what the last connections have left
+		case <-ctx.Done(): // what the last connections changed
 			store()
 			all.Wait()
 			store()
@@ -82,8 +82,8 @@ func (c *claims) storeAll(ctx context.Context) {
 	}
 }
 
-// takeDirty takes the sessions that are to be stored. One that is being stored waits for that: the two could arrive the other way
-// round, and the cell would keep the older.
+// takeDirty returns the sessions to store. It leaves out those that are being stored: the two writes could arrive in
+// the wrong order, and the cell would keep the older one.
 func (c *claims) takeDirty() map[string]*storing {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -110,7 +110,8 @@ func (c *claims) storedOne(vin string) {
 	}
 }
 
-// storeOne stores the session that a vehicle has here, if the cell says that it is here. What could not be stored stays dirty.
+// storeOne stores a vehicle's session if the cell says that the vehicle is here. A session that cannot be stored stays
+// dirty.
 func (c *claims) storeOne(ctx context.Context, vin string, s *storing) {
 	defer func() {
 		for _, fn := range s.waiters {
@@ -137,7 +138,7 @@ func (c *claims) storeOne(ctx context.Context, vin string, s *storing) {
 	c.mu.Unlock()
 	if one == nil {
 		if has || !c.ours(ctx, vin, &conn) {
-			return // of a run before: it is stored with the next connection
+			return // of an earlier run: it is stored with the next connection
 		}
 	}
 	if conn.Epoch == 0 {
@@ -160,7 +161,7 @@ func (c *claims) storeOne(ctx context.Context, vin string, s *storing) {
 	}
 }
 
-// ours reports whether the last claim of a vehicle is this gateway's, of a run before.
+// ours reports whether the last claim of a vehicle is one of an earlier run of this gateway.
 func (c *claims) ours(ctx context.Context, vin string, conn *cell.Connection) bool {
 	v, verdict, err := c.m.store.Vehicle(ctx, vin)
 	if err != nil || verdict != cell.OK || v.Session == nil {
@@ -178,7 +179,7 @@ func (c *claims) stayDirty(vin string) {
 	}
 }
 
-// check asks again for a claim that a script did not find. One whose connection has ended is given up.
+// check claims again what a script did not find. A claim whose connection has ended is dropped.
 func (c *claims) check(ctx context.Context, one *claim) {
 	_, _, _, ended := c.state(one)
 	if ended {

@@ -8,7 +8,8 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 )
 
-// alive are the gateways that live, as Redis last told: this one always. While Redis is away nobody is taken for dead.
+// alive returns the living gateways as Redis last answered, always including this one. While Redis is away no gateway
+// is taken for dead.
 func (l *liveness) alive() []string {
 	all, _ := l.gateways()
 	names := []string{l.self.Node}
@@ -20,8 +21,8 @@ func (l *liveness) alive() []string {
 	return names
 }
 
-// first divides what each of several gateways can do, and one should: it is this gateway's when its name and that of the thing have
-// the highest hash. One that comes or goes moves its own part alone.
+// first reports whether this gateway does a task that any gateway can do and one should: its name and the task's have
+// the highest hash (rendezvous hashing). A gateway that comes or goes moves only its own tasks.
 func (l *liveness) first(topic string, id int) bool {
 	mine := shareRank(l.self.Node, topic, id)
 	for _, other := range l.alive()[1:] {
@@ -35,13 +36,13 @@ func (l *liveness) first(topic string, id int) bool {
 func shareRank(node, topic string, id int) uint64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(node + "/" + topic + "/" + strconv.Itoa(id)))
-	n := h.Sum64() // of names that begin alike it is close, so it is mixed
+	n := h.Sum64() // similar names have similar hashes, so it is mixed
 	n = (n ^ n>>33) * 0xff51afd7ed558ccd
 	n = (n ^ n>>33) * 0xc4ceb9fe1a85ec53
 	return n ^ n>>33
 }
 
-// part is this gateway's part of what the cell may send to a centre: the living ones have as much each.
+// part returns this gateway's share of the limits towards a centre: living gateways share equally.
 func (c *centres) part(of func(time.Time) kafkaclient.FlowLimits) func(time.Time) kafkaclient.FlowLimits {
 	if c.member == nil {
 		return of

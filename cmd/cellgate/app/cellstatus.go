@@ -12,20 +12,20 @@ import (
 	"cellgate/broker/shared/remote"
 )
 
-// GatewayStatus is a gateway of the cell, as it told last.
+// GatewayStatus is a gateway of the cell, as it last reported.
 type GatewayStatus struct {
 	Node        string    `json:"node"`
 	Address     string    `json:"address"`
 	Version     string    `json:"version"`
 	Phase       string    `json:"phase"`
 	Started     time.Time `json:"started"`
-	Lives       bool      `json:"lives"` // it has said so within its time
+	Lives       bool      `json:"lives"` // it has sent a heartbeat in time
 	Connections int       `json:"connections"`
-	// Differs is what it runs otherwise than the gateway that is asked: version, rules, or sections of the configuration.
+	// Differs lists what differs from the gateway that is asked: version, rules, or sections of the configuration.
 	Differs []string `json:"differs,omitempty"`
 }
 
-// gateways are those of the cell, nil in a cell with one.
+// gateways returns the gateways of the cell, nil in a cell with one.
 func (a *gateway) gateways() []GatewayStatus {
 	if a.member == nil {
 		return nil
@@ -33,7 +33,7 @@ func (a *gateway) gateways() []GatewayStatus {
 	return a.gatewaysTold()
 }
 
-// gatewaysTold are those of which Redis has told.
+// gatewaysTold returns the gateways that Redis last listed.
 func (a *gateway) gatewaysTold() []GatewayStatus {
 	all, _ := a.liveness.gateways()
 	mine := Runs{Version: a.build.Version, Rules: a.rules.hash(), Config: a.Config().Alike()}
@@ -54,7 +54,7 @@ func (a *gateway) gatewaysTold() []GatewayStatus {
 	return out
 }
 
-// runsOf is what a gateway says that it runs. One of another version may say less.
+// runsOf decodes what a gateway says that it runs. Another version may say less.
 func runsOf(g *cell.Gateway) (r Runs) {
 	_ = json.Unmarshal([]byte(g.Runs), &r)
 	return r
@@ -64,7 +64,7 @@ func differs(a, b *Runs) (what []string) {
 	if a.Version != b.Version {
 		what = append(what, "version")
 	}
-	if a.Rules != b.Rules && b.Rules != "" { // it is just starting
+	if a.Rules != b.Rules && b.Rules != "" { // empty while it starts
 		what = append(what, "rules")
 	}
 	for _, section := range slices.Sorted(maps.Keys(a.Config)) {
@@ -75,7 +75,7 @@ func differs(a, b *Runs) (what []string) {
 	return what
 }
 
-// cellHealth is what is degraded of the cell.
+// cellHealth returns what is degraded in the cell.
 func (a *gateway) cellHealth() []remote.Health {
 	if a.member == nil {
 		return nil
@@ -91,7 +91,7 @@ func (a *gateway) cellHealth() []remote.Health {
 		degraded("cell", "commands are refused: Redis does not answer")
 	}
 	for _, g := range a.gateways() {
-		// During an upgrade versions differ, which is no fault.
+		// Versions differ during an upgrade. That is no fault.
 		if what := slices.DeleteFunc(g.Differs, func(s string) bool { return s == "version" }); g.Lives && len(what) > 0 {
 			degraded("gateway "+g.Node, "it runs otherwise than this one: "+strings.Join(what, ", "))
 		}

@@ -11,8 +11,9 @@ import (
 	"cellgate/configs"
 )
 
-// run claims what could not be claimed when it connected, and compares all claims with Redis: every so often, when Redis was away or is another
-// server than before, when notices may have been lost, and when the process was stopped for so long that others may have taken its vehicles.
+// run claims what could not be claimed at CONNECT. It also compares all claims with Redis: periodically, when Redis was
+// away or is another server, when notices may have been lost, and after a pause of the process long enough for others
+// to take its vehicles.
 func (c *claims) run(ctx context.Context) {
 	const tick = 250 * time.Millisecond
 	last, swept, away := time.Now(), time.Now(), true
@@ -29,7 +30,7 @@ func (c *claims) run(ctx context.Context) {
 		}
 		if doubted := c.doubted.Swap(false); doubted || away || !c.current.Load() || now.Sub(swept) > configs.CellSweep {
 			away = true
-			if err := c.live.beat(ctx, configs.CellTimeout); c.m.note(err) != nil { // others are not to take it for dead
+			if err := c.live.beat(ctx, configs.CellTimeout); c.m.note(err) != nil { // others must not take this gateway for dead
 				continue
 			}
 			if c.compare(ctx) != nil {
@@ -43,12 +44,12 @@ func (c *claims) run(ctx context.Context) {
 	}
 }
 
-// unclaimed are the connections of which the cell does not know.
+// unclaimed returns the connections that the cell does not know.
 func (c *claims) unclaimed() []*claim {
 	return c.filter(func(one *claim) bool { return one.conn.Epoch == 0 && !one.asking && one.attached })
 }
 
-// filter are the claims of live connections that match.
+// filter returns the claims of live connections that match.
 func (c *claims) filter(match func(*claim) bool) []*claim {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -81,8 +82,8 @@ func (c *claims) askAll(ctx context.Context, some []*claim) {
 // compared is how many claims are read at a time.
 const compared = 500
 
-// compare reads all claims. One that Redis has otherwise is offered again: who is younger has the vehicle. Of one whose end somebody
-// has told, because this gateway was taken for dead, another connection begins for the others.
+// compare reads all claims from Redis. It claims again where Redis differs, and the younger connection wins. A
+// connection whose end was published because this gateway was taken for dead is renewed first.
 func (c *claims) compare(ctx context.Context) error {
 	claims := c.filter(func(one *claim) bool { return one.conn.Epoch != 0 })
 	for some := range slices.Chunk(claims, compared) {
@@ -117,12 +118,12 @@ func (c *claims) compare(ctx context.Context) error {
 	return nil
 }
 
-// same reports whether two are one connection. Since is not compared: it follows from the others.
+// same reports whether a and b are one connection. Since is not compared: it follows from the other fields.
 func same(a, b cell.Connection) bool {
 	return a.Node == b.Node && a.Boot == b.Boot && a.Number == b.Number && a.Epoch == b.Epoch
 }
 
-// renew has a connection begin anew for the cell.
+// renew makes a connection a new one for the cell.
 func (c *claims) renew(one *claim) {
 	n := c.number.Add(1)
 	c.mu.Lock()

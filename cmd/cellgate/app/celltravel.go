@@ -14,8 +14,8 @@ import (
 	"cellgate/rules/sink"
 )
 
-// travel takes what the rules' operators remember of a vehicle from the gateway that had it to the one that has it. Session and commands need
-// no taking: Redis has them.
+// travel moves the operators' state of a vehicle from the gateway that had it to the one that has it. Session and
+// commands are in Redis and need no move.
 type travel struct {
 	m       *member
 	live    *liveness
@@ -24,14 +24,14 @@ type travel struct {
 	rules   *sink.Dispatcher
 	metrics *cellMetrics
 	log     *slog.Logger
-	places  chan struct{} // vehicles that are waited for
+	places  chan struct{} // one for each vehicle that is waited for
 
-	wait atomic.Int64 // configs.CellOperatorsWait; tests have more patience
+	wait atomic.Int64 // configs.CellOperatorsWait; longer in tests
 
-	looks sync.Mutex // one looks at a time which gateways live
+	looks sync.Mutex // one look at the living gateways at a time
 
 	mu sync.Mutex
-	// heard is when a gateway answered last, dumb until when nobody waits for one that does not.
+	// heard is when a gateway last answered. dumb is until when no vehicle waits for a gateway that did not.
 	heard, dumb map[string]time.Time
 }
 
@@ -44,13 +44,13 @@ func newTravel(p *peers, rules *sink.Dispatcher) *travel {
 	return t
 }
 
-// givenState is what a gateway answers who has a vehicle now.
+// givenState is the answer to the gateway that now has a vehicle.
 type givenState struct {
-	State []byte `json:"state,omitempty"` // none: it remembers nothing
-	Why   string `json:"why,omitempty"`   // it does not give it
+	State []byte `json:"state,omitempty"` // empty: the rules remember nothing
+	Why   string `json:"why,omitempty"`   // why it is not given
 }
 
-// give has this gateway's rules forget a vehicle that has gone to another one, and returns what they remembered.
+// give exports what the rules here remember of a vehicle that moved to another gateway, and forgets it.
 func (t *travel) give(ctx context.Context, q *question) givenState {
 	if !t.claims.left(ctx, cell.Successor{VIN: q.VIN, Epoch: q.Epoch, Since: q.Since}) {
 		t.metrics.stateGone(stateRefused, 0)
@@ -73,7 +73,7 @@ func (t *travel) give(ctx context.Context, q *question) givenState {
 	return givenState{State: state}
 }
 
-// hold keeps what a connection publishes out of the journal until it is ended.
+// hold keeps what a connection publishes out of the journal until it ends.
 type hold struct {
 	once sync.Once
 	open chan struct{}
@@ -90,8 +90,8 @@ func (h *hold) ended() bool {
 	}
 }
 
-// arrive has the rules go on with a vehicle where those of the gateway before have left off, and then ends the hold. Somebody else ends it when that
-// takes too long: what comes later, the rules join with what they have.
+// arrive imports what the previous gateway's rules remember of a vehicle, and then ends the hold. When that takes too
+// long the hold is ended elsewhere, and the rules merge state that comes later with their own.
 func (t *travel) arrive(ctx context.Context, vin string, got *cell.Claimed, h *hold) {
 	former := got.Former.Node
 	if former == "" || former == t.m.self.Node || !t.rules.Remembers() {
@@ -118,7 +118,7 @@ func (t *travel) arrive(ctx context.Context, vin string, got *cell.Claimed, h *h
 	}()
 }
 
-// fetch finds what the gateway before has remembered of a vehicle, and gives it to the rules.
+// fetch finds what the previous gateway's rules remember of a vehicle, and imports it.
 func (t *travel) fetch(ctx context.Context, vin string, got *cell.Claimed, h *hold) {
 	state, how := t.find(ctx, vin, got)
 	if state != nil {
@@ -133,7 +133,7 @@ func (t *travel) fetch(ctx context.Context, vin string, got *cell.Claimed, h *ho
 	t.metrics.stateCame(how, len(state))
 }
 
-// find asks the gateway before, and looks what it has left if it has stopped.
+// find asks the previous gateway, and reads what that left in Redis if it has stopped.
 func (t *travel) find(ctx context.Context, vin string, claimed *cell.Claimed) (state []byte, how string) {
 	former := claimed.Former
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
@@ -177,8 +177,8 @@ func (t *travel) find(ctx context.Context, vin string, claimed *cell.Claimed) (s
 	}
 }
 
-// lives is the boot of a gateway that lives, "" if there is none. One that was not there at the last heartbeat may have started since: Redis
-// is asked again.
+// lives returns the boot of a living gateway, "" if it does not live. A gateway missing at the last heartbeat may have
+// started since, so Redis is asked again.
 func (t *travel) lives(ctx context.Context, node string) string {
 	if boot := t.heardOf(node); boot != "" {
 		return boot
@@ -186,7 +186,7 @@ func (t *travel) lives(ctx context.Context, node string) string {
 	t.looks.Lock()
 	defer t.looks.Unlock()
 	if _, heard := t.live.gateways(); time.Since(heard) > configs.CellOperatorsWait {
-		_ = t.live.beat(ctx, configs.CellTimeout) // a refusal is met again by the next heartbeat
+		_ = t.live.beat(ctx, configs.CellTimeout) // the next heartbeat handles a refusal
 	}
 	return t.heardOf(node)
 }
@@ -205,8 +205,8 @@ func (t *travel) isDumb(node string) bool {
 	return time.Now().Before(t.dumb[node])
 }
 
-// isLate has the vehicles that come from a gateway not wait for it for a while, if it has answered nobody since a time: it may have been
-// killed a moment ago.
+// isLate lets the vehicles of a gateway not wait for it for a while when it has not answered since a time: it may just
+// have been killed.
 func (t *travel) isLate(node string, since time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -222,8 +222,8 @@ func (t *travel) answered(node string) {
 	delete(t.dumb, node)
 }
 
-// leave leaves what the rules remember for the gateways that the vehicles go to when this one stops: nobody here answers them then. The
-// vehicles that were heard of last come first.
+// leave writes what the rules remember to Redis, for the gateways that the vehicles move to when this one stops. The
+// vehicles heard most recently come first.
 func (t *travel) leave(ctx context.Context) error {
 	if t.m.away.Load() || !t.rules.Remembers() {
 		return nil
@@ -260,7 +260,8 @@ func (t *travel) leave(ctx context.Context) error {
 	return nil
 }
 
-// run forgets now and then what the rules remember of vehicles that another gateway has: it may not have been able to ask.
+// run periodically forgets what the rules remember of vehicles that other gateways have, in case those could not ask
+// for it.
 func (t *travel) run(ctx context.Context) {
 	for pause(ctx, configs.CellWalk) {
 		if !t.m.away.Load() {
@@ -269,7 +270,7 @@ func (t *travel) run(ctx context.Context) {
 	}
 }
 
-// sweep forgets the vehicles that another gateway has had for so long.
+// sweep forgets the vehicles that another gateway has had for longer than settled.
 func (t *travel) sweep(ctx context.Context, settled time.Duration) error {
 	if !t.rules.Remembers() {
 		return nil
@@ -295,8 +296,8 @@ func (t *travel) sweep(ctx context.Context, settled time.Duration) error {
 	return nil
 }
 
-// startTravel has the rules forget the vehicles that have gone while this gateway was not there, before anything is due, and has it take part
-// from now on until the last connection has ended.
+// startTravel forgets the vehicles that moved while this gateway was stopped, before any operator is due, and starts
+// run. At the stop the state is left after the last connection has ended.
 func (o *outlets) startTravel(ctx context.Context) {
 	limit, cancel := context.WithTimeout(ctx, stopDispatch)
 	defer cancel()

@@ -10,11 +10,11 @@ import (
 	"cellgate/broker/cell"
 )
 
-// localVehicles are up to limit vehicles of this gateway behind a VIN, and whether there are more.
+// localVehicles returns up to limit vehicles of this gateway after a VIN, and whether there are more.
 func (a *gateway) localVehicles(prefix, after string, limit int) (page VehiclePage) {
 	page.Vehicles = []Vehicle{}
 	for {
-		found := a.sessions.Find(prefix, after, maxPage) // a listing costs by the sessions there are, not by its length
+		found := a.sessions.Find(prefix, after, maxPage) // the cost depends on the number of sessions, not on the length of the list
 		for i := range found {
 			if found[i].Vehicle && len(page.Vehicles) < limit {
 				page.Vehicles = append(page.Vehicles, a.vehicleOf(&found[i], false))
@@ -31,7 +31,7 @@ func (a *gateway) localVehicles(prefix, after string, limit int) (page VehiclePa
 	}
 }
 
-// answer is what another gateway is told.
+// answer answers a question of another gateway.
 func (a *gateway) answer(ctx context.Context, q *question) any {
 	switch q.What {
 	case "vehicles":
@@ -48,8 +48,8 @@ func (a *gateway) answer(ctx context.Context, q *question) any {
 	return nil
 }
 
-// cellVehicles adds what the other gateways have to a page. Of a vehicle that two of them know, it is the one where it is connected, or was
-// last.
+// cellVehicles adds the vehicles of the other gateways to a page. For a vehicle that two gateways know it takes the one
+// where the vehicle is, or last was, connected.
 func (a *gateway) cellVehicles(ctx context.Context, page *VehiclePage, prefix, after string, limit int) {
 	if a.member == nil {
 		return
@@ -95,7 +95,8 @@ func compareBool(a, b bool) int {
 	return -1
 }
 
-// elsewhere is the gateway that has a vehicle, or had it last, unless that is this one, and what Redis knows of it.
+// elsewhere returns the gateway that has or last had a vehicle, unless it is this one, and what Redis knows of the
+// vehicle.
 func (a *gateway) elsewhere(ctx context.Context, vin string) (node string, v cell.Vehicle, known bool) {
 	if a.member == nil || a.member.away.Load() {
 		return "", v, false
@@ -112,7 +113,7 @@ func (a *gateway) elsewhere(ctx context.Context, vin string) (node string, v cel
 	return node, v, true
 }
 
-// cellVehicle is a vehicle, wherever it is. Of one whose gateway does not answer it is what Redis shows.
+// cellVehicle returns a vehicle from whichever gateway has it; when that does not answer, what Redis shows.
 func (a *gateway) cellVehicle(ctx context.Context, vin string) (Vehicle, bool) {
 	v, here := a.localVehicle(vin)
 	if here && v.Connected {
@@ -132,7 +133,7 @@ func (a *gateway) cellVehicle(ctx context.Context, vin string) (Vehicle, bool) {
 	return Vehicle{VIN: vin, Node: shown.Owner.Node, Presence: presenceShown(&shown)}, shown.Session != nil
 }
 
-// disconnectAnywhere ends a vehicle's connection, wherever it is.
+// disconnectAnywhere ends a vehicle's connection on whichever gateway has it.
 func (a *gateway) disconnectAnywhere(ctx context.Context, vin, endpoint string) bool {
 	if a.disconnect(vin, endpoint) {
 		return true

@@ -13,8 +13,8 @@ import (
 	"cellgate/configs"
 )
 
-// watch tells the ends of sessions that nobody else tells: those of gateways that live no more, when this is the first of those that
-// do, and its own that Redis has and it has not.
+// watch publishes the ends of sessions that no other gateway publishes: those of dead gateways, when this is the first
+// of the living ones, and its own that only Redis has.
 func (c *cellPresence) watch(ctx context.Context) {
 	for pause(ctx, time.Second) {
 		all, heard := c.live.gateways()
@@ -39,7 +39,7 @@ func (c *cellPresence) watch(ctx context.Context) {
 	}
 }
 
-// living are the boots that live. first: of those the caller's name is the first.
+// living returns the living boots, and whether self is the first of their gateways by name.
 func living(all []cell.Gateway, self string) (boots map[string]bool, first bool) {
 	boots, first = map[string]bool{}, true
 	for _, g := range all {
@@ -51,7 +51,7 @@ func living(all []cell.Gateway, self string) (boots map[string]bool, first bool)
 	return boots, first
 }
 
-// walkAll finds the sessions whose ends are to be told.
+// walkAll finds the sessions whose ends are to be published.
 func (c *cellPresence) walkAll(ctx context.Context, first bool) error {
 	var left []cell.Session
 	for slot := range c.m.store.Slots() {
@@ -69,12 +69,12 @@ func (c *cellPresence) walkAll(ctx context.Context, first bool) error {
 	return nil
 }
 
-// endLeft tells the ends of the sessions that a walk has found. Those that cannot be told now stay.
+// endLeft publishes the ends of the sessions found by a walk. Those that fail stay for the next try.
 func (c *cellPresence) endLeft(ctx context.Context) error {
 	if len(c.left) == 0 {
 		return nil
 	}
-	if err := c.live.beat(ctx, configs.CellTimeout); err != nil { // who has connected a vehicle meanwhile lives
+	if err := c.live.beat(ctx, configs.CellTimeout); err != nil { // a gateway that connected a vehicle meanwhile must count as living
 		return err
 	}
 	all, _ := c.live.gateways()
@@ -117,7 +117,7 @@ func (c *cellPresence) endLeft(ctx context.Context) error {
 	return nil
 }
 
-// over reports whether what Redis has as a session of this gateway is none, and nobody is about to tell so.
+// over reports whether a session that Redis has for this gateway does not exist here and its end is not already queued.
 func (c *cellPresence) over(one *cell.Session) bool {
 	of, conn := c.claims.of(one.VIN)
 	c.mu.Lock()
@@ -133,10 +133,10 @@ func (c *cellPresence) over(one *cell.Session) bool {
 	return !asking && (conn.Epoch != one.Epoch || ended)
 }
 
-// untold is how long an end may be on its way to Kafka before it is told once more.
+// untold is how long an end may be on its way to Kafka before it is published again.
 const untold = time.Minute
 
-// end tells the end of a session. One that was numbered before, but that no gateway has any more, is told as it was numbered.
+// end publishes the end of a session. An end that was numbered before is published with that number.
 func (c *cellPresence) end(ctx context.Context, one *cell.Session, own bool) bool {
 	if c.m.away.Load() || ctx.Err() != nil {
 		return false
@@ -151,8 +151,8 @@ func (c *cellPresence) end(ctx context.Context, one *cell.Session, own bool) boo
 	return c.tell(one.VIN, one.Connection, &e)
 }
 
-// remove takes a session of this gateway out of Redis whose end it has told, or of which it has told nothing: a Redis that is as it was
-// earlier has it again, or nobody heard the answer to its claim.
+// remove deletes a session of this gateway from Redis whose end it has published, or of which it published nothing.
+// Redis has such a session after a restore from an older state, or when the answer to its claim was lost.
 func (c *cellPresence) remove(ctx context.Context, one *cell.Session, e *heard) bool {
 	_, _, err := c.m.store.Presence(ctx, one.VIN, one.Connection, e.kind.String(), e.reason, e.at)
 	if err == nil {

@@ -10,7 +10,7 @@ import (
 	"cellgate/configs"
 )
 
-// clients is what the gateway knows of its vehicles and services beyond their connections.
+// clients adds what the gateway keeps of vehicles and services beyond their connections.
 type clients struct {
 	*outlets
 	sessions *session.Manager
@@ -74,7 +74,7 @@ func sessionBounds(c *configs.Config) session.Bounds {
 	}
 }
 
-// sessionJournal gives the sessions the journal without its waiters: nobody waits for a will.
+// sessionJournal is the journal for sessions. Nothing waits for their records to be durable.
 type sessionJournal struct{ *journal.Journal }
 
 // Append implements session.Journal.

@@ -15,7 +15,7 @@ import (
 	"cellgate/configs/authority"
 )
 
-// Kafka topics of commands: those of cell.yaml's commands.from_kafka, and their states.
+// Kafka topics of commands (commands.from_kafka in cell.yaml) and of their states.
 const (
 	topicCommands = "vehicle.commands"
 	topicResults  = "vehicle.command-results"
@@ -30,15 +30,15 @@ func (d deliverer) Ready(vin string) (version byte, ok bool) {
 	return info.Version, known && info.Ready
 }
 
-// Deliver implements command.Deliverer. The command service has a store of its own, so the session need not
-// keep the message on disk.
+// Deliver implements command.Deliverer. The command service stores the command itself, so the session need not keep the
+// message on disk.
 func (d deliverer) Deliver(vin string, m *message.Delivery) error {
 	failed := m.Failed
 	m.Failed = func(err error) { failed(undeliverable(err)) }
 	return undeliverable(d.sessions.Deliver(vin, m))
 }
 
-// commands is how the command service has the cell decide, nil in a cell with one gateway.
+// commands returns how the command service lets the cell decide; nil in a cell with one gateway.
 func (m *member) commands() *command.Cell {
 	if m == nil {
 		return nil
@@ -49,13 +49,13 @@ func (m *member) commands() *command.Cell {
 	}
 }
 
-// kafkaMay holds commands from Kafka to what the configuration leaves them.
+// kafkaMay returns the check of commands from Kafka against the configured names and VINs.
 func (t *trust) kafkaMay() func(vin, name string) bool {
 	limit := authority.CommandLimit(t.cfg.Commands.FromKafkaNames, t.cfg.Commands.FromKafkaVINs)
 	return func(vin, name string) bool { return t.auth.AllowsCommand(limit, vin, name) }
 }
 
-// auditCommand writes a request for a command, or for its end, to the audit log.
+// auditCommand writes a request for or about a command to the audit log.
 func (t *trust) auditCommand(c command.Audited) {
 	by := c.Caller.By
 	if c.Caller.Role != "" {
@@ -68,7 +68,7 @@ func (t *trust) auditCommand(c command.Audited) {
 	})
 }
 
-// undeliverable marks the errors that no later try can mend.
+// undeliverable marks errors that no retry can fix.
 func undeliverable(err error) error {
 	if errors.Is(err, session.ErrTooLarge) {
 		return errors.Join(command.ErrUndeliverable, err)
@@ -76,7 +76,7 @@ func undeliverable(err error) error {
 	return err
 }
 
-// results takes the changes of commands' states to Kafka.
+// results publishes the state changes of commands to Kafka.
 type results struct {
 	cell, node string
 	producer   *kafkaclient.Producer
@@ -98,8 +98,8 @@ func (r *results) publish(ctx context.Context, events []command.Event) error {
 	return errors.Join(append(refused, err)...)
 }
 
-// respond publishes what became of commands on the response topics of their senders: by the journal, so that sessions
-// that are away get it too. The records are of no client.
+// respond publishes the outcomes of commands on the response topics of their senders. It appends them to the journal,
+// so that sessions of disconnected clients get them too. The records belong to no client.
 func (d *disk) respond(ctx context.Context, all []command.Response) error {
 	recs := make([]message.Record, len(all))
 	for i := range all {
@@ -118,7 +118,7 @@ func (d *disk) respond(ctx context.Context, all []command.Response) error {
 	return d.journal.WaitDurable(ctx, last)
 }
 
-// eventID is the msg-id of a change of state: no other has it, also when the state file was lost in between.
+// eventID returns the msg-id of a state change. It is unique, also after a loss of the state file.
 func eventID(node string, e *command.Event) string {
 	return message.ID(node+"-command", e.Epoch, e.N)
 }

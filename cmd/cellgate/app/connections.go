@@ -15,7 +15,7 @@ import (
 	"cellgate/rules/lang"
 )
 
-// clientTLS is the client's side of TLS towards Kafka or Redis; nil for none.
+// clientTLS returns the TLS configuration towards Kafka or Redis; nil for none.
 func clientTLS(setting string, c *configs.ClientTLS) (*tls.Config, error) {
 	if c == nil {
 		return nil, nil
@@ -38,7 +38,7 @@ func clientTLS(setting string, c *configs.ClientTLS) (*tls.Config, error) {
 	return config, nil
 }
 
-// kafkaConfig is how to reach a Kafka cluster.
+// kafkaConfig returns how to reach a Kafka cluster.
 func kafkaConfig(setting string, c *configs.Kafka) (kafkaclient.Config, error) {
 	config, err := clientTLS(setting+".tls", c.TLS)
 	if err != nil {
@@ -53,7 +53,7 @@ func kafkaConfig(setting string, c *configs.Kafka) (kafkaclient.Config, error) {
 	return k, nil
 }
 
-// KafkaAdmin asks the cluster of a section of the configuration, for tools.
+// KafkaAdmin returns an admin client for the cluster of a configuration section, for tools.
 func KafkaAdmin(setting string, c *configs.Kafka) (*kafkaclient.Admin, error) {
 	config, err := kafkaConfig(setting, c)
 	if err != nil {
@@ -62,15 +62,15 @@ func KafkaAdmin(setting string, c *configs.Kafka) (*kafkaclient.Admin, error) {
 	return kafkaclient.NewAdmin(config)
 }
 
-// RedisClient connects as the gateway does, for tools. It dials nothing yet.
+// RedisClient returns a client configured like the gateway's, for tools. It does not dial yet.
 func RedisClient(c *configs.Redis) (redis.UniversalClient, error) { return redisClient(c) }
 
-// OwnTopics are the topics of the cell's Kafka that the gateway uses whatever the rules say, for tools.
+// OwnTopics returns the topics of the cell's Kafka that the gateway uses whatever the rules say, for tools.
 func OwnTopics() (presence, results, commands string) {
 	return topicPresence, topicResults, topicCommands
 }
 
-// Rules reads and compiles the rule files of a configuration as a start does, for tools.
+// Rules reads and compiles the rule files of a configuration as the start does, for tools.
 func Rules(ctx context.Context, c *configs.Config) (*lang.Set, error) {
 	f, err := lang.ReadFolder(ctx, string(c.Rules.Path))
 	if err != nil {
@@ -79,12 +79,12 @@ func Rules(ctx context.Context, c *configs.Config) (*lang.Set, error) {
 	return f.Compile(ruleOptions(c))
 }
 
-// ConnectionLimit is how many clients the process may have under a limit of descriptors.
+// ConnectionLimit returns how many clients the process may have under a limit of descriptors.
 func ConnectionLimit(c *configs.Config, descriptors uint64) int {
 	return limitsOf(c, divide(descriptors).clients).MaxConnections
 }
 
-// topicSpec is how missing topics are created; nil: they are not.
+// topicSpec returns how missing topics are created; nil if they are not.
 func topicSpec(c *configs.Kafka) *kafkaclient.TopicSpec {
 	if !c.AutoCreateTopics {
 		return nil
@@ -92,7 +92,7 @@ func topicSpec(c *configs.Kafka) *kafkaclient.TopicSpec {
 	return &kafkaclient.TopicSpec{Partitions: c.Partitions, Replication: c.Replication}
 }
 
-// producerOptions are a producer's towards the cluster.
+// producerOptions returns the options of a producer for the cluster.
 func producerOptions(setting, name string, c *configs.Kafka, log *slog.Logger, m *kafkaclient.Metrics) (kafkaclient.ProducerOptions, error) {
 	config, err := kafkaConfig(setting, c)
 	if err != nil {
@@ -105,7 +105,7 @@ func producerOptions(setting, name string, c *configs.Kafka, log *slog.Logger, m
 	}, nil
 }
 
-// redisClient connects to a server, a cluster, or sentinels. It dials nothing yet.
+// redisClient returns a client for a server, a cluster, or sentinels. It does not dial yet.
 func redisClient(c *configs.Redis) (redis.UniversalClient, error) {
 	config, err := clientTLS("redis.tls", c.TLS)
 	if err != nil {
@@ -116,19 +116,19 @@ func redisClient(c *configs.Redis) (redis.UniversalClient, error) {
 		IsClusterMode: c.Cluster, MasterName: c.Master,
 		SentinelUsername: c.SentinelUsername, SentinelPassword: c.SentinelPassword.Reveal(),
 		TLSConfig: config, PoolSize: c.PoolSize, ReadTimeout: c.Timeout.Std(), WriteTimeout: c.Timeout.Std(), DialTimeout: c.Timeout.Std(),
-		MaxRetries:            -1, // whoever uses it tries again itself, and knows what must stay in order
+		MaxRetries:            -1, // callers retry themselves: they know what must stay in order
 		DialerRetries:         1,
 		ContextTimeoutEnabled: true, DisableIdentity: true,
 	}
 	if !c.Cluster {
 		return redis.NewUniversalClient(o), nil
 	}
-	// A master that does not answer any more is no reason for go-redis to ask who has its slots now; only a
-	// redirect is, or the age of what it knows, a minute by default.
+	// go-redis does not read the cluster's slots again when a master stops answering, only after a redirect or when
+	// what it knows is too old (one minute by default).
 	cluster := o.Cluster()
 	cluster.ClusterStateReloadInterval = clusterReload
 	return redis.NewClusterClient(cluster), nil
 }
 
-// clusterReload is how long after a failover inside a Redis cluster the gateway goes on asking the old master.
+// clusterReload bounds how long the gateway keeps asking the old master after a failover in a Redis cluster.
 const clusterReload = 2 * time.Second

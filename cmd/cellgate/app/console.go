@@ -7,7 +7,7 @@ import (
 	"cellgate/cmd/cellgate/console"
 )
 
-// mountConsole adds the console's pages to the API that they stand on.
+// mountConsole adds the console's pages to the API.
 func (a *gateway) mountConsole(mux *http.ServeMux) error {
 	if !a.cfg.HTTP.Console {
 		return nil

@@ -14,16 +14,17 @@ import (
 	"cellgate/configs"
 )
 
-// disk is what the gateway keeps: all that it promises is there.
+// disk adds what the gateway keeps on disk.
 type disk struct {
 	*process
-	fresh   bool // there was no state.db
+	fresh   bool // state.db did not exist
 	db      *statefile.DB
 	clock   *timekeeper
 	journal *journal.Journal
 	ladder  *ladder
 	traces  *trace.Traces
-	// sampling says which messages and commands are traced, spans exports their traces: nil when tracing is off.
+	// sampling selects the messages and commands that are traced; spans exports their traces. Both are nil when tracing
+	// is off.
 	sampling *trace.Sampling
 	spans    *spans.Exporter
 }
@@ -56,7 +57,7 @@ func openDisk(p *process) (*disk, error) {
 	return d, d.openSpans()
 }
 
-// opening holds the whole journal until all its consumers have said where they are.
+// opening is the consumer that retains the whole journal until all others have registered their positions.
 const opening = "opening"
 
 func (p *process) openJournal(db *statefile.DB, fresh bool, keeper *timekeeper) (*journal.Journal, error) {
@@ -87,8 +88,8 @@ func (p *process) openJournal(db *statefile.DB, fresh bool, keeper *timekeeper) 
 	case found.Created && epoch != 0:
 		p.reportMissing("journal", "what was pending is counted as lost")
 	}
-	// The journal recycles what every consumer that has spoken is past. Nobody has spoken yet: without this
-	// the first one would give away what the others have not read.
+	// The journal recycles what every registered consumer has passed. None is registered yet: without this one, the
+	// first to register would release what the others have not read.
 	opened.Retain(opening, opened.First())
 	p.life.onStop("journal", stopDisk, opened.Close)
 	return opened, nil

@@ -1,9 +1,8 @@
-// Package app is the composition root: it wires one gateway from a configuration and owns its HTTP
-// server.
+// Package app is the composition root: it wires one gateway from a configuration and owns its HTTP server.
 //
-// New constructs every part in one straight line and registers its stop beside it; stops run in the
-// reverse order, each with its name (see lifecycle.go). Reload does everything that can fail first and
-// swaps last (reload.go). Nothing in a start needs Kafka, Redis or the centre: they may be away for days.
+// New constructs the parts in order, each from the ones before, and registers each stop next to the construction. Stops
+// run in the reverse order, each with its name (lifecycle.go). Reload first does everything that can fail, and swaps
+// last (reload.go). A start does not need Kafka, Redis or the centre: they may be away for days.
 //
-// `cellgate run` and `cellgate dev` use it, and tests start a gateway in their own process with it.
+// `cellgate run` and `cellgate dev` use it; tests start a gateway in their own process with it.
 package app

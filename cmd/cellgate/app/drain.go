@@ -12,8 +12,8 @@ import (
 	"cellgate/broker/shared/problem"
 )
 
-// drainer sends the vehicles away at a rate, and refuses new ones, so that another gateway of the cell, or
-// another cell, can take over. It needs nothing from outside.
+// drainer sends the vehicles away at a rate and refuses new ones, so that another gateway or another cell can take
+// over. It needs no other service.
 type drainer struct {
 	mu       sync.Mutex // guards below
 	on       bool
@@ -23,7 +23,7 @@ type drainer struct {
 	sent     int  // vehicles sent away
 	empty    bool // the last pass over the sessions found no vehicle connected
 	cancel   context.CancelFunc
-	changed  chan struct{} // the rate or the endpoint is another
+	changed  chan struct{} // signals a new rate or endpoint
 	done     chan struct{} // closed when the drain's goroutine has ended
 }
 
@@ -43,8 +43,7 @@ func (d *drainer) state(connected int) DrainStatus {
 	return s
 }
 
-// admit implements broker.Options.Admit: a vehicle that comes during a drain is answered at once with where
-// to go.
+// admit implements broker.Options.Admit: during a drain a new vehicle is refused with the endpoint to use.
 func (d *drainer) admit(id *auth.Identity, _ string) (reason byte, endpoint string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -54,7 +53,8 @@ func (d *drainer) admit(id *auth.Identity, _ string) (reason byte, endpoint stri
 	return reasonUseAnother, d.endpoint
 }
 
-// farewell is what clients are told when the gateway stops: that it does, or where to go if a drain has said so.
+// farewell returns the reason code and endpoint for clients at the stop of the gateway: those of a drain, if one set
+// them.
 func (d *drainer) farewell() (reason byte, endpoint string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -64,7 +64,7 @@ func (d *drainer) farewell() (reason byte, endpoint string) {
 	return reasonUseAnother, d.endpoint
 }
 
-// begin starts a drain, which run carries out until its context ends, or changes the one under way.
+// begin starts a drain, carried out by run until its context ends, or changes the one under way.
 func (d *drainer) begin(rate float64, endpoint string, run func(context.Context)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -86,7 +86,7 @@ func (d *drainer) begin(rate float64, endpoint string, run func(context.Context)
 	}(d.done)
 }
 
-// end stops the drain. When it returns nobody is sent away any more.
+// end stops the drain. When it returns, no more vehicles are sent away.
 func (d *drainer) end() {
 	d.mu.Lock()
 	on, cancel, done := d.on, d.cancel, d.done
@@ -98,7 +98,7 @@ func (d *drainer) end() {
 	}
 }
 
-// turn waits until the next vehicle may be sent away, and says where it is to go; false when ctx ends.
+// turn waits until the next vehicle may be sent away, and returns its endpoint; false when ctx ends.
 func (d *drainer) turn(ctx context.Context) (endpoint string, ok bool) {
 	for began := time.Now(); ; {
 		d.mu.Lock()
@@ -121,17 +121,17 @@ func (d *drainer) count() {
 	d.sent++
 }
 
-// passed is told after each pass over all sessions how many vehicles it found connected.
+// passed records how many connected vehicles a pass over all sessions found.
 func (d *drainer) passed(vehicles int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.empty = vehicles == 0
 }
 
-// maxDrainRate bounds the rate: what a gateway can accept elsewhere is less.
+// maxDrainRate bounds the rate, in vehicles per second. No gateway accepts more elsewhere.
 const maxDrainRate = 10_000
 
-// maxDrainPause bounds the pause between two vehicles; a lower rate than that is taken for this one.
+// maxDrainPause bounds the pause between two vehicles, and so the lowest rate.
 const maxDrainPause = 24 * time.Hour
 
 func (a *gateway) startDrain(w http.ResponseWriter, r *http.Request) {
@@ -161,8 +161,7 @@ func (a *gateway) stopDrain(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, a.drain.state(a.broker.Connections()))
 }
 
-// evict sends the vehicles away one by one, in the order of their VINs, until none is connected or ctx
-// ends.
+// evict sends the vehicles away one by one, in the order of their VINs, until none is connected or ctx ends.
 func (a *gateway) evict(ctx context.Context) {
 	for after, vehicles := "", 0; ; {
 		found := a.sessions.List(after, maxPage)

@@ -11,8 +11,8 @@ import (
 	"cellgate/rules/workbench"
 )
 
-// explainRules tells what the rules in force would do with a message, or do with a vehicle's last one; operators see what they
-// remember of the vehicle now.
+// explainRules answers what the rules in force would do with a message, or with a vehicle's last one, given the
+// operators' present state of the vehicle.
 func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		VIN           string          `json:"vin"`
@@ -22,7 +22,7 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 		ReceivedAt    time.Time       `json:"received_at"`
 		QoS           byte            `json:"qos"`
 		Retain        bool            `json:"retain"`
-		// Files are rules to explain by in place of those in force.
+		// Files are rules to use in place of those in force.
 		Files map[string]string `json:"files"`
 	}
 	if !readJSON(w, r, &body) {
@@ -30,7 +30,7 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 	}
 	leave, err := a.drafts.enter(r.Context(), ownerOf(r))
 	if err != nil {
-		return // the caller has gone
+		return // the caller is gone
 	}
 	defer leave()
 	rec := &message.Record{Kind: message.KindPublish, Seq: 1, Topic: body.Topic, Payload: body.Payload, QoS: body.QoS, Retain: body.Retain}
@@ -63,7 +63,8 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, x)
 }
 
-// setFor is the rule set of the files, without any the one in force; or it answers and returns false.
+// setFor returns the rule set of the files, or without files the one in force. On an error it answers and returns
+// false.
 func (a *gateway) setFor(w http.ResponseWriter, files map[string]string) (*lang.Set, bool) {
 	if files == nil {
 		set := a.rules.current()
@@ -85,13 +86,13 @@ func (a *gateway) setFor(w http.ResponseWriter, files map[string]string) (*lang.
 	return set, true
 }
 
-// maxExplanations bounds the explanations that are worked out at once: each may compile a rule set, or read much of the journal.
+// maxExplanations bounds concurrent explanations: each may compile a rule set or read much of the journal.
 const maxExplanations = 2
 
-// lastRecords is how far back in the journal a vehicle's last message is looked for.
+// lastRecords is how many records of the journal are searched for a vehicle's last message.
 const lastRecords = 100_000
 
-// lastOf is the vehicle's last message, or answers and returns false.
+// lastOf returns the vehicle's last message, or answers and returns false.
 func (a *gateway) lastOf(w http.ResponseWriter, vin string) (*message.Record, bool) {
 	end := a.journal.Durable()
 	from := a.journal.First()

@@ -13,8 +13,8 @@ import (
 	"cellgate/broker/shared/remote"
 )
 
-// openLoops opens the loops between the journal and MQTT clients, and between the journal and the command service: the
-// last of the journal's consumers.
+// openLoops opens the loops from the journal to MQTT clients and to the command service. They are the last consumers of
+// the journal.
 func (c *clients) openLoops() (*broker.Fanout, *broker.Intake, error) {
 	fanout, err := broker.NewFanout(broker.FanoutOptions{
 		Journal: c.journal, Sessions: c.sessions, Log: c.log, Metrics: broker.NewTailMetrics(c.reg.own, "fanout"),
@@ -32,8 +32,8 @@ func (c *clients) openLoops() (*broker.Fanout, *broker.Intake, error) {
 	return fanout, intake, err
 }
 
-// startFanout restores what sessions and commands were in the middle of, before any client connects, and then runs the
-// loops. They outlive the listeners: what these journaled last is handed on too.
+// startFanout restores unfinished work of sessions and commands before any client connects, and then runs the loops.
+// They stop after the listeners, so that the last messages journaled there are delivered too.
 func (a *gateway) startFanout(ctx context.Context) error {
 	if err := errors.Join(a.intake.Replay(ctx), a.fanout.Replay(ctx)); err != nil {
 		return err
@@ -64,7 +64,7 @@ func (a *gateway) runLoop(ctx context.Context, name string, run, end func(contex
 	})
 }
 
-// loopLate is how long a durable message may wait for a loop before /readyz says so.
+// loopLate is how long a durable message may wait for a loop before /readyz reports it.
 const loopLate = 5 * time.Second
 
 // late appends a loop for which a message has waited too long.
@@ -77,7 +77,7 @@ func late(all []remote.Health, name, what string, lag func() (uint64, time.Durat
 		"%d messages wait for %s, the oldest for %v", n, what, age.Round(time.Second))})
 }
 
-// delivery lists what is degraded of the way to MQTT clients.
+// delivery returns what is degraded in the delivery to MQTT clients.
 func (a *gateway) delivery() []remote.Health {
 	all := late(nil, "fan-out", "their subscribers", a.fanout.Lag)
 	all = late(all, "command intake", "the command service: results are late", a.intake.Lag)
@@ -87,7 +87,7 @@ func (a *gateway) delivery() []remote.Health {
 	return all
 }
 
-// shortages is the line of /readyz for bounds of the sessions that were met within the last minute.
+// shortages returns the line of /readyz for session bounds that were reached within the last minute.
 func shortages(met []session.Shortage) remote.Health {
 	d := remote.Health{Name: "sessions", Since: met[0].Since.UTC()}
 	var reasons []string

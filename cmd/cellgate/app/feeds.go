@@ -21,8 +21,8 @@ import (
 	"cellgate/cmd/cellgate/stream"
 )
 
-// The API's streams of events tell what this gateway sees: the state at the beginning, and what changes. What is told is what
-// Kafka is told, at once and without promise: who must not miss anything reads Kafka.
+// The event streams of the API show what this gateway sees: the state at the beginning, and then changes. They show
+// what Kafka gets, sooner and without a guarantee. A consumer that must not miss anything reads Kafka.
 
 // Keys of the hub.
 const (
@@ -30,7 +30,7 @@ const (
 	keyAllCommands = "commands"
 )
 
-func keyVehicle(vin string) string    { return "vehicle " + vin } // all but its commands
+func keyVehicle(vin string) string    { return "vehicle " + vin } // everything of a vehicle except its commands
 func keyCommandsOf(vin string) string { return "commands of " + vin }
 func keyCommand(id string) string     { return "command " + id }
 
@@ -42,7 +42,7 @@ type PresenceSeen struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// MessageSeen is the event message: one that a vehicle, or a rule, has published.
+// MessageSeen is the event message: one published by a vehicle or a rule.
 type MessageSeen struct {
 	Seq        uint64 `json:"seq"`
 	VIN        string `json:"vin"`
@@ -51,14 +51,14 @@ type MessageSeen struct {
 	Retain     bool   `json:"retain,omitempty"`
 	ReceivedAt string `json:"received_at"`
 	Bytes      int    `json:"bytes"`
-	// Payload is a JSON value; PayloadText and PayloadBase64 are the beginning of what is none, or is too long.
+	// Payload is set if the payload is JSON and short enough. Otherwise PayloadText or PayloadBase64 has its beginning.
 	Payload       json.RawMessage `json:"payload,omitempty"`
 	PayloadText   string          `json:"payload_text,omitempty"`
 	PayloadBase64 []byte          `json:"payload_base64,omitempty"`
 	Cut           bool            `json:"cut,omitempty"`
 }
 
-// maxSeenPayload bounds what of a payload is told.
+// maxSeenPayload bounds the payload in an event, in bytes.
 const maxSeenPayload = 4 << 10
 
 func messageSeen(rec *message.Record) MessageSeen {
@@ -87,13 +87,13 @@ func messageSeen(rec *message.Record) MessageSeen {
 
 func event(name string, v any) stream.Event {
 	data, err := json.Marshal(v)
-	if err != nil { // of values of our own: never
+	if err != nil { // never: the values are our own
 		data = []byte("null")
 	}
 	return stream.Event{Name: name, Data: data}
 }
 
-// watchPresence tells streams of a vehicle's presence.
+// watchPresence publishes a vehicle's presence to streams.
 func (p *process) watchPresence(s *session.Presence) {
 	if !s.Vehicle {
 		return
@@ -118,7 +118,7 @@ func (o *outlets) watchCommand(c command.Change) {
 	o.spans.Command(c)
 }
 
-// follow opens a stream: begin adds what it begins with, once it follows the keys. It returns when the stream has ended.
+// follow opens a stream and returns when it has ended. begin adds the first events, after the stream follows the keys.
 func (a *gateway) follow(w http.ResponseWriter, r *http.Request, begin func(f *stream.Feed), keys ...string) {
 	id, _ := auth.IdentityFrom(r.Context())
 	f, err := a.gate.Enter(id)
@@ -129,7 +129,7 @@ func (a *gateway) follow(w http.ResponseWriter, r *http.Request, begin func(f *s
 		return
 	}
 	defer a.gate.Leave(f)
-	if a.auth.Ended(id) != nil { // between the check of the token and Enter
+	if a.auth.Ended(id) != nil { // the token ended between its check and Enter
 		f.End(stream.EndToken)
 	}
 	defer a.hub.Follow(f, keys...)()
@@ -137,7 +137,7 @@ func (a *gateway) follow(w http.ResponseWriter, r *http.Request, begin func(f *s
 	f.Serve(w, r, a.auth.Deadline(id))
 }
 
-// vehicleEvents tells of one vehicle: its presence, its messages, and, to who may read commands, its commands.
+// vehicleEvents streams one vehicle's presence, messages, and, for callers who may read commands, its commands.
 func (a *gateway) vehicleEvents(w http.ResponseWriter, r *http.Request) {
 	vin := r.PathValue("vin")
 	keys := []string{keyVehicle(vin)}
@@ -155,7 +155,7 @@ func (a *gateway) vehicleEvents(w http.ResponseWriter, r *http.Request) {
 	}, keys...)
 }
 
-// commandEvents tells of one command until it is done.
+// commandEvents streams one command until it is done.
 func (a *gateway) commandEvents(w http.ResponseWriter, r *http.Request) {
 	vin, id := r.PathValue("vin"), r.PathValue("id")
 	cmd, err := a.commands.Get(r.Context(), vin, id)
@@ -178,20 +178,20 @@ func (a *gateway) commandEvents(w http.ResponseWriter, r *http.Request) {
 	}, keyCommand(id))
 }
 
-// allCommandEvents tells of all commands.
+// allCommandEvents streams all commands.
 func (a *gateway) allCommandEvents(w http.ResponseWriter, r *http.Request) {
 	a.follow(w, r, func(*stream.Feed) {}, keyAllCommands)
 }
 
-// presenceEvents tells of all vehicles' presence.
+// presenceEvents streams the presence of all vehicles.
 func (a *gateway) presenceEvents(w http.ResponseWriter, r *http.Request) {
 	a.follow(w, r, func(*stream.Feed) {}, keyAllPresence)
 }
 
-// ledgerEvery is how often a stream looks whether the ledger has changed.
+// ledgerEvery is how often a stream checks whether the ledger has changed.
 const ledgerEvery = time.Second
 
-// ledgerEvents tells the ledger, and again when it has changed.
+// ledgerEvents streams the ledger, each time that it has changed.
 func (a *gateway) ledgerEvents(w http.ResponseWriter, r *http.Request) {
 	a.follow(w, r, func(f *stream.Feed) {
 		var last []byte
@@ -217,7 +217,7 @@ func (a *gateway) ledgerEvents(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// messageTail reads the journal for the streams of vehicles, while there are some. One reader serves them all.
+// messageTail reads the journal for the streams of vehicles while there are any. All streams share one reader.
 type messageTail struct {
 	journal *journal.Journal
 	hub     *stream.Hub
@@ -225,10 +225,10 @@ type messageTail struct {
 
 	mu     sync.Mutex // guards below
 	users  int
-	reader *journal.Reader // nil while nobody follows
+	reader *journal.Reader // nil without streams
 }
 
-// enter has the journal read from now on.
+// enter starts the reader for the first stream.
 func (t *messageTail) enter() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -244,12 +244,12 @@ func (t *messageTail) enter() {
 	go t.run(reader)
 }
 
-// leave ends the reading with the last stream.
+// leave closes the reader after the last stream.
 func (t *messageTail) leave() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.users--; t.users == 0 && t.reader != nil {
-		_ = t.reader.Close() //nolint:errcheck // it was only read
+		_ = t.reader.Close() //nolint:errcheck // read-only
 		t.reader = nil
 	}
 }

@@ -10,18 +10,18 @@ import (
 	"cellgate/cmd/cellgate/console"
 )
 
-// gateway serves clients, and answers the calls of the API.
+// gateway serves clients and the API.
 type gateway struct {
 	*clients
 	drain  *drainer
 	broker *broker.Broker
 	fanout *broker.Fanout
 	intake *broker.Intake
-	events eventStreams // of GET /v1/trace
+	events eventStreams // open streams
 
 	messages *messageTail
-	drafts   *places               // of explanations under way
-	reading  redis.UniversalClient // of what rules have written
+	drafts   *places               // for concurrent explanations
+	reading  redis.UniversalClient // for reading what rules have written
 	console  *console.Console      // nil when off
 	measured *httpMetrics
 }
@@ -53,7 +53,7 @@ func openGateway(c *clients) (*gateway, error) {
 	return g, errors.Join(c.reg.own.Register(g.readyReadings()), c.reg.own.Register(g.limitReadings()))
 }
 
-// startDispatch puts the rules in force before anything can be published, and begins to deliver.
+// startDispatch puts the rules in force before anything can be published, and starts delivery.
 func (o *outlets) startDispatch(ctx context.Context) error {
 	if o.travel != nil {
 		o.startTravel(ctx)
@@ -77,8 +77,8 @@ func (a *gateway) startBroker(ctx context.Context) error {
 	return nil
 }
 
-// startBackground begins what nobody waits for: the disk ladder, commands from Kafka, the sync worker, the
-// watch on the rules.
+// startBackground starts what nothing waits for: the disk ladder, commands from Kafka, the sync worker, the watch on
+// the rules.
 func (a *gateway) startBackground() error {
 	a.background("state file watch", a.db.Watch)
 	a.background("presence of before", a.presence.Expire)

@@ -21,19 +21,19 @@ import (
 type server struct {
 	setting string // for errors
 	address string
-	files   *configs.ServerTLS         // at the start; nil: no TLS
-	tls     atomic.Pointer[tls.Config] // of the handshakes to come
+	files   *configs.ServerTLS         // at the start; nil without TLS
+	tls     atomic.Pointer[tls.Config] // for new handshakes
 	http    *http.Server
-	addr    net.Addr                        // once it listens
-	guard   func(net.Listener) net.Listener // bounds its sockets
+	addr    net.Addr                        // set once it listens
+	guard   func(net.Listener) net.Listener // bounds the number of sockets
 	log     *slog.Logger
 }
 
-// Time limits of HTTP. Writing is not limited: a command's ?wait= may be long, and bounds itself.
+// Timeouts of HTTP. Writes have none: a command's ?wait= may be long and has its own bound.
 const (
 	headTimeout = 5 * time.Second
 	idleTimeout = 2 * time.Minute
-	// tokenIdleTimeout is short: sockets of token_api count among the handshakes.
+	// tokenIdleTimeout is short because sockets of token_api count as handshakes.
 	tokenIdleTimeout = 10 * time.Second
 	maxHeader        = 32 << 10
 )
@@ -56,8 +56,8 @@ func newServer(setting, address string, files *configs.ServerTLS, read time.Dura
 	return s, s.reloadTLS(files)
 }
 
-// loadTLS reads the certificate and the clients' authorities of a new configuration. A server without TLS stays so,
-// and one whose configuration has none any more keeps its own: either takes a restart.
+// loadTLS reads the certificate and the client authorities of a new configuration. Turning TLS on or off takes a
+// restart: until then the server keeps what it has.
 func (s *server) loadTLS(files *configs.ServerTLS) (*tls.Config, error) {
 	if s == nil || s.files == nil || files == nil {
 		return nil, nil
@@ -80,17 +80,17 @@ func (s *server) loadTLS(files *configs.ServerTLS) (*tls.Config, error) {
 	if files.ClientAuth == "required" {
 		config.ClientAuth = tls.RequireAndVerifyClientCert
 	}
-	config.SessionTicketsDisabled = true // a resumed session is not checked against the authorities again
+	config.SessionTicketsDisabled = true // a resumed session would not be checked against the authorities again
 	return config, nil
 }
 
-// checkTLS reads the files and puts nothing in force.
+// checkTLS reads the files without putting them in force.
 func (s *server) checkTLS(files *configs.ServerTLS) error {
 	_, err := s.loadTLS(files)
 	return err
 }
 
-// reloadTLS reads the files, and uses them for the handshakes to come.
+// reloadTLS reads the files and uses them for new handshakes.
 func (s *server) reloadTLS(files *configs.ServerTLS) error {
 	config, err := s.loadTLS(files)
 	if config != nil {
@@ -99,7 +99,7 @@ func (s *server) reloadTLS(files *configs.ServerTLS) error {
 	return err
 }
 
-// start binds and serves.
+// start binds the address and serves.
 func (s *server) start(ctx context.Context) error {
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", s.address)
@@ -132,7 +132,7 @@ func (s *server) stop(ctx context.Context) error {
 	return errors.Join(err, s.http.Close())
 }
 
-// socketKey is the context key of the socket below a request.
+// socketKey is the context key of a request's socket.
 type socketKey struct{}
 
 func withSocket(ctx context.Context, c net.Conn) context.Context {
@@ -142,7 +142,7 @@ func withSocket(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, socketKey{}, c)
 }
 
-// busy keeps the sockets of requests that are worked on from giving way to others.
+// busy keeps the sockets of requests under way from being closed in favour of new ones.
 func busy(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s, ok := r.Context().Value(socketKey{}).(*broker.Socket); ok {
@@ -153,7 +153,7 @@ func busy(h http.Handler) http.Handler {
 	})
 }
 
-// openServers makes the API, and with it the whole: what answers is there.
+// openServers constructs the HTTP servers, the last stage.
 func openServers(g *gateway) (*App, error) {
 	h := &g.cfg.HTTP
 	operators := func(ln net.Listener) net.Listener {
@@ -180,8 +180,8 @@ func openServers(g *gateway) (*App, error) {
 	return &App{gateway: g, http: api, tokenAPI: tokens}, nil
 }
 
-// tokenAPIFiles are those of token_api, nil without one. It is where vehicles show their certificates, which TLS 1.2
-// would send in clear.
+// tokenAPIFiles returns the TLS files of token_api, nil without one. Vehicles show their certificates there, which TLS
+// 1.2 would send in clear.
 func tokenAPIFiles(c *configs.Config) *configs.ServerTLS {
 	if c.TokenAPI == nil || c.TokenAPI.TLS == nil {
 		return nil
@@ -196,7 +196,7 @@ func (a *App) startHTTP(ctx context.Context) error {
 		return err
 	}
 	a.life.onStop("http", stopShort, a.http.stop)
-	a.life.onStop("event streams", stopShort, a.events.stop) // nobody else ends them
+	a.life.onStop("event streams", stopShort, a.events.stop) // nothing else ends them
 	if a.tokenAPI == nil {
 		return nil
 	}

@@ -11,7 +11,7 @@ import (
 	"cellgate/broker/shared/metric"
 )
 
-// httpMetrics are of the requests to one listener. Routes are patterns, so that no client can make labels.
+// httpMetrics are the metrics of one listener's requests. Routes are patterns, so that clients cannot create labels.
 type httpMetrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
@@ -26,7 +26,7 @@ func newHTTPMetrics(reg prometheus.Registerer) *httpMetrics {
 	}
 }
 
-// measured counts what h answers. The mux below it notes the pattern in the request.
+// measured measures the requests that h answers. The mux below it sets the request's pattern.
 func (m *httpMetrics) measured(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began, answer := time.Now(), &answered{ResponseWriter: w, status: http.StatusOK}
@@ -36,7 +36,7 @@ func (m *httpMetrics) measured(h http.Handler) http.Handler {
 				route = "other"
 			}
 			if _, path, found := strings.Cut(route, " "); found {
-				route = r.Method + " " + path // of GET patterns, HEAD too
+				route = r.Method + " " + path // GET patterns match HEAD too
 			}
 			m.requests.WithLabelValues(route, strconv.Itoa(answer.status/100)+"xx").Inc()
 			m.seconds.WithLabelValues(route).Observe(time.Since(began).Seconds())

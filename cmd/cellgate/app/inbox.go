@@ -15,33 +15,34 @@ import (
 )
 
 const (
-	// inboxBytes is how much of vehicle.commands is taken at a time, inboxRecords how many of its records go into one
-	// transaction, which requests over HTTP wait for.
+	// inboxBytes is how much of vehicle.commands is fetched at a time. inboxRecords is how many records go into one
+	// transaction; HTTP requests wait for it.
 	inboxBytes   = 256 << 10
 	inboxRecords = 128
-	// inboxWait is how long the broker may wait for a command before it answers that there is none.
+	// inboxWait is how long the broker may wait for a record before it answers with none.
 	inboxWait = 500 * time.Millisecond
-	// inboxShow is how often the group is told how far the reading is.
+	// inboxShow is how often the position is committed to the group.
 	inboxShow = time.Second
 )
 
-// inbox is a partition of vehicle.commands. Its position is in the state file; the group only shows it.
+// inbox reads a partition of vehicle.commands. Its position is in the state file; the one of the group is only for
+// display.
 type inbox struct {
 	part     *kafkaclient.Assignment
 	commands *command.Service
 	log      *slog.Logger
-	oldest   func() time.Time      // what is older has no time left
-	rest     []kafkaclient.Fetched // fetched, and not given yet
-	given    int64                 // the offset after the last record that was given
+	oldest   func() time.Time      // commands older than this have expired
+	rest     []kafkaclient.Fetched // fetched and not returned yet
+	given    int64                 // the offset after the last record returned
 	accepted atomic.Int64
-	gap      *kafkaclient.GapError // was passed over, and not reported: the next record tells how old it was
+	gap      *kafkaclient.GapError // skipped but not reported yet: the time of the next record is part of the report
 }
 
 // Partition implements command.Consumer.
 func (i *inbox) Partition() string { return i.part.Topic + "/" + strconv.Itoa(i.part.ID) }
 
-// Resume implements command.Consumer. Without a position it goes on where the gateway was while it was a member of the
-// group, else at the first record whose command may have time left.
+// Resume implements command.Consumer. Without a position it continues at the group's offset, else at the first record
+// whose command may not have expired.
 func (i *inbox) Resume(ctx context.Context, position []byte) error {
 	i.rest = nil
 	if position != nil {
@@ -62,8 +63,8 @@ func (i *inbox) Resume(ctx context.Context, position []byte) error {
 	return err
 }
 
-// Fetch implements command.Consumer. A gap is passed over and reported: commands that come late are worth less than
-// those after them.
+// Fetch implements command.Consumer. It skips gaps and reports them: late commands are worth less than the ones after
+// them.
 func (i *inbox) Fetch(ctx context.Context) ([]command.Message, []byte, error) {
 	if len(i.rest) == 0 {
 		if err := i.fill(ctx); err != nil {
@@ -86,7 +87,7 @@ func (i *inbox) Fetch(ctx context.Context) ([]command.Message, []byte, error) {
 	return out, position, err
 }
 
-// fill fetches until there is something, or a gap has been passed over.
+// fill fetches until there is a record or a gap has been skipped.
 func (i *inbox) fill(ctx context.Context) error {
 	for len(i.rest) == 0 {
 		recs, _, err := i.part.Fetch(ctx, inboxBytes, inboxWait)
@@ -102,7 +103,7 @@ func (i *inbox) fill(ctx context.Context) error {
 		switch i.rest = recs; {
 		case len(recs) > 0:
 			i.report(recs[0].Time)
-		case i.gap != nil && !passed: // nothing is behind it yet
+		case i.gap != nil && !passed: // no record follows it yet
 			i.report(time.Time{})
 			return nil
 		}
@@ -110,17 +111,17 @@ func (i *inbox) fill(ctx context.Context) error {
 	return nil
 }
 
-// pass goes on after a gap.
+// pass skips a gap.
 func (i *inbox) pass(ctx context.Context) error {
 	gap, err := i.part.Pass(ctx)
 	if err == nil && gap != nil {
-		i.report(time.Time{}) // one before it that is not reported
+		i.report(time.Time{}) // an earlier gap that is not reported yet
 		i.gap = gap
 	}
 	return err
 }
 
-// report tells of the gap that was passed over, now that the time of what is behind it is known; zero: there is nothing.
+// report reports the skipped gap. next is the time of the record after it, zero if there is none.
 func (i *inbox) report(next time.Time) {
 	if i.gap == nil {
 		return
@@ -136,7 +137,7 @@ func (i *inbox) report(next time.Time) {
 // Accepted implements command.Consumer.
 func (i *inbox) Accepted() { i.accepted.Store(i.given) }
 
-// show tells the group how far the reading is, until ctx ends. Nothing depends on it.
+// show commits the position to the group until ctx ends. Nothing depends on it.
 func (i *inbox) show(ctx context.Context) {
 	tick := time.NewTicker(inboxShow)
 	defer tick.Stop()
@@ -158,13 +159,12 @@ func (i *inbox) show(ctx context.Context) {
 	}
 }
 
-// recordRef names a record for ever: offsets begin at 0 again when the topic is made anew, and its time tells it from the
-// one that had the offset before.
+// recordRef identifies a record permanently. A recreated topic starts at offset 0 again, so the time is part of it.
 func recordRef(partition int, offset int64, at time.Time) string {
 	return fmt.Sprintf("kafka-%d-%d-%s", partition, offset, strconv.FormatInt(at.UnixMilli(), 36))
 }
 
-// startInbox begins to take commands from Kafka: all partitions, as soon as they are known.
+// startInbox starts reading all partitions of vehicle.commands, as soon as they are known.
 func (a *gateway) startInbox() error {
 	config, err := kafkaConfig("kafka", &a.cfg.Kafka)
 	if err != nil {
@@ -177,7 +177,7 @@ func (a *gateway) startInbox() error {
 	if err != nil {
 		return err
 	}
-	a.producer.Prepare(topicCommands) // creates it where that is configured
+	a.producer.Prepare(topicCommands) // creates the topic where that is configured
 	oldest := func() time.Time { return a.clock.Wall().Add(-a.cfg.Commands.MaxTTL.Std()) }
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

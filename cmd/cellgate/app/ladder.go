@@ -17,8 +17,8 @@ import (
 	"cellgate/configs"
 )
 
-// The rungs of the disk ladder. The last one is the journal's own: at its bound, which the ladder sets, it takes
-// nothing more, and the broker stops reading and withholds acknowledgements.
+// The rungs of the disk ladder. The last one is the journal's bound, which the ladder sets: the journal takes nothing
+// more, and the broker stops reading and withholds acknowledgements.
 const (
 	rungNormal int32 = iota
 	rungAlarm
@@ -27,17 +27,16 @@ const (
 	rungHold
 )
 
-// reasonQuota refuses a connection for want of room (MQTT 5, 3.2.2.2: quota exceeded).
+// reasonQuota refuses a connection for lack of room (MQTT 5, 3.2.2.2: quota exceeded).
 const reasonQuota byte = 0x97
 
 const (
 	ladderEvery = 500 * time.Millisecond
-	// ladderSlack is how far below a watermark the use must fall before its rung is left, so that the gateway
-	// does not flap at it.
+	// ladderSlack is the hysteresis: how far below a watermark the used share must fall before its rung is left.
 	ladderSlack = 0.02
 )
 
-// ladder watches how much of the journal's room is used, by its own bound and by the disk.
+// ladder watches how much of the journal's room is used, by its own bound or by the disk.
 type ladder struct {
 	journal *journal.Journal
 	dir     string
@@ -47,9 +46,9 @@ type ladder struct {
 	rungs   prometheus.Gauge
 	gauge   *prometheus.GaugeVec // as it was named before 0.1.0
 	rung    atomic.Int32
-	used    atomic.Uint64 // per mille
+	used    atomic.Uint64 // deprecated name, removed after 0.1.0
 	state   string        // folder of the state file
-	short   atomic.Bool   // its disk has less than half of the reserve
+	short   atomic.Bool   // the disk of the state file has less than half of the reserve
 }
 
 func newLadder(c *configs.Journal, state string, j *journal.Journal, reg prometheus.Registerer, log *slog.Logger) *ladder {
@@ -63,7 +62,7 @@ func newLadder(c *configs.Journal, state string, j *journal.Journal, reg prometh
 	return l
 }
 
-// run follows the journal until ctx ends. running gives the watermarks in force.
+// run follows the journal until ctx ends. running returns the configuration in force, with its watermarks.
 func (l *ladder) run(ctx context.Context, running func() *configs.Config) {
 	for {
 		l.look(&running().Uplink.Journal)
@@ -99,12 +98,12 @@ func (l *ladder) look(c *configs.Journal) {
 	l.log.Log(context.Background(), level, "room for the journal", slog.String("is", rungText(now)), slog.Float64("used", used), slog.Int64("room_bytes", s.Room))
 }
 
-// holdBytes is the bound of the journal's files for what they could take at most.
+// holdBytes returns the bound of the journal's files, as a percentage of its capacity but at least three segments.
 func holdBytes(capacity, segment int64, percent int) int64 {
 	return max(capacity*int64(percent)/100, 3*segment)
 }
 
-// free is what the disk of a folder has left beside a reserve.
+// free returns the free bytes on the disk of a folder, less a reserve.
 func free(dir string, reserve int64) int64 {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(dir, &fs); err != nil {
@@ -113,7 +112,7 @@ func free(dir string, reserve int64) int64 {
 	return max(0, int64(fs.Bavail)*fs.Bsize-reserve) //nolint:gosec // no disk has 2^63 bytes
 }
 
-// usedShare is the part of the capacity that is written to.
+// usedShare returns the used share of the capacity, 0 to 1.
 func usedShare(written, capacity int64) float64 {
 	if capacity <= 0 {
 		return 1
@@ -121,7 +120,7 @@ func usedShare(written, capacity int64) float64 {
 	return min(1, max(0, float64(written)/float64(capacity)))
 }
 
-// rungOf returns the rung for a used share, coming from another.
+// rungOf returns the rung for a used share, given the present rung.
 func rungOf(used float64, from int32, c *configs.Journal) int32 {
 	marks := []int{c.AlarmPercent, c.DropPercent, c.RefusePercent, c.HoldPercent}
 	rung := rungNormal
@@ -151,13 +150,13 @@ func rungText(rung int32) string {
 	return "enough"
 }
 
-// reserveShort implements session.Options.DiskShort: what is left of the reserve is for commands and cursors.
+// reserveShort implements session.Options.DiskShort: the rest of the reserve is for commands and cursors.
 func (l *ladder) reserveShort() bool { return l.short.Load() }
 
 // shed implements broker.Options.Shed.
 func (l *ladder) shed() bool { return l.rung.Load() >= rungDrop }
 
-// admit implements a part of broker.Options.Admit.
+// admit implements its part of broker.Options.Admit.
 func (l *ladder) admit(*auth.Identity, string) (reason byte, endpoint string) {
 	if l.rung.Load() >= rungRefuse {
 		return reasonQuota, ""
@@ -165,7 +164,7 @@ func (l *ladder) admit(*auth.Identity, string) (reason byte, endpoint string) {
 	return 0, ""
 }
 
-// dependency is the ladder's line of /readyz.
+// dependency returns the ladder's line of /readyz.
 func (l *ladder) dependency() (remote.Health, bool) {
 	rung := l.rung.Load()
 	if rung == rungNormal {
@@ -174,7 +173,7 @@ func (l *ladder) dependency() (remote.Health, bool) {
 	return remote.Health{Name: "journal", Reason: fmt.Sprintf("room %s (%.1f %% used)", rungText(rung), float64(l.used.Load())/10)}, true
 }
 
-// admission asks several, and the first that refuses decides.
+// admission returns an Admit that asks several in turn. The first refusal decides.
 func admission(ask ...func(*auth.Identity, string) (byte, string)) func(*auth.Identity, string) (byte, string) {
 	return func(id *auth.Identity, client string) (byte, string) {
 		for _, a := range ask {

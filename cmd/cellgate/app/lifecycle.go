@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// step is one part's stop.
+// step is the stop of one part.
 type step struct {
 	name  string
 	limit time.Duration
 	stop  func(context.Context) error
 }
 
-// lifecycle holds the stops of what has been constructed. They run once, in reverse order, each with a
-// deadline of its own within the caller's, and all of them, whatever one answers.
+// lifecycle has the stops of what has been constructed. They run once, in reverse order, each with its own deadline
+// within the caller's. An error does not keep the others from running.
 type lifecycle struct {
 	log *slog.Logger
 
@@ -25,14 +25,14 @@ type lifecycle struct {
 	steps []step
 }
 
-// onStop registers a stop. Call it on the line behind the construction.
+// onStop registers a stop. Call it on the line after the construction.
 func (l *lifecycle) onStop(name string, limit time.Duration, stop func(context.Context) error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.steps = append(l.steps, step{name, limit, stop})
 }
 
-// stop runs the steps. The error joins theirs, each with its name.
+// stop runs the steps. It joins their errors, each with its name.
 func (l *lifecycle) stop(ctx context.Context) error {
 	l.mu.Lock()
 	steps := l.steps
@@ -47,8 +47,7 @@ func (l *lifecycle) stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// patient wraps the stop of a part that keeps on disk what it could not finish in time: running out of time
-// is no error of it, and is logged.
+// patient wraps the stop of a part that keeps unfinished work on disk: a timeout is logged and is not an error.
 func (l *lifecycle) patient(keeps string, stop func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		err := stop(ctx)
@@ -60,7 +59,7 @@ func (l *lifecycle) patient(keeps string, stop func(context.Context) error) func
 	}
 }
 
-// withoutDeadline takes the errors that say no more than that time ran out off err.
+// withoutDeadline removes from err the errors that only report a timeout.
 func withoutDeadline(err error) error {
 	var several interface{ Unwrap() []error }
 	if errors.As(err, &several) {
@@ -85,7 +84,7 @@ func (l *lifecycle) one(ctx context.Context, s step) error {
 	return err
 }
 
-// pause waits; false means that ctx has ended.
+// pause waits for d. It returns false when ctx ends first.
 func pause(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():

@@ -5,7 +5,7 @@ import (
 	"cellgate/configs"
 )
 
-// limitReadings are the bounds whose use is measured under the same name without _limit.
+// limitReadings returns the bounds. Their use is measured under the same names without _limit.
 func (a *gateway) limitReadings() *metric.Readings {
 	r := &metric.Readings{}
 	connections := r.Add("connections_limit", "The most clients at once: limits.max_connections, or what descriptors admit.")

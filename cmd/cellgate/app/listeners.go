@@ -18,7 +18,7 @@ import (
 	"cellgate/configs"
 )
 
-// brokerOptions translates the configuration for the broker.
+// brokerOptions returns the broker's options for the configuration.
 func (c *clients) brokerOptions(drain *drainer) (broker.Options, error) {
 	o := broker.Options{
 		Journal: c.journal, Sessions: c.sessions, Auth: c.auth, Now: c.clock.Wall, Limits: c.limits(c.cfg),
@@ -64,7 +64,7 @@ func listenerFiles(t *configs.ServerTLS) broker.TLS {
 	}
 }
 
-// filesByListener are the TLS options of a configuration's listeners by name.
+// filesByListener returns the TLS options of the listeners by name.
 func filesByListener(c *configs.Config) map[string]broker.TLS {
 	files := make(map[string]broker.TLS, len(c.Listeners))
 	for i := range c.Listeners {
@@ -82,16 +82,16 @@ func minVersion(text string) uint16 {
 	return tls.VersionTLS12
 }
 
-// Shares of the descriptors that the process may open. What is left of them is for vehicles and services.
+// Shares of the descriptors that the process may open. The rest is for vehicles and services.
 const (
-	fdLeast   = 256 // fewer do not do
-	fdReserve = 512 // for journal, state, logs, Kafka and Redis, or a third of them if that is less
-	fdAPI     = 512 // for the operators' API, or a sixteenth
-	// fdHandshakes are for those that are about to connect, however many are connected.
+	fdLeast   = 256 // minimum
+	fdReserve = 512 // journal, state, logs, Kafka and Redis; a third of all if that is less
+	fdAPI     = 512 // the operators' API; a sixteenth if that is less
+	// fdHandshakes are reserved for connecting clients, however many are connected.
 	fdHandshakes = 64
 )
 
-// descriptors is how they are shared out: no listener takes those of the others, and none those of the journal.
+// descriptors is their division: no listener takes those of another, and none takes those of the journal.
 type descriptors struct{ clients, api int }
 
 func divide(limit uint64) descriptors {
@@ -101,7 +101,7 @@ func divide(limit uint64) descriptors {
 	return d
 }
 
-// shareDescriptors shares out what the process may open now. Go has raised the soft limit to the hard one.
+// shareDescriptors divides what the process may open now. Go has raised the soft limit to the hard one.
 func shareDescriptors() (descriptors, error) {
 	var fds syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &fds); err != nil {
@@ -114,7 +114,7 @@ func shareDescriptors() (descriptors, error) {
 	return divide(fds.Cur), nil
 }
 
-// limits translates the bounds, and tells when one had to be lowered.
+// limits returns the broker's bounds, and logs when one had to be lowered.
 func (p *process) limits(c *configs.Config) broker.Limits {
 	l := limitsOf(c, p.descriptors.clients)
 	if l.MaxConnections < c.Limits.MaxConnections {
@@ -124,7 +124,7 @@ func (p *process) limits(c *configs.Config) broker.Limits {
 	return l
 }
 
-// limitsOf translates the bounds. More connections than the process may have descriptors are not promised.
+// limitsOf returns the broker's bounds. The number of connections is bounded by the descriptors.
 func limitsOf(c *configs.Config, sockets int) broker.Limits {
 	l := &c.Limits
 	out := broker.Limits{
@@ -139,7 +139,7 @@ func limitsOf(c *configs.Config, sockets int) broker.Limits {
 	return out
 }
 
-// ackModes translates uplink.ack. kafka tells whether any class waits for Kafka.
+// ackModes returns the acknowledgement mode of a record (uplink.ack), and whether any class waits for Kafka.
 func ackModes(u *configs.Uplink) (mode func(*message.Record) broker.AckMode, kafka bool) {
 	of := func(name string) broker.AckMode {
 		switch name {
@@ -167,7 +167,7 @@ func ackModes(u *configs.Uplink) (mode func(*message.Record) broker.AckMode, kaf
 	}, kafka
 }
 
-// classOf is the first level behind v1/{vin}/up/, "" elsewhere.
+// classOf returns the first level after v1/{vin}/up/, "" for other topics.
 func classOf(topic string) string {
 	_, branch, rest := message.SplitTopic(topic)
 	if branch != "up" {
@@ -181,8 +181,8 @@ func classOf(topic string) string {
 	return rest
 }
 
-// checkListeners reads the files of every listener's TLS before anything is opened, so that a file that is missing or
-// wrong is told by the key that names it.
+// checkListeners reads the TLS files of all listeners before anything is opened, so that the error for a missing or
+// wrong file names its key.
 func checkListeners(c *configs.Config) error {
 	for i, l := range c.Listeners {
 		if err := checkServerTLS(fmt.Sprintf("listeners[%d].tls", i), l.TLS); err != nil {
@@ -217,7 +217,7 @@ func checkServerTLS(setting string, t *configs.ServerTLS) error {
 	return nil
 }
 
-// readable says what is wrong with a file that a key of the configuration names.
+// readable returns an error when the file of a configuration key cannot be read.
 func readable(setting string, file configs.Path) error {
 	_, err := os.ReadFile(string(file))
 	var path *fs.PathError
@@ -227,14 +227,14 @@ func readable(setting string, file configs.Path) error {
 	return err
 }
 
-// pool is a set of authorities that can be replaced.
+// pool is a replaceable set of authorities.
 type pool struct{ pool atomic.Pointer[x509.CertPool] }
 
 // get returns the authorities, nil for none.
 func (p *pool) get() *x509.CertPool { return p.pool.Load() }
 
-// loadVehicleCAs reads the authorities of the vehicles' certificates: those of token_api, else of the first
-// listener that has any. nil for none.
+// loadVehicleCAs reads the authorities of vehicle certificates: those of token_api, else of the first listener that has
+// any. It returns nil for none.
 func loadVehicleCAs(c *configs.Config) (*x509.CertPool, error) {
 	file := ""
 	if c.TokenAPI != nil && c.TokenAPI.TLS != nil {

@@ -7,8 +7,7 @@ import (
 	"cellgate/configs"
 )
 
-// newLog makes the gateway's logger: JSON or text to w, `cell` on every line. The level can be changed while
-// it is in use.
+// newLog returns the gateway's logger: JSON or text to w, with `cell` on every line. The level can be changed later.
 func newLog(w io.Writer, c *configs.Config) (*slog.Logger, *slog.LevelVar) {
 	level := &slog.LevelVar{}
 	level.Set(levelOf(c.Log.Level))
@@ -20,7 +19,7 @@ func newLog(w io.Writer, c *configs.Config) (*slog.Logger, *slog.LevelVar) {
 	return slog.New(h).With(slog.String("cell", c.Cell.ID)), level
 }
 
-// logWarnings says what of a configuration is permitted and still worth a second thought.
+// logWarnings logs settings that are permitted but may be mistakes.
 func logWarnings(log *slog.Logger, c *configs.Config) {
 	for _, w := range c.Warnings {
 		log.Warn("configuration", slog.String("key", w.Path), slog.String("warning", w.Why), slog.String("advice", w.Fix), slog.Int("line", w.Line))

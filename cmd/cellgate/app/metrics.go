@@ -9,7 +9,7 @@ import (
 	"cellgate/configs"
 )
 
-// registry is the gateway's metrics: the label cell on all, the prefix cellgate_ on its own.
+// registry has the gateway's metrics: all have the label cell, its own have the prefix cellgate_.
 type registry struct {
 	all *prometheus.Registry
 	own prometheus.Registerer

@@ -16,7 +16,7 @@ import (
 	"cellgate/rules/workbench"
 )
 
-// Reason codes for a client that is sent away (MQTT 5, 3.14.2.1).
+// Reason codes for a client that is disconnected (MQTT 5, 3.14.2.1).
 const (
 	reasonAdministrative byte = 0x98
 	reasonUseAnother     byte = 0x9c
@@ -89,7 +89,7 @@ func (a *gateway) getVehicle(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, v)
 }
 
-// localVehicle is a vehicle that this gateway has, whole.
+// localVehicle returns all about a vehicle of this gateway.
 func (a *gateway) localVehicle(vin string) (Vehicle, bool) {
 	info, ok := a.sessions.Get(vin)
 	if !ok || !info.Vehicle {
@@ -104,7 +104,7 @@ func (a *gateway) localVehicle(vin string) (Vehicle, bool) {
 	return v, true
 }
 
-// presenceShown is what Redis shows of a vehicle.
+// presenceShown returns the presence of a vehicle in Redis.
 func presenceShown(v *cell.Vehicle) *PresenceTold {
 	if v.Event == "" {
 		return nil
@@ -112,10 +112,10 @@ func presenceShown(v *cell.Vehicle) *PresenceTold {
 	return &PresenceTold{Event: v.Event, Epoch: v.Owner.Epoch, At: (&presence.Event{At: v.At}).Time(), Reason: v.Reason}
 }
 
-// statePatience is how long a vehicle's last state is waited for.
+// statePatience is the timeout for reading a vehicle's last state.
 const statePatience = 150 * time.Millisecond
 
-// lastState is what the sample rule latest-state has written of a vehicle.
+// lastState returns what the sample rule latest-state has written of a vehicle, or why it is not known.
 func (a *gateway) lastState(ctx context.Context, vin string) (state map[string]string, why string) {
 	ctx, cancel := context.WithTimeout(ctx, statePatience)
 	defer cancel()
@@ -140,7 +140,7 @@ func (a *gateway) disconnectVehicle(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// disconnect ends the connection that a vehicle has here.
+// disconnect ends a vehicle's connection to this gateway.
 func (a *gateway) disconnect(vin, endpoint string) bool {
 	reason := reasonAdministrative
 	if endpoint != "" {

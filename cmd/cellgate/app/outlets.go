@@ -23,11 +23,11 @@ import (
 	"cellgate/rules/state"
 )
 
-// outlets are the ways out: to the cell's Kafka and Redis, and to the centre.
+// outlets adds delivery to the cell's Kafka and Redis and to the centre.
 type outlets struct {
 	*trust
 	kafka    *kafkaclient.Metrics
-	producer *kafkaclient.Producer // of presence and command results
+	producer *kafkaclient.Producer // for presence and command results
 	sync     *centres
 	settled  *settlement // nil unless PUBACKs wait for Kafka
 	dispatch *sink.Dispatcher
@@ -69,7 +69,7 @@ func (t *trust) openProducer(m *kafkaclient.Metrics) (*kafkaclient.Producer, err
 	if err != nil {
 		return nil, err
 	}
-	o.MissingTopicGrace = 0 // results wait for an operator who creates the topic
+	o.MissingTopicGrace = 0 // results wait until an operator creates the topic
 	producer, err := kafkaclient.NewProducer(o)
 	if err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
@@ -77,7 +77,7 @@ func (t *trust) openProducer(m *kafkaclient.Metrics) (*kafkaclient.Producer, err
 	producer.Prepare(topicPresence, topicResults)
 	t.life.onStop("kafka producer", stopShort, func(ctx context.Context) error {
 		if err := producer.Close(ctx); err != nil {
-			t.log.Debug("records that Kafka has not taken are kept", slog.Any("err", err)) // in the outboxes of presence and results
+			t.log.Debug("records that Kafka has not taken are kept", slog.Any("err", err)) // they are in the outboxes of presence and results
 		}
 		return nil
 	})
@@ -114,7 +114,7 @@ func (t *trust) openDispatch(m *kafkaclient.Metrics) (*sink.Dispatcher, *settlem
 	return dispatch, settled, nil
 }
 
-// evaluators is on how many goroutines rules are evaluated.
+// evaluators returns the number of goroutines that evaluate rules.
 func evaluators(configured int) int {
 	if configured > 0 {
 		return configured
@@ -122,7 +122,7 @@ func evaluators(configured int) int {
 	return min(runtime.GOMAXPROCS(0), state.Shards)
 }
 
-// closeSinks ends sinks that no dispatcher has taken over.
+// closeSinks closes sinks that no dispatcher has taken over.
 func closeSinks(bindings []sink.Binding) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // nothing is under way
@@ -131,30 +131,31 @@ func closeSinks(bindings []sink.Binding) {
 	}
 }
 
-// outlet is what rules may send to: the target in their language, and the sink that delivers it.
+// outlet is a target of the rule language and the sink that delivers it.
 type outlet struct {
 	target   *op.Target
 	whenFull func(w *configs.WhenFull) string
 	open     func(t *trust, m *kafkaclient.Metrics) (sink.Sink, error)
 }
 
-// outletList are all outlets. The central sink writes to the cell's own Kafka: whether a centre is configured decides
-// only whether somebody empties the outbox topics.
+// outletList returns all outlets. The central sink writes to the cell's own Kafka: the section central decides only
+// whether the outbox topics are forwarded.
 func outletList() []outlet {
 	return []outlet{
 		{&op.Kafka, func(w *configs.WhenFull) string { return w.Kafka }, kafkaSink(op.SinkKafka, kafka.Options{})},
 		{&op.Redis, func(w *configs.WhenFull) string { return w.Redis }, redisSink},
 		{&op.Central, func(w *configs.WhenFull) string { return w.Central }, kafkaSink(op.SinkCentral, kafka.Options{Outbox: true})},
 		{&webhook.Target, func(w *configs.WhenFull) string { return w.Webhook }, webhookSink},
-		// What it writes to must never be full of what waits for it: no more than its share is held back.
+		// This sink appends to the journal, which must not fill up with what waits for the sink: beyond its share, old
+		// messages age out.
 		{&op.MQTT, ageOut, mqttSink},
 	}
 }
 
-// ageOut is of outlets for which the configuration says nothing.
+// ageOut is when_full of outlets that the configuration does not mention.
 func ageOut(*configs.WhenFull) string { return string(sink.AgeOut) }
 
-// Targets are what rules may send to.
+// Targets returns the targets that rules may send to.
 func Targets() (all op.Targets) {
 	for _, o := range outletList() {
 		all = append(all, o.target)
@@ -218,7 +219,7 @@ func webhookSink(t *trust, _ *kafkaclient.Metrics) (sink.Sink, error) {
 	return webhook.New(o)
 }
 
-// kafkaSink makes a sink with a producer of its own, so that one sink's backlog is not another's.
+// kafkaSink makes a sink with its own producer, so that the backlog of one sink does not delay another.
 func kafkaSink(name op.SinkKind, k kafka.Options) func(*trust, *kafkaclient.Metrics) (sink.Sink, error) {
 	return func(t *trust, m *kafkaclient.Metrics) (sink.Sink, error) {
 		o, err := producerOptions("kafka", string(name), &t.cfg.Kafka, t.log, m)

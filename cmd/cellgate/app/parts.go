@@ -8,14 +8,14 @@ import (
 	"cellgate/broker/shared/problem"
 )
 
-// Parts are what `cellgate dev` embeds, each of which can be stopped and started while the gateway runs.
+// Parts are embedded by `cellgate dev`. Each can be stopped and started while the gateway runs.
 type Parts interface {
 	List() []Part
-	// Set starts or stops one of them.
+	// Set starts or stops a part.
 	Set(name string, running bool) error
 }
 
-// Part is one of them.
+// Part is an embedded part.
 type Part struct {
 	Name    string `json:"name"` // kafka, redis or centre
 	Address string `json:"address"`

@@ -8,13 +8,13 @@ import (
 	"cellgate/auth"
 )
 
-// ownerOf names whose share a call of the API takes: issuer, role and subject of its token.
+// ownerOf returns whose share a call of the API uses: issuer, role and subject of its token.
 func ownerOf(r *http.Request) string {
 	id, _ := auth.IdentityFrom(r.Context())
 	return id.SessionKey(id.Subject)
 }
 
-// places are for work of which so many pieces are done at once, and of one owner one: however many calls one makes, the others find a
+// places bounds concurrent work: in total, and to one piece per owner. However many calls an owner makes, others get a
 // place as soon as one piece is done.
 type places struct {
 	all chan struct{}
@@ -23,7 +23,7 @@ type places struct {
 	queues map[string]*queue
 }
 
-// queue is where the calls of one owner wait for each other.
+// queue serializes the calls of one owner.
 type queue struct {
 	turn  chan struct{}
 	calls int
@@ -33,7 +33,7 @@ func newPlaces(most int) *places {
 	return &places{all: make(chan struct{}, most), queues: map[string]*queue{}}
 }
 
-// enter waits for a place until ctx ends. leave gives it up.
+// enter waits for a place until ctx ends. leave releases it.
 func (p *places) enter(ctx context.Context, owner string) (leave func(), err error) {
 	p.mu.Lock()
 	q := p.queues[owner]

@@ -17,7 +17,7 @@ import (
 // topicPresence carries connects and disconnects of vehicles, ordered per VIN.
 const topicPresence = "vehicle.presence"
 
-// openPresence makes the outbox of what the sessions report.
+// openPresence makes the outbox for the presence that sessions report.
 func (o *outlets) openPresence(sessions *session.Manager) (*presence.Outbox, error) {
 	epoch, err := o.clock.presenceEpoch()
 	if err != nil {
@@ -60,8 +60,8 @@ func (o *outlets) openPresence(sessions *session.Manager) (*presence.Outbox, err
 	return outbox, nil
 }
 
-// epochs tells the epochs of the vehicles' connections, by which their records are ordered over a move. With one gateway there is no
-// move: the records stay as builds read them that know no epochs.
+// epochs returns the epochs of vehicles' connections, which order their records when a vehicle moves. They are 0 with
+// one gateway: the records then stay readable by builds that do not know epochs.
 func (c *clients) epochs() func(vin string) uint64 {
 	if c.member == nil {
 		return func(string) uint64 { return 0 }
@@ -69,7 +69,7 @@ func (c *clients) epochs() func(vin string) uint64 {
 	return c.claims.epoch
 }
 
-// report is called by the session manager, in order per client.
+// report adds an event of a session to the outbox. The session manager calls it in order per client.
 func report(outbox *presence.Outbox, p *session.Presence) {
 	if p.Vehicle {
 		outbox.Report(p.Key, kindOf(p), p.At, string(p.Reason))
@@ -86,7 +86,7 @@ func kindOf(p *session.Presence) presence.Kind {
 	return presence.Disconnected
 }
 
-// presenceTopic takes presence to Kafka.
+// presenceTopic publishes presence to Kafka.
 type presenceTopic struct {
 	cell, node string
 	producer   *kafkaclient.Producer
@@ -94,7 +94,7 @@ type presenceTopic struct {
 	told       *cellPresence // nil in a cell with one gateway
 }
 
-// publish is presence.Options.Publish. An event that Kafka will never take is given up.
+// publish is presence.Options.Publish. It drops an event that Kafka will never accept.
 func (p *presenceTopic) publish(ctx context.Context, events []presence.Event) (refused int, err error) {
 	records := make([]kafkaclient.Record, len(events))
 	for i := range events {
@@ -117,7 +117,8 @@ func (p *presenceTopic) publish(ctx context.Context, events []presence.Event) (r
 	return len(never), err
 }
 
-// produceAll returns once Kafka has taken or, as refused tells, refused for good each record. After an error others may be missing.
+// produceAll returns once Kafka has accepted each record or refused it permanently (refused). After an error further
+// records may be missing.
 func produceAll(ctx context.Context, producer *kafkaclient.Producer, records []kafkaclient.Record) (refused []error, err error) {
 	done := make(chan error, len(records))
 	for i := range records {
@@ -139,14 +140,14 @@ func produceAll(ctx context.Context, producer *kafkaclient.Producer, records []k
 	return refused, err
 }
 
-// presenceKeys keeps the hashes presence:{VIN} in Redis, as veh:{VIN} is one: presence:LTEST000000000001.
+// presenceKeys writes the hashes presence:{VIN} in Redis, for example presence:LTEST000000000001.
 type presenceKeys struct {
 	client     redis.UniversalClient
 	cell, node string
 }
 
-// presenceScript writes an event unless a later one is there. ARGV: epoch, seq, milliseconds to keep it (0 for ever), and
-// the other fields with their values.
+// presenceScript writes an event unless a later one is stored. ARGV: epoch, seq, milliseconds to keep it (0 without
+// limit), and the other fields with their values.
 const presenceScript = `
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or -1)
 if epoch > tonumber(ARGV[1]) then return 0 end

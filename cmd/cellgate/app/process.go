@@ -15,7 +15,7 @@ import (
 	"cellgate/configs"
 )
 
-// process is what everything else stands on: the configuration, the log, the metrics, and the stops of what has been made.
+// process is the first stage: configuration, log, metrics, and the stops of what has been constructed.
 type process struct {
 	cfg    *configs.Config // as it was at the start; reloadable keys are read from Config
 	log    *slog.Logger
@@ -24,19 +24,19 @@ type process struct {
 	stats  *broker.Metrics
 	source clock.Source // the machine's clocks
 	life   *lifecycle
-	hub    *stream.Hub  // what streams of events follow
-	gate   *stream.Gate // who may
+	hub    *stream.Hub  // publishes to event streams
+	gate   *stream.Gate // limits them
 
-	parts       Parts // nil but in dev
+	parts       Parts // nil except in dev
 	descriptors descriptors
-	missing     *prometheus.CounterVec // of the start, by part of data_dir
+	missing     *prometheus.CounterVec // missing at the start, by part of data_dir
 	build       Build
 	started     time.Time
 	phase       atomic.Int32
 	serving     chan struct{} // closed when it serves
-	fatal       chan error    // the first thing that the gateway cannot survive
+	fatal       chan error    // the first error that the gateway cannot survive
 	running     atomic.Pointer[configs.Config]
-	// reloaded is how the last reload of the configuration went; the start is the first one.
+	// reloaded is the outcome of the last reload of the configuration; the start counts as the first one.
 	reloaded atomic.Pointer[outcome]
 }
 
@@ -54,7 +54,7 @@ func newProcess(o Options, fds descriptors) *process {
 	return p
 }
 
-// Time limits of the stops. In all they stay within the five seconds of a Ctrl-C unless a disk hangs.
+// Timeouts of the stops. In total they stay within the five seconds of a Ctrl-C unless a disk hangs.
 const (
 	stopShort    = time.Second
 	stopClients  = 3 * time.Second
@@ -69,12 +69,12 @@ func (p *process) die(err error) {
 	}
 }
 
-// owner names this run of the gateway in what it commits to Kafka.
+// owner names this run of the gateway in its commits to Kafka.
 func (p *process) owner() string {
 	return fmt.Sprintf("%s, started %s", p.cfg.Cell.Node, p.started.UTC().Format(time.RFC3339Nano))
 }
 
-// Config is the configuration in force.
+// Config returns the configuration in force.
 func (p *process) Config() *configs.Config { return p.running.Load() }
 
 func (p *process) rejected(reason string) { p.stats.Rejected.WithLabelValues(reason).Inc() }
@@ -87,7 +87,7 @@ func (p *process) background(name string, fn func(context.Context)) {
 		defer close(done)
 		fn(ctx)
 	}()
-	p.life.onStop(name, stopDisk, func(limit context.Context) error { // some of them write a last time
+	p.life.onStop(name, stopDisk, func(limit context.Context) error { // some of them write at the end
 		cancel()
 		select {
 		case <-done:

@@ -11,8 +11,8 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// purges delete what waits for a vehicle whose tokens were revoked with purge: its session with the queue at once,
-// and then its commands that have not been sent, which would otherwise reach the next who connects as it.
+// purges delete what waits for a vehicle whose tokens were revoked with purge: its session with the queue at once, then
+// its commands that have not been sent. These would otherwise reach the next client that connects as the vehicle.
 type purges struct {
 	sessions func(match func(session.Owner) bool)
 	commands *command.Service
@@ -20,25 +20,24 @@ type purges struct {
 	log      *slog.Logger
 }
 
-// maxPurges bounds the vehicles whose commands are still to be cancelled. Beyond it, they are left to expire.
+// maxPurges bounds the vehicles whose commands are still to be cancelled. Commands of further ones are left to expire.
 const maxPurges = 10_000
 
 func newPurges(sessions func(func(session.Owner) bool), commands *command.Service, log *slog.Logger) *purges {
 	return &purges{sessions: sessions, commands: commands, waiting: make(chan string, maxPurges), log: log}
 }
 
-// add purges a subject. It runs on the authority's goroutine and so leaves the commands, which take a commit each,
-// to run.
+// add purges a subject. It runs on the authority's goroutine, so it leaves the commands, each a commit, to run.
 func (p *purges) add(r auth.Revocation) {
 	p.sessions(func(o session.Owner) bool {
 		subject, role, issuer := message.SplitSessionKey(string(o))
 		if role == "" {
-			role, issuer = auth.RoleVehicle, r.Issuer // a vehicle is the same whichever issuer speaks for it
+			role, issuer = auth.RoleVehicle, r.Issuer // a vehicle is the same under every issuer
 		}
 		return r.Names(issuer, role, subject)
 	})
 	if !r.Names(r.Issuer, auth.RoleVehicle, r.Subject) {
-		return // commands are vehicles'
+		return // only vehicles have commands
 	}
 	select {
 	case p.waiting <- r.Subject:
@@ -61,7 +60,7 @@ func (p *purges) run(ctx context.Context) {
 }
 
 func (p *purges) cancelCommands(ctx context.Context, vin string) error {
-	// What the session had in its queue goes back to the service first.
+	// First take back the commands that were in the session's queue.
 	if err := p.commands.Sync(ctx); err != nil {
 		return err
 	}
@@ -73,7 +72,7 @@ func (p *purges) cancelCommands(ctx context.Context, vin string) error {
 			return err
 		}
 		for _, c := range page {
-			// One that was sent, answered or expired meanwhile is past cancelling.
+			// A command that was sent, answered or has expired meanwhile cannot be cancelled.
 			if _, err := p.commands.Cancel(ctx, by, vin, c.ID); err != nil && !errors.Is(err, command.ErrNotFound) && !errors.Is(err, command.ErrNotCancellable) {
 				return err
 			}

@@ -20,7 +20,7 @@ func (a *gateway) phaseName() string {
 	return "serving"
 }
 
-// dependencies lists everything that delivery depends on.
+// dependencies returns the health of everything that delivery depends on.
 func (a *gateway) dependencies() []remote.Health {
 	all := a.dispatch.Health()
 	if d, stepped := a.clock.dependency(); stepped {
@@ -39,7 +39,7 @@ func (a *gateway) dependencies() []remote.Health {
 	return all
 }
 
-// healthz is 200 while the process can do anything at all.
+// healthz is 200 while the process works at all.
 func (a *gateway) healthz(w http.ResponseWriter, _ *http.Request) {
 	if err := a.journal.Err(); err != nil {
 		writeJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "failed", "reason": err.Error()})
@@ -48,14 +48,14 @@ func (a *gateway) healthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{"status": "ok"})
 }
 
-// readiness is what /readyz answers.
+// readiness is the answer of /readyz.
 type readiness struct {
 	Status   string          `json:"status"`
 	Reason   string          `json:"reason,omitempty"`
 	Degraded []remote.Health `json:"degraded"`
 }
 
-// readyz is 200 while vehicles can be served, and names what is degraded.
+// readyz is 200 while vehicles can be served. It names what is degraded.
 func (a *gateway) readyz(w http.ResponseWriter, _ *http.Request) {
 	r, code := a.readiness()
 	writeJSON(w, code, r)
@@ -82,7 +82,7 @@ func (a *gateway) readiness() (r readiness, code int) {
 	return r, code
 }
 
-// readyReadings tell the same as /readyz.
+// readyReadings returns the metrics with the content of /readyz.
 func (a *gateway) readyReadings() *metric.Readings {
 	r := &metric.Readings{}
 	ready := r.Add("ready", "1 while vehicles can be served, as /readyz.")

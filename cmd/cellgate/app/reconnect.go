@@ -10,8 +10,8 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// A DISCONNECT of MQTT 5 tells a vehicle where to go; 3.1.1 has none. So a vehicle that subscribed to its
-// v1/{vin}/sys topics is told there before it is sent away, whatever it speaks.
+// A DISCONNECT of MQTT 5 can tell a vehicle where to connect; MQTT 3.1.1 cannot. A vehicle that subscribed to its
+// v1/{vin}/sys topics gets a notice there before it is disconnected, in either version.
 
 // reconnectNotice is the payload of v1/{vin}/sys/reconnect.
 type reconnectNotice struct {
@@ -19,12 +19,11 @@ type reconnectNotice struct {
 	Reason   string `json:"reason"` // drain, administrative or shutdown
 }
 
-// noticeLife is how long a notice may wait in a vehicle's window. One that comes later than that is not for
-// the connection that it was meant for.
+// noticeLife is how long a notice may wait in a vehicle's send window. A later one would reach another connection.
 const noticeLife = 5 * time.Second
 
-// sendAway ends a client's connection; with an endpoint, a vehicle is told of it first. It reports whether
-// the client was connected.
+// sendAway ends a client's connection. With an endpoint, a vehicle gets the notice first. It reports whether the client
+// was connected.
 func (a *gateway) sendAway(client string, code byte, endpoint, reason string) bool {
 	if endpoint != "" {
 		a.point(client, endpoint, reason)
@@ -39,7 +38,7 @@ func (a *gateway) sendAway(client string, code byte, endpoint, reason string) bo
 	return a.sessions.Disconnect(client, code, endpoint, why)
 }
 
-// point publishes the notice to one vehicle, if it listens.
+// point publishes the notice to one vehicle if it subscribes.
 func (a *gateway) point(vin, endpoint, reason string) {
 	payload, err := json.Marshal(reconnectNotice{endpoint, reason})
 	if err == nil {
@@ -53,7 +52,7 @@ func (a *gateway) point(vin, endpoint, reason string) {
 	}
 }
 
-// pointAll publishes the notice to every vehicle that is connected; nothing without an endpoint.
+// pointAll publishes the notice to every connected vehicle; without an endpoint it does nothing.
 func (a *gateway) pointAll(endpoint, reason string) {
 	if endpoint == "" {
 		return

@@ -17,16 +17,16 @@ import (
 	"cellgate/configs/authority"
 )
 
-// Reloaded tells what a reload changed.
+// Reloaded says what a reload changed.
 type Reloaded struct {
 	// Applied are the keys whose new values are in force.
 	Applied []string
-	// Restart are changed keys that only a restart takes up.
+	// Restart are changed keys that need a restart.
 	Restart []string
 }
 
-// Reload reads the configuration and the rules again and puts in force what can change while running: rules,
-// certificates, keys, roles, limits, log level. Everything that can fail is done first: on an error nothing has
+// Reload reads the configuration and the rules again and puts in force what can change at run time: rules,
+// certificates, keys, roles, limits, log level. It first does everything that can fail: on an error nothing has
 // changed.
 func (a *App) Reload(ctx context.Context) (Reloaded, error) {
 	a.reload.Lock()
@@ -60,13 +60,13 @@ func (a *App) reloadAll(ctx context.Context) (Reloaded, error) {
 		err = a.apply(ctx, next, c)
 	}
 	if err != nil {
-		a.rules.lookAgain() // nobody has put in force what was read
+		a.rules.lookAgain() // what was read is not in force
 		return Reloaded{}, err
 	}
 	return a.changes(next), nil
 }
 
-// lookConfig reads the configuration. The digest is of it and of the files that a reload reads besides: certificates, keys,
+// lookConfig reads the configuration. The digest covers it and the other files that a reload reads: certificates, keys,
 // authorities and key sets.
 func lookConfig(file string) (c *configs.Config, digest string, err error) {
 	if c, err = configs.Load(file); err != nil {
@@ -79,15 +79,15 @@ func lookConfig(file string) (c *configs.Config, digest string, err error) {
 			_, err = io.Copy(h, io.LimitReader(f, maxNamedFile))
 			err = errors.Join(err, f.Close())
 		}
-		_, _ = fmt.Fprintln(h, name, err) // whoever needs the file says what is wrong with it
+		_, _ = fmt.Fprintln(h, name, err) // the part that needs the file reports the error
 	}
 	return c, c.Hash + hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// maxNamedFile bounds what is read of a file for its digest.
+// maxNamedFile bounds what is read of a file for its digest, in bytes.
 const maxNamedFile = 4 << 20
 
-// check does what can fail, and changes nothing. It returns the rules that are to go into force.
+// check does what can fail and changes nothing. It returns the rules to put in force.
 func (a *App) check(ctx context.Context, next *configs.Config) (*candidate, error) {
 	c, bad := a.rules.prepare(ctx, prepareOptions{tests: next.Rules.RunTests})
 	if bad != nil {
@@ -98,8 +98,8 @@ func (a *App) check(ctx context.Context, next *configs.Config) (*candidate, erro
 		a.http.checkTLS(next.HTTP.TLS), a.tokenAPI.checkTLS(tokenAPIFiles(next)))
 }
 
-// apply puts in force what check has found good. The listeners' certificates are read by the broker itself,
-// whole or not at all, and so come first.
+// apply puts in force what check accepted. The broker reads the listeners' certificates itself, all or none, so they
+// come first.
 func (a *App) apply(ctx context.Context, next *configs.Config, c *candidate) error {
 	if err := a.broker.Reload(a.limits(next), filesByListener(next)); err != nil {
 		return err
@@ -127,7 +127,7 @@ func (a *App) apply(ctx context.Context, next *configs.Config, c *candidate) err
 	return nil
 }
 
-// changes compares and remembers.
+// changes puts the new configuration in place and returns what changed.
 func (a *App) changes(next *configs.Config) Reloaded {
 	var r Reloaded
 	for _, c := range configs.Diff(a.Config(), next) {

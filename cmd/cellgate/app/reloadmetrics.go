@@ -6,8 +6,8 @@ import (
 	"cellgate/broker/shared/metric"
 )
 
-// reloadReadings tell what is in force and how the last reload went, of the rules and of the configuration: the same as
-// GET /v1/rules and /v1/status.
+// reloadReadings returns the metrics of the rules and configuration in force and of their last reload, as in GET
+// /v1/rules and /v1/status.
 func (p *process) reloadReadings(keeper *ruleKeeper) *metric.Readings {
 	const ok, at = "1 while the last attempt to put them in force succeeded, 0 after one that was refused.",
 		"When they were last put in force or found to be in force, in seconds since the Unix epoch."
@@ -34,13 +34,13 @@ func (p *process) reloadReadings(keeper *ruleKeeper) *metric.Readings {
 	return r
 }
 
-// outcome is how the last reload went.
+// outcome is the outcome of the last reload.
 type outcome struct {
 	ok bool
-	at time.Time // of the last one that succeeded
+	at time.Time // of the last successful one
 }
 
-// note is the outcome after another attempt.
+// note returns the outcome after another attempt.
 func (o outcome) note(err error) outcome {
 	o.ok = err == nil
 	if o.ok {

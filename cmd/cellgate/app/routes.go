@@ -20,13 +20,13 @@ import (
 //go:embed openapi.yaml
 var openAPI embed.FS
 
-// route is one call of the HTTP API. Its scope is looked up in auth.EndpointScopes.
+// route is one call of the HTTP API. auth.EndpointScopes has its scope.
 type route struct {
 	method, path string
 	handle       http.HandlerFunc
 }
 
-// table is the API but for commands, which mount themselves.
+// table returns the routes of the API except those of commands, which mount themselves.
 func (a *gateway) table() []route {
 	return append(a.sync.routes(a.audited), []route{
 		{"GET", "/healthz", a.healthz},
@@ -68,13 +68,13 @@ func (a *gateway) table() []route {
 	}...)
 }
 
-// routes is the API, each call behind its scope.
+// routes returns the handler of the API. Every call is guarded by its scope.
 func (a *gateway) routes() (http.Handler, error) {
 	mux := http.NewServeMux()
 	for _, r := range a.table() {
 		mux.Handle(r.method+" "+r.path, a.guard(r))
 	}
-	mux.Handle("POST /v1/tokens", a.auth.Tokens()) // a certificate may stand in for the token: it guards itself
+	mux.Handle("POST /v1/tokens", a.auth.Tokens()) // checks its caller itself: a certificate may replace the token
 	commands := command.Handler{
 		Service: a.commands, Require: a.auth.Require, Caller: a.caller,
 		MaxBody: int64(a.cfg.HTTP.MaxBody), MaxWait: a.cfg.HTTP.MaxWait.Std(),
@@ -87,7 +87,7 @@ func (a *gateway) routes() (http.Handler, error) {
 	return a.measured.measured(a.recovered(problems(a.bounded(mux), mux))), nil
 }
 
-// tokenRoutes is what the vehicles' own listener serves.
+// tokenRoutes returns the handler of token_api.
 func (a *gateway) tokenRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /v1/tokens", a.auth.Tokens())
@@ -95,7 +95,7 @@ func (a *gateway) tokenRoutes() http.Handler {
 	return a.measured.measured(a.recovered(problems(a.bounded(mux), mux)))
 }
 
-// guard puts a call behind its scope. A call that the table of scopes does not know is open to nobody.
+// guard checks a call's scope. A call that has no scope in the table is refused to everyone.
 func (a *gateway) guard(r route) http.Handler {
 	e, known := auth.EndpointFor(r.method, r.path)
 	if !known {
@@ -131,7 +131,7 @@ func (a *gateway) bounded(h http.Handler) http.Handler {
 	})
 }
 
-// recovered makes a panic cost one request.
+// recovered limits the damage of a panic to one request.
 func (a *gateway) recovered(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -144,7 +144,7 @@ func (a *gateway) recovered(h http.Handler) http.Handler {
 	})
 }
 
-// problems answers what no route matches as problem documents too.
+// problems turns the answers for unmatched routes into problem documents.
 func problems(h http.Handler, mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		own, pattern := mux.Handler(r)
@@ -158,7 +158,7 @@ func problems(h http.Handler, mux *http.ServeMux) http.Handler {
 	})
 }
 
-// quietWriter keeps the status and headers of an answer and discards its text.
+// quietWriter keeps the status and headers of an answer and discards its body.
 type quietWriter struct {
 	header http.Header
 	status int
@@ -168,10 +168,10 @@ func (q *quietWriter) Header() http.Header         { return q.header }
 func (q *quietWriter) WriteHeader(status int)      { q.status = status }
 func (q *quietWriter) Write(b []byte) (int, error) { return len(b), nil }
 
-// caller names who calls.
+// caller returns the caller of a request.
 func (a *gateway) caller(r *http.Request) command.Caller {
 	id, _ := auth.IdentityFrom(r.Context())
-	namespace := "" // of the cell's own services, whose keys were made without one
+	namespace := "" // the cell's own services have none, so that their existing keys stay valid
 	if id.Role != auth.RoleService || id.Issuer != a.cfg.Auth.Issuer {
 		namespace = message.SessionKey("", id.Role, id.Issuer)
 	}
@@ -188,7 +188,7 @@ func serveOpenAPI(w http.ResponseWriter, r *http.Request) {
 
 func writeJSON(w http.ResponseWriter, status int, v any) { problem.WriteJSON(w, status, v) }
 
-// readJSON reads a request's body, or answers and returns false. An empty body leaves v as it is.
+// readJSON decodes a request's body into v, or answers and returns false. An empty body leaves v unchanged.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()

@@ -13,13 +13,13 @@ import (
 	"cellgate/rules/workbench"
 )
 
-// bucketRules holds the rule sets that ran, by number: JSON of appliedSet.
+// bucketRules has the rule sets that ran, by number, as JSON of appliedSet.
 var bucketRules = []byte("rules")
 
 // maxHistory is how many rule sets are remembered.
 const maxHistory = 20
 
-// appliedSet is one rule set that was put in force.
+// appliedSet is a rule set that was put in force.
 type appliedSet struct {
 	Hash   string    `json:"hash"`
 	At     time.Time `json:"at"`
@@ -27,16 +27,16 @@ type appliedSet struct {
 	over
 }
 
-// ErrNoEarlierRules is returned by a rollback when nothing else ran before.
+// ErrNoEarlierRules means that there is no other rule set to roll back to.
 var ErrNoEarlierRules = errors.New("no earlier rule set")
 
-// errApplied is why the files are not in force after an application over the API.
+// errApplied is why the files are not in force after rules were applied over the API.
 var errApplied = errors.New("applied over the API: that is in force until the files change or a reload is asked for")
 
 // errRolledBack is why the files are not in force after a rollback.
 var errRolledBack = errors.New("rolled back: what ran before is in force until the files change or a reload is asked for")
 
-// remember appends to the history. The set that ran last is not entered twice: a restart is no change.
+// remember appends to the history. The set that ran last is not added again: a restart is no change.
 func (k *ruleKeeper) remember(s appliedSet) error {
 	history, err := k.history()
 	if err != nil {
@@ -66,7 +66,7 @@ func (k *ruleKeeper) remember(s appliedSet) error {
 	})
 }
 
-// history lists what ran, the newest first.
+// history returns the rule sets that ran, newest first.
 func (k *ruleKeeper) history() (all []appliedSet, err error) {
 	err = k.db.View(func(tx *statefile.Tx) error {
 		c := tx.Bucket(bucketRules).Cursor()
@@ -82,8 +82,8 @@ func (k *ruleKeeper) history() (all []appliedSet, err error) {
 	return all, err
 }
 
-// stored is what ran before this start: what the dispatcher evaluates by, else, when the journal that said so is lost,
-// the newest of the history. nil when nothing ran.
+// stored returns what ran before this start: the rules of the dispatcher or, if the journal that names them is lost,
+// the newest of the history. It returns nil when nothing ran.
 func (k *ruleKeeper) stored() (*appliedSet, *candidate, error) {
 	history, err := k.history()
 	if err != nil {
@@ -118,8 +118,8 @@ func (k *ruleKeeper) ran(src *lang.Source) (*candidate, error) {
 	return &candidate{src, set}, nil
 }
 
-// rollback puts the rule set of a hash in force, without one the newest other: the one that ran before. It stays, over
-// restarts too, until the files change again or a reload is asked for.
+// rollback puts the rule set with a hash in force; without a hash, the newest other one. It stays in force, also over
+// restarts, until the files change or a reload is requested.
 func (k *ruleKeeper) rollback(ctx context.Context, hash string) error {
 	k.applying.Lock()
 	defer k.applying.Unlock()
@@ -155,7 +155,7 @@ func (k *ruleKeeper) rollback(ctx context.Context, hash string) error {
 	return ErrNoEarlierRules
 }
 
-// ranSets lists what ran, each set once, when it was last put in force.
+// ranSets returns what ran, each set once, with the time when it was last put in force.
 func (k *ruleKeeper) ranSets() ([]RanSet, []appliedSet, error) {
 	history, err := k.history()
 	if err != nil {
@@ -173,7 +173,7 @@ func (k *ruleKeeper) ranSets() ([]RanSet, []appliedSet, error) {
 	return sets, kept, nil
 }
 
-// ranRules is one of them with its files, nil when there is none.
+// ranRules returns a rule set that ran with its files, nil when there is none.
 func (k *ruleKeeper) ranRules(hash string) (*RanRules, error) {
 	sets, kept, err := k.ranSets()
 	if err != nil {

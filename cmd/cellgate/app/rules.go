@@ -21,34 +21,33 @@ import (
 	"cellgate/rules/workbench"
 )
 
-// ruleKeeper keeps the running rule set in step with the files: it watches them, applies what changed whole
-// or not at all, and remembers what ran before, so that an operator can go back. Files that are missing, empty or still
-// being written never take the place of rules that run.
+// ruleKeeper keeps the running rule set in step with the files. It watches them, applies changes as a whole, and
+// remembers earlier sets for rollbacks. Missing, empty or half-written files never replace running rules.
 type ruleKeeper struct {
 	path     string
 	options  lang.Options
-	runTests func() bool // whether the tests beside the rules must pass
-	centre   bool        // somebody forwards what rules send to the centre
+	runTests func() bool // whether the tests next to the rules must pass
+	centre   bool        // whether a centre is configured
 	dispatch *sink.Dispatcher
 	db       *statefile.DB
 	log      *slog.Logger
-	audit    func(what string) // of what nobody has asked for through the API
+	audit    func(what string) // records changes not requested over the API
 
 	applying sync.Mutex // one change at a time
 
 	mu          sync.Mutex // guards below
 	set         *lang.Set  // in force
 	since       time.Time
-	unforwarded []string // rules in force that send to a centre which the configuration does not have
-	files       string   // hash of the rule files when they were read last
-	judged      string   // digest of the folder of which broken speaks
+	unforwarded []string // rules in force that send to a centre that is not configured
+	files       string   // hash of the rule files at the last read
+	judged      string   // digest of the folder that broken is about
 	over        over
-	broken      error     // why the files are not what runs; nil when they are
-	changed     time.Time // when broken began or ended
-	reload      outcome   // of the last attempt to put the files in force
+	broken      error     // why the files are not in force; nil when they are
+	changed     time.Time // when broken was last set or cleared
+	reload      outcome   // outcome of the last attempt to put the files in force
 }
 
-// hashKeys are the keys of the rules' function hash.
+// hashKeys returns the keys of the rules' function hash.
 func hashKeys(c *configs.Rules) lang.HashKeys {
 	keys := make(lang.HashKeys, len(c.HashKeys))
 	for i := range c.HashKeys {
@@ -59,7 +58,7 @@ func hashKeys(c *configs.Rules) lang.HashKeys {
 	return keys
 }
 
-// hash is that of the rules in force, "" before there are any.
+// hash returns the hash of the rules in force, "" before there are any.
 func (k *ruleKeeper) hash() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -69,12 +68,12 @@ func (k *ruleKeeper) hash() string {
 	return k.set.Hash()
 }
 
-// RuleOptions are those that a configuration gives for compiling rules, without the keys of the function hash.
+// RuleOptions returns the options for compiling rules under a configuration, without the keys of the function hash.
 func RuleOptions(c *configs.Config) lang.Options {
 	return lang.Options{Cell: c.Cell.ID, ErrorTopic: c.Rules.ErrorTopic, Targets: Targets(), Webhooks: c.WebhookNames()}
 }
 
-// ruleOptions are RuleOptions with the keys.
+// ruleOptions returns RuleOptions with the keys.
 func ruleOptions(c *configs.Config) lang.Options {
 	o, keys := RuleOptions(c), hashKeys(&c.Rules)
 	o.HashKeys = &keys
@@ -97,8 +96,8 @@ func newRuleKeeper(t *trust, dispatch *sink.Dispatcher) (*ruleKeeper, error) {
 	return k, err
 }
 
-// begin puts the files' rules in force at the start. When they cannot be, what ran before the stop goes on;
-// a gateway on which nothing ran refuses to start.
+// begin puts the files' rules in force at the start. When that fails, the rules that ran before the stop stay in force;
+// a gateway without earlier rules refuses to start.
 func (k *ruleKeeper) begin(ctx context.Context) error {
 	k.applying.Lock()
 	defer k.applying.Unlock()
@@ -131,24 +130,24 @@ func (k *ruleKeeper) begin(ctx context.Context) error {
 	return nil
 }
 
-// candidate is a rule set that was found good.
+// candidate is a rule set that passed all checks.
 type candidate struct {
 	src *lang.Source
 	set *lang.Set
 }
 
-// prepareOptions say what the files must come up to.
+// prepareOptions are the checks of rule files.
 type prepareOptions struct {
-	tests      bool // the tests beside them pass
-	allowEmpty bool // they may be missing, or without rules: an operator has said so
-	strict     bool // there is no warning about them
+	tests      bool // run the tests next to them
+	allowEmpty bool // permit missing files or no rules, as requested by an operator
+	strict     bool // refuse warnings
 }
 
 // testTime bounds the tests of one rule set.
 const testTime = 10 * time.Second
 
-// prepare reads the files and does all that can fail before they go into force. It changes nothing but what is known of
-// the files. The caller holds applying.
+// prepare reads and checks the files before they go into force. It changes only what is known of the files. The caller
+// holds applying.
 func (k *ruleKeeper) prepare(ctx context.Context, o prepareOptions) (*candidate, error) {
 	f, err := lang.ReadFolder(ctx, k.path)
 	var set *lang.Set
@@ -186,16 +185,17 @@ func (k *ruleKeeper) prepare(ctx context.Context, o prepareOptions) (*candidate,
 	return &candidate{f.Source, set}, nil
 }
 
-// test runs the tests beside rules.
+// test runs the tests next to rules.
 func (k *ruleKeeper) test(ctx context.Context, f *lang.Folder) error {
 	limit, cancel := context.WithTimeout(ctx, testTime)
 	defer cancel()
 	o := k.options
-	o.HashKeys = nil // tests tell what a hash is, and the gateway's keys are secret
+	o.HashKeys = nil // tests specify hashes, and the gateway's keys are secret
 	return workbench.TestFolder(limit, f, workbench.ToolOptions{Options: o})
 }
 
-// none is what a folder without rule files stands for: no rules, if that is what runs or what an operator asks for.
+// none returns the candidate for a folder without rule files: the empty set, if that already runs or an operator
+// permits it.
 func (k *ruleKeeper) none(running *lang.Set, allowed bool, why error) (*candidate, error) {
 	if running != nil && len(running.Rules()) == 0 {
 		return &candidate{running.Source(), running}, nil
@@ -208,15 +208,15 @@ func (k *ruleKeeper) none(running *lang.Set, allowed bool, why error) (*candidat
 	return &candidate{src, set}, found.Err()
 }
 
-// over is why something else than the files is in force.
+// over records why something other than the files is in force.
 type over struct {
-	// Ignored is the hash of the files that were there and are passed over.
+	// Ignored is the hash of the files at that time. They are not applied until they change.
 	Ignored string `json:"ignored,omitempty"`
-	// Applied says that what is in force came over the API; else it is what ran before.
+	// Applied means that the set came over the API; otherwise it is an earlier one.
 	Applied bool `json:"applied,omitempty"`
 }
 
-// reason is the error that says so, nil when the files are in force.
+// reason returns that as an error, nil when the files are in force.
 func (o over) reason() error {
 	switch {
 	case o.Applied:
@@ -227,7 +227,7 @@ func (o over) reason() error {
 	return nil
 }
 
-// passedOver says why a candidate is not to go into force: it is what a rollback or an application over the API has put aside.
+// passedOver returns an error for a candidate that was set aside by a rollback or an application over the API.
 func (k *ruleKeeper) passedOver(c *candidate) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -237,7 +237,7 @@ func (k *ruleKeeper) passedOver(c *candidate) error {
 	return k.over.reason()
 }
 
-// put puts a candidate in force; instead says of which files, when it is not theirs. The caller holds applying.
+// put puts a candidate in force. instead is set when it does not come from the files. The caller holds applying.
 func (k *ruleKeeper) put(ctx context.Context, c *candidate, instead over) error {
 	if err := k.dispatch.ApplyRules(ctx, c.src); err != nil {
 		k.lookAgain()
@@ -267,14 +267,14 @@ func (k *ruleKeeper) put(ctx context.Context, c *candidate, instead over) error 
 	return nil
 }
 
-// lookAgain has the next look judge the files anew, although they may be as they were.
+// lookAgain makes the next look examine the files even if they are unchanged.
 func (k *ruleKeeper) lookAgain() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.judged = ""
 }
 
-// bound are the rules of a set that send to a centre which the configuration does not have.
+// bound returns the rules of a set that send to a centre that is not configured.
 func (k *ruleKeeper) bound(set *lang.Set) []string {
 	if k.centre {
 		return nil
@@ -282,7 +282,7 @@ func (k *ruleKeeper) bound(set *lang.Set) []string {
 	return set.SendingTo(op.SinkCentral)
 }
 
-// conclude notes how an attempt to put the files in force ended. It reports whether that is an error that is new.
+// conclude records the outcome of an attempt to put the files in force. It reports whether that is a new error.
 func (k *ruleKeeper) conclude(err error) bool {
 	now := time.Now()
 	k.mu.Lock()
@@ -292,7 +292,7 @@ func (k *ruleKeeper) conclude(err error) bool {
 	if gaveUp || errors.As(err, &unsettled) {
 		k.judged = ""
 	}
-	if gaveUp { // a caller, or a stop: that says nothing of the files
+	if gaveUp { // cancelled by a caller or a stop: says nothing about the files
 		return false
 	}
 	if (err == nil) != (k.broken == nil) || k.changed.IsZero() {
@@ -301,13 +301,14 @@ func (k *ruleKeeper) conclude(err error) bool {
 	fresh := err != nil && (k.broken == nil || k.broken.Error() != err.Error())
 	k.broken = err
 	if errors.Is(err, errRolledBack) || errors.Is(err, errApplied) {
-		err = nil // as asked for
+		err = nil // as requested
 	}
 	k.reload = k.reload.note(err)
 	return fresh
 }
 
-// reloaded is the rule set in force, nil before there is one, and how the last attempt to put the files in force went.
+// reloaded returns the rule set in force (nil before there is one), and the outcome of the last attempt to put the
+// files in force.
 func (k *ruleKeeper) reloaded() (*lang.Set, outcome) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -327,7 +328,7 @@ func (k *ruleKeeper) applyFiles(ctx context.Context, allowEmpty, strict bool) er
 }
 
 func (k *ruleKeeper) state() RuleSet {
-	counts := k.dispatch.RuleCounts() // which may take a while
+	counts := k.dispatch.RuleCounts() // may take a while
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := RuleSet{Path: k.path, Since: k.since, Rules: []lang.RuleInfo{}, Files: []string{}, Warnings: doc.Diagnostics{}}
@@ -345,8 +346,7 @@ func (k *ruleKeeper) state() RuleSet {
 	return s
 }
 
-// dependencies are the rules, when their files are not in force, and the centre, when rules send there and nobody
-// forwards it.
+// dependencies reports rule files that are not in force, and a centre that rules send to but that is not configured.
 func (k *ruleKeeper) dependencies() []remote.Health {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -369,7 +369,7 @@ func (k *ruleKeeper) dependencies() []remote.Health {
 	return all
 }
 
-// held are the rules that their limits hold.
+// held returns the rules held by their limits.
 func (k *ruleKeeper) held() []HeldRule {
 	held := []HeldRule{}
 	for _, l := range k.dispatch.Limited() {
@@ -387,7 +387,7 @@ func reasonOf(err error) string {
 	return workbench.Reason(err)
 }
 
-// current is the rule set in force.
+// current returns the rule set in force.
 func (k *ruleKeeper) current() *lang.Set {
 	k.mu.Lock()
 	defer k.mu.Unlock()

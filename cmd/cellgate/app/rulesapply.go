@@ -15,22 +15,22 @@ import (
 	"cellgate/rules/sink"
 )
 
-// RuleFiles are rules, the files of their zones and tables, and the tests beside them, as an operator sends them: files by their names.
+// RuleFiles are rules, their zone and table files, and the tests next to them, sent by an operator, by file name.
 type RuleFiles struct {
 	Files map[string]string `json:"files"`
-	// AllowEmpty permits rules that leave nothing.
+	// AllowEmpty permits a set without rules.
 	AllowEmpty bool `json:"allow_empty,omitempty"`
 	// Strict refuses rules with warnings.
 	Strict bool `json:"strict,omitempty"`
 }
 
-// Errors of the files that an operator sends.
+// Errors in the files sent by an operator.
 var (
 	errFileName   = errors.New("is no file of rules, tests, zones or tables")
 	errUnusedData = errors.New("is the file of no zone or table")
 )
 
-// folder divides the files into rules, with what their zones and tables name, and tests.
+// folder divides the files into tests and rules with their zones and tables.
 func (f *RuleFiles) folder() (*lang.Folder, error) {
 	rules, tests, data := map[string][]byte{}, map[string][]byte{}, map[string][]byte{}
 	for name, text := range f.Files {
@@ -66,9 +66,9 @@ func (f *RuleFiles) folder() (*lang.Folder, error) {
 	return &lang.Folder{Source: lang.NewSource(rules), Tests: lang.NewSource(tests)}, nil
 }
 
-// applyGiven checks and tests rules that came over the API, and puts them in force in place of the files: until these change, or a
-// reload is asked for. So whoever has spoken last is who is heard, and the files, which are what a reader looks at, never go into force
-// by themselves over what an operator has just done.
+// applyGiven checks and tests rules that came over the API and puts them in force in place of the files. They stay in
+// force until the files change or a reload is requested: the last change wins, and unchanged files never replace what
+// an operator has applied.
 func (k *ruleKeeper) applyGiven(ctx context.Context, f *lang.Folder, o prepareOptions) error {
 	k.applying.Lock()
 	defer k.applying.Unlock()
@@ -105,7 +105,7 @@ func (k *ruleKeeper) applyGiven(ctx context.Context, f *lang.Folder, o prepareOp
 	return err
 }
 
-// liftRule has a rule that its limit holds send again.
+// liftRule lets a rule that is held by its limit send again.
 func (a *gateway) liftRule(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Rule string `json:"rule"`

@@ -10,8 +10,8 @@ import (
 	"cellgate/rules/lang"
 )
 
-// lookEvery is how often the files are looked at whatever the file system tells: network file systems and
-// mounts of containers tell nothing.
+// lookEvery is how often the files are examined regardless of notifications: network file systems and container mounts
+// send none.
 const lookEvery = time.Second
 
 // watch applies the files when they change, until ctx ends.
@@ -31,7 +31,7 @@ func (k *ruleKeeper) watch(ctx context.Context) {
 	}
 }
 
-// events tells of changes below the folder, as far as the system does.
+// events returns notifications of changes in the folder, where the system sends them.
 func (k *ruleKeeper) events() (<-chan fsnotify.Event, func()) {
 	w, err := fsnotify.NewWatcher()
 	if err == nil {
@@ -44,7 +44,7 @@ func (k *ruleKeeper) events() (<-chan fsnotify.Event, func()) {
 	return nil, func() {}
 }
 
-// look applies the files if they are others than those that were judged last. What is wrong with them is logged once.
+// look applies the files if they differ from those last examined. It logs each error once.
 func (k *ruleKeeper) look(ctx context.Context) {
 	f, err := lang.LookFolder(k.path)
 	k.mu.Lock()
@@ -70,7 +70,7 @@ func (k *ruleKeeper) look(ctx context.Context) {
 	}
 }
 
-// digestOf stands for what a look at the folder has found.
+// digestOf identifies what a look at the folder found.
 func digestOf(f *lang.Folder, err error) string {
 	if err != nil {
 		return "error: " + err.Error()

@@ -11,14 +11,14 @@ import (
 	"cellgate/broker/shared/problem"
 )
 
-// Session is one of GET /v1/sessions: what this gateway keeps of a client, whether it is connected or not.
+// Session is an entry of GET /v1/sessions: what this gateway keeps for a client, connected or not.
 type Session struct {
 	Client string `json:"client"`
 	Role   string `json:"role"`
-	// Issuer is whose tokens name the client; a vehicle is the same whichever issuer speaks for it.
+	// Issuer is the issuer of the client's tokens. It is empty for a vehicle, which is the same under every issuer.
 	Issuer string `json:"issuer,omitempty"`
 	Held
-	Subscriptions []Subscription `json:"subscriptions"` // of one session, not in lists
+	Subscriptions []Subscription `json:"subscriptions"` // not in lists
 }
 
 // SessionPage is GET /v1/sessions.
@@ -59,7 +59,7 @@ func (a *gateway) listSessions(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, page)
 }
 
-// sessionKey is the session that a request names: a vehicle's unless it names a role.
+// sessionKey returns the key of the session that a request names: a vehicle's unless it names a role.
 func (a *gateway) sessionKey(r *http.Request) string {
 	client, role, issuer := r.PathValue("client"), r.URL.Query().Get("role"), r.URL.Query().Get("issuer")
 	if role == "" || role == auth.RoleVehicle {
@@ -84,7 +84,7 @@ func noSession(w http.ResponseWriter) {
 	problem.Write(w, http.StatusNotFound, "", "this gateway has no such session; one of a service or operator is named with its role, and with its issuer if that is not the cell", nil)
 }
 
-// deleteSession ends a session with all that is queued, and the connection if there is one.
+// deleteSession deletes a session with its queue, and ends its connection.
 func (a *gateway) deleteSession(w http.ResponseWriter, r *http.Request) {
 	if !a.sessions.Purge(a.sessionKey(r)) {
 		noSession(w)
@@ -93,7 +93,7 @@ func (a *gateway) deleteSession(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// pageLimit reads how long a page is to be, or answers and returns false.
+// pageLimit returns the requested page length, or answers and returns false.
 func pageLimit(w http.ResponseWriter, r *http.Request) (int, bool) {
 	text := r.URL.Query().Get("limit")
 	if text == "" {

@@ -12,23 +12,23 @@ import (
 	"cellgate/rules/sink"
 )
 
-// settlement tells connections when the rules' Kafka targets have taken their messages, for uplink.ack: kafka. A record
-// waits for nothing but its own messages.
+// settlement notifies connections when the rules' Kafka targets have accepted their messages, for uplink.ack: kafka. A
+// record waits only for its own messages.
 type settlement struct {
-	mu      sync.Mutex // guards below
+	mu      sync.Mutex // guards the fields below
 	sinks   []*watched
-	mark    uint64                               // the lowest of the sinks'
-	ahead   waiters                              // for the mark, the lowest sequence first; those in front of it are due
-	blocked map[uint64][]broker.SettlementWaiter // for a record that a sink has begun
-	held    int                                  // waiters
-	swept   int                                  // waiters that the last sweep left
+	mark    uint64                               // lowest mark of the sinks
+	ahead   waiters                              // waiters for the mark, lowest sequence first; those up to the mark are due
+	blocked map[uint64][]broker.SettlementWaiter // waiters for a record that a sink has begun
+	held    int                                  // number of waiters
+	swept   int                                  // number of waiters left by the last sweep
 
 	wake  chan struct{}
 	ended chan struct{}
 	done  chan struct{}
 }
 
-// newSettlement makes one that watches the sinks that write to the cell's Kafka.
+// newSettlement watches the sinks that write to the cell's Kafka.
 func newSettlement(sinks []sink.Binding) *settlement {
 	s := &settlement{
 		blocked: map[uint64][]broker.SettlementWaiter{}, wake: make(chan struct{}, 1),
@@ -44,7 +44,7 @@ func newSettlement(sinks []sink.Binding) *settlement {
 	return s
 }
 
-// watched is a sink that is watched.
+// watched is a watched sink.
 type watched struct {
 	s    *settlement
 	mark uint64
@@ -119,11 +119,11 @@ func (s *settlement) openLocked(seq uint64) bool {
 	return slices.ContainsFunc(s.sinks, func(w *watched) bool { return w.open.has(seq) })
 }
 
-// sweepAbove is how many waiters are held without a look at whether they are still there.
+// sweepAbove is half the number of waiters at which the first sweep runs.
 const sweepAbove = 1024
 
-// sweepLocked forgets the waiters whose connections have ended. While Kafka is away vehicles may come and go a
-// thousand times; what is held stays below twice the waiters that there are.
+// sweepLocked drops the waiters whose connections have ended. While Kafka is away vehicles may come and go many times;
+// the number held stays below twice the number of live waiters.
 func (s *settlement) sweepLocked() {
 	s.ahead = slices.DeleteFunc(s.ahead, func(w waiter) bool { return w.w.Gone() })
 	heap.Init(&s.ahead)
@@ -150,7 +150,7 @@ func (s *settlement) run() {
 	}
 }
 
-// next takes a waiter whose record has settled; nil if there is none.
+// next returns a waiter whose record has settled; nil if there is none.
 func (s *settlement) next() broker.SettlementWaiter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,7 +200,7 @@ func (h *waiters) Pop() any {
 	return w
 }
 
-// sequences is a set of sequences. One takes two bytes beside others, and a page of its own, some 60, far from them.
+// sequences is a set of sequences. An entry costs two bytes in a page with others; a page costs about 60 bytes.
 type sequences map[uint64][]uint16 // by page, in order
 
 // pageSize is how many sequences share a page.

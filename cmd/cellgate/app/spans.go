@@ -8,7 +8,7 @@ import (
 	"cellgate/configs"
 )
 
-// openSpans begins to export the traces of sampled messages and commands, when tracing is on.
+// openSpans starts the export of the traces of sampled messages and commands, when tracing is on.
 func (d *disk) openSpans() error {
 	c := &d.cfg.Tracing
 	if c.Endpoint == "" {

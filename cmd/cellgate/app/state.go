@@ -19,11 +19,10 @@ import (
 	"cellgate/rules/sink"
 )
 
-// stateLock is how long the start waits for another process to let go of the state file: a gateway that is
-// just stopping.
+// stateLock is how long the start waits for the lock of the state file, which a stopping gateway may still hold.
 const stateLock = 2 * time.Second
 
-// openState opens the one state file. Sessions, commands, checkpoints and cursors each have a bucket in it.
+// openState opens the state file. Sessions, commands, checkpoints and cursors each have a bucket in it.
 func openState(dir string, onFatal func(error)) (*statefile.DB, error) {
 	if err := (wal.OS{}).MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("data_dir: %w", err)
@@ -39,7 +38,7 @@ func openState(dir string, onFatal func(error)) (*statefile.DB, error) {
 	return db, nil
 }
 
-// reportFallBack counts and logs a start from the transaction before the last one.
+// reportFallBack counts and logs a start from the last transaction but one.
 func reportFallBack(fellBack bool, reg prometheus.Registerer, log *slog.Logger) {
 	count := metric.For(reg).Counter("state_fallbacks_total",
 		"Starts with an unreadable header in state.db: the last transaction before the stop may be missing.")
@@ -50,7 +49,7 @@ func reportFallBack(fellBack bool, reg prometheus.Registerer, log *slog.Logger) 
 	}
 }
 
-// reportMissing counts and logs a start that has made anew what was there before.
+// reportMissing counts and logs a start that recreated a missing part.
 func (p *process) reportMissing(what, lost string) {
 	p.missing.WithLabelValues(what).Inc()
 	p.log.Error("part of data_dir is missing and is created", slog.String("part", what), slog.String("lost", lost),
@@ -62,7 +61,7 @@ func newMissing(reg prometheus.Registerer) *prometheus.CounterVec {
 		"Starts of a gateway that had run before and found a part of its data_dir missing: state, journal or keys.", "part")
 }
 
-// inUse says who has the data folder.
+// inUse returns an error that says which process uses the data folder.
 func inUse(dir string) error {
 	if f, err := runfile.Read(dir); err == nil && f != nil {
 		return fmt.Errorf("data_dir: %s is in use by the gateway with process id %d; stop it, or use another folder", dir, f.PID)
@@ -70,8 +69,8 @@ func inUse(dir string) error {
 	return fmt.Errorf("data_dir: %s is in use by another process; stop it, or use another folder", dir)
 }
 
-// journalKnown is the newest journal that cursors in the state file know, and the highest sequence that one of
-// them has reached there. A journal that ends before it has lost its end, which the journal alone cannot tell.
+// journalKnown returns the newest journal known to cursors in the state file, and the highest sequence that one of them
+// reached in it. A journal that ends before that has lost its end, which it cannot detect by itself.
 func journalKnown(db *statefile.DB) (epoch, last uint64, err error) {
 	for _, known := range []func(*statefile.DB) (uint64, uint64, error){sink.JournalKnown, session.JournalKnown} {
 		e, l, err := known(db)
@@ -86,7 +85,7 @@ func journalKnown(db *statefile.DB) (epoch, last uint64, err error) {
 	return epoch, last, nil
 }
 
-// remedy names what can be done about an error of the start that the data folder is the cause of.
+// remedy adds to an error of the start what can be done about the data folder, if that is the cause.
 func (p *process) remedy(err error) error {
 	found, cannot := repair.Examine(repair.Options{
 		Dir: string(p.cfg.DataDir), Journal: string(p.cfg.Uplink.Journal.Dir), Keys: string(p.cfg.Auth.KeysDir),

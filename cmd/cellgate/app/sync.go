@@ -18,7 +18,7 @@ import (
 	syncer "cellgate/sync"
 )
 
-// centres are the central units, and what operators have done with the lanes to them.
+// centres are the central units, with the workers that forward to them.
 type centres struct {
 	*trust
 	kafka   *kafkaclient.Metrics
@@ -26,19 +26,19 @@ type centres struct {
 	all     []*centre
 }
 
-// centre is a central unit, and the worker that forwards the outbox topics to it.
+// centre is a central unit and the worker that forwards the outbox topics to it.
 type centre struct {
 	name string
 
 	mu      sync.Mutex
 	worker  *syncer.Syncer
-	config  configs.Central // that the worker has
-	files   string          // digest of those that it names
-	runs    int             // workers so far
+	config  configs.Central // of the worker
+	files   string          // digest of the TLS files that it names
+	runs    int             // workers started so far
 	started bool
 }
 
-// openSync makes the workers that forward the outbox topics. Without a centre there are none.
+// openSync makes the workers that forward the outbox topics, one for each configured centre.
 func (t *trust) openSync(m *kafkaclient.Metrics) (*centres, error) {
 	err := t.db.Update(func(tx *statefile.Tx) error {
 		_, err := tx.CreateBucketIfNotExists(bucketSkips())
@@ -62,7 +62,7 @@ func (t *trust) openSync(m *kafkaclient.Metrics) (*centres, error) {
 	return c, nil
 }
 
-// open makes a centre's worker. The caller has its lock, or nobody else has the centre yet.
+// open makes a centre's worker. The caller holds its lock, or nothing else knows the centre yet.
 func (c *centres) open(one *centre, cfg *configs.Config, i int) error {
 	o, err := c.options(one, cfg, i)
 	if err != nil {
@@ -77,7 +77,7 @@ func (c *centres) open(one *centre, cfg *configs.Config, i int) error {
 	return nil
 }
 
-// options are those of the centre's next worker.
+// options returns the options of the centre's next worker.
 func (c *centres) options(one *centre, cfg *configs.Config, i int) (o syncer.Options, err error) {
 	if o, err = syncOptions(cfg, i, c.log, c.kafka); err != nil {
 		return o, err
@@ -93,7 +93,7 @@ func (c *centres) options(one *centre, cfg *configs.Config, i int) (o syncer.Opt
 	return o, err
 }
 
-// syncOptions are a worker's, from the configuration's central and kafka.
+// syncOptions returns a worker's options from the sections central and kafka.
 func syncOptions(cfg *configs.Config, i int, log *slog.Logger, m *kafkaclient.Metrics) (syncer.Options, error) {
 	to := &cfg.Central[i]
 	cell, err := producerOptions("kafka", "sync-errors", &cfg.Kafka, log, m)
@@ -107,7 +107,7 @@ func syncOptions(cfg *configs.Config, i int, log *slog.Logger, m *kafkaclient.Me
 	}, err
 }
 
-// CentralSetting is where the configuration has a centre.
+// CentralSetting returns the key of a centre in the configuration.
 func CentralSetting(cfg *configs.Config, i int) string {
 	if len(cfg.Central) == 1 {
 		return "central"
@@ -115,7 +115,7 @@ func CentralSetting(cfg *configs.Config, i int) string {
 	return fmt.Sprintf("central[%d]", i)
 }
 
-// limitsTo are a centre's limits at a time: of the first hours that have it, else those of the whole day.
+// limitsTo returns a centre's limits at a time: of the first matching hours, else those of the whole day.
 func limitsTo(c *configs.Central) func(time.Time) kafkaclient.FlowLimits {
 	limits := func(all configs.ByteRate, lane configs.LaneBandwidth) kafkaclient.FlowLimits {
 		return kafkaclient.FlowLimits{
@@ -135,7 +135,7 @@ func limitsTo(c *configs.Central) func(time.Time) kafkaclient.FlowLimits {
 	}
 }
 
-// filesOf is a digest of the files of a client's TLS.
+// filesOf returns a digest of a client's TLS files.
 func filesOf(t *configs.ClientTLS) string {
 	h := sha256.New()
 	if t != nil {
@@ -172,7 +172,7 @@ func (c *centre) stop(ctx context.Context) error {
 	return nil
 }
 
-// checkReload does what can fail in reload, and changes nothing.
+// checkReload does what can fail in reload and changes nothing.
 func (c *centres) checkReload(next *configs.Config) error {
 	var errs []error
 	for i := range next.Central {
@@ -182,8 +182,8 @@ func (c *centres) checkReload(next *configs.Config) error {
 	return errors.Join(errs...)
 }
 
-// reload puts new limits in force, and has a worker with new settings follow one whose settings have changed. Which
-// centres there are takes a restart.
+// reload puts new limits in force, and replaces a worker whose settings have changed. Adding or removing a centre takes
+// a restart.
 func (c *centres) reload(ctx context.Context, next *configs.Config) error {
 	if len(next.Central) != len(c.all) {
 		return nil
@@ -233,7 +233,7 @@ func (c *centres) health() (all []remote.Health) {
 	return all
 }
 
-// lanes lists them; none without a centre.
+// lanes returns the lanes to all centres.
 func (c *centres) lanes() []LaneLoad {
 	var all []LaneLoad
 	for _, one := range c.all {

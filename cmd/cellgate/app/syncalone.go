@@ -23,10 +23,10 @@ import (
 	"cellgate/configs"
 )
 
-// ErrNoCentre says that a configuration gives a sync worker nothing to do.
+// ErrNoCentre means that the configuration has no centre for a sync worker.
 var ErrNoCentre = errors.New("the configuration has no section central")
 
-// SyncWorker is the sync worker as a process of its own: it forwards the outbox topics, and answers for that alone.
+// SyncWorker is the sync worker as a process of its own. It forwards the outbox topics, and its API covers only that.
 type SyncWorker struct {
 	*trust
 	centres *centres
@@ -34,7 +34,7 @@ type SyncWorker struct {
 	reload  sync.Mutex
 }
 
-// NewSyncWorker constructs one: it reads the disk and binds nothing. An error leaves nothing behind.
+// NewSyncWorker constructs a worker. It reads the disk and binds no address. On error everything is released.
 func NewSyncWorker(ctx context.Context, o Options) (*SyncWorker, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func NewSyncWorker(ctx context.Context, o Options) (*SyncWorker, error) {
 		return nil, err
 	}
 	alone := *o.Config
-	alone.Cell.Gateways = "single" // it has the whole outbox, whatever gateways there are
+	alone.Cell.Gateways = "single" // one worker has the whole outbox, however many gateways there are
 	o.Config = &alone
 	p := newProcess(o, fds)
 	w, err := openSyncWorker(p)
@@ -84,7 +84,7 @@ func openSyncWorker(p *process) (*SyncWorker, error) {
 	return w, err
 }
 
-// routes is what it answers.
+// routes returns the handler of its API.
 func (w *SyncWorker) routes() http.Handler {
 	mux := http.NewServeMux()
 	for _, r := range append(w.centres.routes(w.audited), []route{
@@ -96,7 +96,7 @@ func (w *SyncWorker) routes() http.Handler {
 		{"GET", "/.well-known/jwks.json", w.auth.JWKS().ServeHTTP},
 	}...) {
 		e, known := auth.EndpointFor(r.method, r.path)
-		if !known { // open to nobody, as at a gateway
+		if !known { // refused to everyone, as at a gateway
 			mux.Handle(r.method+" "+r.path, w.auth.Require("", r.handle))
 			continue
 		}
@@ -105,7 +105,7 @@ func (w *SyncWorker) routes() http.Handler {
 	return problems(http.MaxBytesHandler(mux, int64(w.cfg.HTTP.MaxBody)), mux)
 }
 
-// readyz is 200 while it forwards what it can, and names what is degraded.
+// readyz is 200 while it can forward. It names what is degraded.
 func (w *SyncWorker) readyz(rw http.ResponseWriter, _ *http.Request) {
 	r := readiness{Status: "ready", Degraded: []remote.Health{}}
 	for _, d := range w.centres.health() {
@@ -143,7 +143,7 @@ func (w *SyncWorker) Run(ctx context.Context, limit time.Duration) error {
 	return errors.Join(err, w.life.stop(stop))
 }
 
-// keepClock writes the time down, as long as the worker runs.
+// keepClock saves the time while the worker runs.
 func (w *SyncWorker) keepClock(ctx context.Context) {
 	for again := true; again; again = pause(ctx, saveClock) {
 		if err := w.clock.store(); err != nil {
@@ -152,7 +152,7 @@ func (w *SyncWorker) keepClock(ctx context.Context) {
 	}
 }
 
-// HTTPURL is the URL of what it answers.
+// HTTPURL returns the URL of its API.
 func (w *SyncWorker) HTTPURL() string {
 	scheme := "http"
 	if w.cfg.HTTP.TLS != nil {
@@ -161,16 +161,16 @@ func (w *SyncWorker) HTTPURL() string {
 	return fmt.Sprintf("%s://%s", scheme, dialable(w.api.addr))
 }
 
-// Serving is closed when it has begun.
+// Serving returns a channel that is closed when it has started.
 func (w *SyncWorker) Serving() <-chan struct{} { return w.serving }
 
-// Log is its logger.
+// Log returns its logger.
 func (w *SyncWorker) Log() *slog.Logger { return w.log }
 
-// Authority is its token authority.
+// Authority returns its token authority.
 func (w *SyncWorker) Authority() *auth.Authority { return w.auth }
 
-// Reload reads the configuration again and puts in force what is about the centres, and the API's certificate.
+// Reload reads the configuration again and puts in force the settings of the centres and the API's certificate.
 func (w *SyncWorker) Reload(ctx context.Context) (Reloaded, error) {
 	w.reload.Lock()
 	defer w.reload.Unlock()

@@ -15,12 +15,12 @@ import (
 	syncer "cellgate/sync"
 )
 
-// bucketPauses holds the lanes that operators have paused, by centre and lane: JSON of PausedLane.
+// bucketPauses has the lanes that operators have paused, by centre and lane, as JSON of PausedLane.
 func bucketPauses() []byte { return []byte("sync pauses") }
 
 func pauseKey(centre, lane string) []byte { return []byte(centre + "/" + lane) }
 
-// routes are the calls of the API about the lanes to the centres.
+// routes returns the calls of the API about the lanes to the centres.
 func (c *centres) routes(audited func(string, http.HandlerFunc) http.HandlerFunc) []route {
 	return []route{
 		{"GET", "/v1/sync", c.getSync},
@@ -56,7 +56,7 @@ func (c *centres) hasCentre(w http.ResponseWriter) bool {
 	return len(c.all) > 0
 }
 
-// choose reads which lane of which centre a call is about; empty: all. It answers when that is not one.
+// choose returns the centres and the lane that a call is about; without parameters, all. It answers on an error.
 func (c *centres) choose(w http.ResponseWriter, r *http.Request) (chosen []*centre, lane string, ok bool) {
 	body := struct {
 		Lane   string `json:"lane"`
@@ -83,7 +83,7 @@ func (c *centres) choose(w http.ResponseWriter, r *http.Request) (chosen []*cent
 	return chosen, body.Lane, true
 }
 
-// pauseSync pauses lanes, or has them go on. It is on the disk before it is done, so that it holds over restarts.
+// pauseSync pauses or resumes lanes. The change is on disk before it takes effect, and so survives restarts.
 func (c *centres) pauseSync(w http.ResponseWriter, r *http.Request, pause bool) {
 	chosen, only, ok := c.choose(w, r)
 	if !ok {
@@ -98,7 +98,7 @@ func (c *centres) pauseSync(w http.ResponseWriter, r *http.Request, pause bool) 
 			case !pause:
 				return b.Delete(key)
 			case b.Get(key) != nil:
-				return nil // who paused it first stands
+				return nil // keep who paused it first
 			}
 			value, err := json.Marshal(PausedLane{one.name, lane, at, by})
 			if err != nil {
@@ -132,7 +132,7 @@ func eachLane(chosen []*centre, only string, do func(one *centre, lane string) e
 	return nil
 }
 
-// pauses are the lanes that are paused.
+// pauses returns the paused lanes.
 func (c *centres) pauses() (all []PausedLane, err error) {
 	err = c.db.View(func(tx *statefile.Tx) error {
 		return tx.Bucket(bucketPauses()).ForEach(func(_, value []byte) error {
@@ -147,7 +147,7 @@ func (c *centres) pauses() (all []PausedLane, err error) {
 	return all, err
 }
 
-// paused tells which lanes of a centre are.
+// paused returns which lanes of a centre are paused.
 func (c *centres) paused(centre string) (lanes [kafkaclient.FlowLanes]bool, err error) {
 	all, err := c.pauses()
 	for _, p := range all {

@@ -17,13 +17,13 @@ import (
 	syncer "cellgate/sync"
 )
 
-// bucketSkips holds the gaps that operators have skipped, by number: JSON of SkippedGap.
+// bucketSkips has the gaps that operators have skipped, by number, as JSON of SkippedGap.
 func bucketSkips() []byte { return []byte("sync skips") }
 
-// maxSkips is how many of them are remembered; the audit log has all.
+// maxSkips is how many skips are kept; the audit log has all.
 const maxSkips = 1000
 
-// skipTimeout is how long a skip waits for what is under way before the gap, and for the cell's Kafka.
+// skipTimeout is how long a skip waits for records under way before the gap, and for the cell's Kafka.
 const skipTimeout = 10 * time.Second
 
 func gapOf(g *syncer.Gap) LaneGap {
@@ -43,7 +43,7 @@ func gapsOf(gaps []syncer.Gap) (all []LaneGap) {
 	return all
 }
 
-// skipSync skips the gaps at which lanes have stopped here.
+// skipSync skips the gaps at which lanes of this gateway have stopped.
 func (c *centres) skipSync(w http.ResponseWriter, r *http.Request) {
 	chosen, lane, ok := c.choose(w, r)
 	if !ok {
@@ -59,7 +59,7 @@ func (c *centres) skipSync(w http.ResponseWriter, r *http.Request) {
 			found = true
 			s, err := c.skipGap(ctx, r, worker, &g)
 			if errors.Is(err, syncer.ErrNoGap) {
-				continue // it has gone to another gateway, or another operator was quicker
+				continue // it moved to another gateway, or another operator was faster
 			}
 			if failed = errors.Join(failed, err); err == nil {
 				answer.Skipped = append(answer.Skipped, s)
@@ -76,8 +76,8 @@ func (c *centres) skipSync(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// skipGap records what an operator wants, does it, and records and audits that it is done: there is no skip that
-// nobody has asked for.
+// skipGap records an operator's request, skips the gap, and records and audits that it is done. So every skip has a
+// request.
 func (c *centres) skipGap(ctx context.Context, r *http.Request, worker *syncer.Syncer, g *syncer.Gap) (SkippedGap, error) {
 	by := auth.CallerOf(r)
 	s := SkippedGap{LaneGap: gapOf(g), At: time.Now().UTC(), By: by.By, Issuer: by.ByIssuer}
@@ -100,8 +100,8 @@ func (c *centres) skipGap(ctx context.Context, r *http.Request, worker *syncer.S
 	return s, err
 }
 
-// recordSkip writes a skip to the state file, as number n or, when that is 0, as the next one, and forgets the oldest
-// beyond maxSkips.
+// recordSkip writes a skip to the state file, as number n or, when n is 0, as the next one. It drops the oldest beyond
+// maxSkips.
 func (c *centres) recordSkip(n uint64, s *SkippedGap) (uint64, error) {
 	value, err := json.Marshal(s)
 	if err != nil {
@@ -129,7 +129,7 @@ func (c *centres) recordSkip(n uint64, s *SkippedGap) (uint64, error) {
 	return n, nil
 }
 
-// skips are those that are remembered, the newest first.
+// skips returns the recorded skips, newest first.
 func (c *centres) skips() ([]SkippedGap, error) {
 	all := []SkippedGap{}
 	err := c.db.View(func(tx *statefile.Tx) error {

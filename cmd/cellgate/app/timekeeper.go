@@ -15,34 +15,34 @@ import (
 )
 
 const (
-	// lookAtClock is how often the wall clock is held against the clock that cannot be set.
+	// lookAtClock is how often the wall clock is compared with the monotonic clock.
 	lookAtClock = time.Second
-	// saveClock is how often the time is written down. After a kill that much has not passed.
+	// saveClock is how often the time is saved. After a kill the saved time is at most that old.
 	saveClock = time.Minute
-	// doubtClock is how long /readyz tells of a step.
+	// doubtClock is how long /readyz reports a step.
 	doubtClock = 10 * time.Minute
 )
 
-// What the clock keeps in the state file.
+// Keys of the clock in the state file.
 var (
 	bucketClock = []byte("clock")
 	keyClock    = []byte("clock")
-	keyPresence = []byte("presence") // the last epoch, in ms
+	keyPresence = []byte("presence") // last epoch, ms
 )
 
-// timekeeper has the gateway's clock, and watches the machine's.
+// timekeeper is the gateway's clock, and watches the machine's.
 type timekeeper struct {
 	*clock.Clock
 	db   *statefile.DB
 	log  *slog.Logger
-	jump time.Duration // at the start, as clock.New tells it
-	save chan struct{} // capacity 1: at once
+	jump time.Duration // at the start, as returned by clock.New
+	save chan struct{} // capacity 1: save at once
 
 	epoch int64 // of presence, and of the vehicles' connections in a cell with one gateway
 
 	mu   sync.Mutex
-	step time.Duration // the last one; 0 for none
-	at   time.Time     // of it, by Now
+	step time.Duration // last step; 0 for none
+	at   time.Time     // time of the step, by Now
 }
 
 func openTimekeeper(db *statefile.DB, source clock.Source, log *slog.Logger) (*timekeeper, error) {
@@ -70,7 +70,7 @@ func openTimekeeper(db *statefile.DB, source clock.Source, log *slog.Logger) (*t
 	return t, t.store()
 }
 
-// stepped is told by the journal.
+// stepped handles a step reported by the journal.
 func (t *timekeeper) stepped(s clock.Step) {
 	t.Stepped(s.By())
 	t.note(s.By())
@@ -87,7 +87,7 @@ func (t *timekeeper) note(by time.Duration) {
 	t.step, t.at = by, now
 }
 
-// dependency tells of a step for a while.
+// dependency reports a step for a while.
 func (t *timekeeper) dependency() (remote.Health, bool) {
 	t.mu.Lock()
 	step, at := t.step, t.at
@@ -131,8 +131,8 @@ func (t *timekeeper) run(ctx context.Context, j *journal.Journal) {
 	}
 }
 
-// presenceEpoch is above that of every start before it, whatever the clock shows. Only the first is what it shows:
-// consumers may know events of a gateway whose state file is lost.
+// presenceEpoch returns an epoch above that of every earlier start, whatever the clock shows. Only the first one is the
+// clock's time: consumers may know events from before a loss of the state file.
 func (t *timekeeper) presenceEpoch() (int64, error) {
 	epoch := t.Wall().UnixMilli()
 	err := t.db.Update(func(tx *statefile.Tx) error {

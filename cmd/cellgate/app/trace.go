@@ -46,7 +46,7 @@ func traceReadings(t *trace.Traces) *metric.Readings {
 	return r
 }
 
-// explainSteps tells what each rule whose topics match does with a message.
+// explainSteps returns what each rule with a matching topic does with a message.
 func explainSteps(set *lang.Set, rec *message.Record, known *state.State) []trace.Step {
 	x := workbench.Explain(set, rec, known)
 	steps := make([]trace.Step, len(x.Rules))
@@ -60,14 +60,14 @@ func explainSteps(set *lang.Set, rec *message.Record, known *state.State) []trac
 			s.Outcome = trace.Matched
 		}
 		if len(r.Values) > 0 {
-			s.Values, _ = json.Marshal(r.Values) //nolint:errcheck // the values of expressions are JSON
+			s.Values, _ = json.Marshal(r.Values) //nolint:errcheck // values of expressions are always JSON
 		}
 		steps[i] = s
 	}
 	return steps
 }
 
-// getTrace sends what happens to messages, step by step, until the client ends it.
+// getTrace streams what happens to messages, step by step, until the client ends it.
 func (a *gateway) getTrace(w http.ResponseWriter, r *http.Request) {
 	f, err := a.traceFilter(r.URL.Query())
 	if err != nil {
@@ -93,7 +93,7 @@ func (a *gateway) getTrace(w http.ResponseWriter, r *http.Request) {
 	stream, ctx, end := a.events.begin(w, r)
 	defer end()
 	for steps := []trace.Step(nil); ctx.Err() == nil; sent += len(steps) {
-		if send(stream, steps...) != nil { // the first time it opens the stream
+		if send(stream, steps...) != nil { // the first call opens the stream
 			return
 		}
 		idle, cancel := context.WithTimeout(ctx, eventsIdle)
@@ -109,7 +109,7 @@ func (a *gateway) auditTrace(r *http.Request, outcome string) {
 	})
 }
 
-// traceFilter reads which messages are wanted.
+// traceFilter returns the filter of a request.
 func (a *gateway) traceFilter(q url.Values) (trace.Filter, error) {
 	for name := range q {
 		if name != "vin" && name != "topic" && name != "rule" {
@@ -134,7 +134,7 @@ func (a *gateway) traceFilter(q url.Values) (trace.Filter, error) {
 	return f, nil
 }
 
-// nearRule is what a mistyped rule was meant to be.
+// nearRule returns the rule that a mistyped name resembles.
 func (a *gateway) nearRule(id string) string {
 	var ids []string
 	if set := a.rules.current(); set != nil {
@@ -148,7 +148,7 @@ func (a *gateway) nearRule(id string) string {
 	return ""
 }
 
-// topicsOf tells the topic filters that a rule has at the moment, nil when it is gone.
+// topicsOf returns the present topic filters of a rule, nil when it is gone.
 func (a *gateway) topicsOf(rule string) func() []string {
 	type known struct {
 		set  *lang.Set

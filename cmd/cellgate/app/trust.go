@@ -9,7 +9,7 @@ import (
 	"cellgate/configs/authority"
 )
 
-// trust is who the gateway believes, and the log of what they did.
+// trust adds authentication: keys, tokens, permissions and the audit log.
 type trust struct {
 	*peers
 	audit      *auth.Audit
@@ -42,7 +42,7 @@ func openTrust(d *peers) (*trust, error) {
 	if key := d.cfg.Auth.Revocation.RedisKey; key != "" {
 		c.Revocations = spread.NewRedis(client, key, d.cfg.Cell.ID)
 	}
-	if keys, _ := filepath.Glob(filepath.Join(c.Dir, "key-*.json")); len(keys) == 0 && !d.fresh { // the pattern is a good one
+	if keys, _ := filepath.Glob(filepath.Join(c.Dir, "key-*.json")); len(keys) == 0 && !d.fresh { // the pattern is valid
 		d.reportMissing("keys", "every token that was issued before is refused from now on")
 	}
 	opened, err := auth.Open(c)
