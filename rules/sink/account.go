@@ -9,9 +9,10 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// This file counts what the journal has taken and the evaluator has not come to, and tells how old what is pending is.
+// This file counts the journal's records that are not evaluated, and determines the age of pending records.
 
-// receivedLocked is what the sink's ledger has received: what was appended to the journal counts at once.
+// receivedLocked returns what the sink's ledger has received: records count as soon as they are appended to the
+// journal.
 func (p *pipeline) receivedLocked() uint64 {
 	_, messages := p.env.appended()
 	if received := p.base + messages; int64(received-p.now.Received) > 0 { //nolint:gosec // the distance of two counters
@@ -20,7 +21,7 @@ func (p *pipeline) receivedLocked() uint64 {
 	return p.now.Received
 }
 
-// settleDriftLocked counts anew when the evaluator has come to the end, after records were lost.
+// settleDriftLocked recounts once the evaluator has reached the end after records were lost.
 func (p *pipeline) settleDriftLocked() {
 	if !p.drifted {
 		return
@@ -30,17 +31,17 @@ func (p *pipeline) settleDriftLocked() {
 	}
 }
 
-// ledger is the account at this moment.
+// ledger returns the current account.
 func (p *pipeline) ledger() SinkLedger {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.now.ledger(p.name, p.receivedLocked(), p.pendingLocked())
 }
 
-// pendingLocked counts the records that are not settled.
+// pendingLocked counts the unsettled records.
 func (p *pipeline) pendingLocked() uint64 { return p.tracker.open + p.backlog + p.parked.records }
 
-// oldestLocked is the time of the oldest record that is evaluated and not settled, 0 if there is none.
+// oldestLocked returns the time of the oldest record that is evaluated and not settled, 0 if there is none.
 func (p *pipeline) oldestLocked() int64 {
 	if e, ok := p.tracker.oldest(); ok && e.at > 0 {
 		return e.at
@@ -51,7 +52,7 @@ func (p *pipeline) oldestLocked() int64 {
 	return 0
 }
 
-// receivedAt is the time of a record of the journal, or of the next that can be read; 0 when there is none.
+// receivedAt returns the time of a journal record, or of the next readable one; 0 if there is none.
 func receivedAt(j Journal, seq uint64) int64 {
 	if seq == 0 {
 		return 0
@@ -73,12 +74,12 @@ func receivedAt(j Journal, seq uint64) int64 {
 	return 0
 }
 
-// unevaluated tells how old the oldest record is that is not evaluated.
+// unevaluated determines the age of the oldest record that is not evaluated.
 type unevaluated struct {
-	// at is the time of the oldest record of the batch at hand, or of one shortly before; 0 while the evaluator waits
+	// at is the time of the oldest record of the current batch, or of one shortly before; 0 while the evaluator waits
 	// for a batch.
 	at atomic.Int64
-	// seen is when a record was first seen to wait behind what is evaluated.
+	// seen is when a record after the evaluated ones was first seen waiting.
 	seen atomic.Pointer[waitingRecord]
 }
 
@@ -87,8 +88,8 @@ type waitingRecord struct {
 	at        int64
 }
 
-// oldest returns the time of the oldest record behind evaluated. When the evaluator has not met it, that is when it was first
-// asked for.
+// oldest returns the time of the oldest record after evaluated. If the evaluator has not met it, that is when oldest
+// was first called for it.
 func (u *unevaluated) oldest(evaluated uint64, now time.Time) int64 {
 	if at := u.at.Load(); at > 0 {
 		return at
@@ -101,15 +102,15 @@ func (u *unevaluated) oldest(evaluated uint64, now time.Time) int64 {
 	return w.at
 }
 
-// ahead is what a checkpoint tells of the records behind E: of those up to Seq so many are messages. A start need not count
-// them, and knows of them when the journal is gone. It is zero when there are none, or none on disk yet.
+// ahead counts the messages among the records after E, up to Seq, for a checkpoint. A start need not count them again,
+// and knows their number if the journal is lost. It is zero if there are none, or none on disk yet.
 type ahead struct {
 	Seq      uint64 `json:"seq"`
 	Messages uint64 `json:"messages"`
 }
 
-// aheadOf counts what is on disk: all that is appended, or what was when the last checkpoint was taken. The evaluator stands
-// still.
+// aheadOf counts what is on disk: everything appended, or what was appended at the last checkpoint. The evaluator must
+// not run.
 func (d *Dispatcher) aheadOf() (a ahead) {
 	known, durable := d.mark, d.o.Journal.Durable()
 	d.mark.Seq, d.mark.Messages = d.o.Journal.Appended()
@@ -125,7 +126,7 @@ func (d *Dispatcher) aheadOf() (a ahead) {
 	return a
 }
 
-// countAhead counts at the start what was appended and not evaluated.
+// countAhead counts at the start what is appended and not evaluated.
 func (d *Dispatcher) countAhead(known ahead) error {
 	last, messages := d.o.Journal.Appended()
 	if err := d.o.Journal.WaitDurable(context.Background(), last); err != nil {
@@ -145,8 +146,7 @@ func (d *Dispatcher) countAhead(known ahead) error {
 	return nil
 }
 
-// countMessages counts the messages from a sequence to another, which is on disk, and every record among them that cannot be
-// read.
+// countMessages counts the messages in a range of sequences on disk; records that cannot be read count as messages.
 func (d *Dispatcher) countMessages(from, to uint64) (n uint64, err error) {
 	if from > to {
 		return 0, nil
@@ -161,7 +161,7 @@ func (d *Dispatcher) countMessages(from, to uint64) (n uint64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		if !ok { // the end cannot be read; the evaluator meets it with what comes next
+		if !ok { // the end cannot be read; the evaluator finds it with the next records
 			return n + to - last, nil
 		}
 		n, last = n+b.Missing, b.Last

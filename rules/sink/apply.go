@@ -11,8 +11,8 @@ import (
 	"cellgate/rules/lang"
 )
 
-// enter makes another rule set govern. When its source is gone or does not compile any more, the old one
-// goes on governing and the dispatcher says so.
+// enter puts another rule set in force. If its source is missing or no longer compiles, the current one stays in force
+// and the dispatcher reports that.
 func (d *Dispatcher) enter(hash string, seq uint64) {
 	set, index, err := d.sets.enter(hash, seq)
 	if err != nil {
@@ -47,17 +47,17 @@ func (d *Dispatcher) use(set ruleSet, index uint32) {
 	d.announce(set)
 }
 
-// announce tells the sinks what topics to expect.
+// announce passes the set's topics to the sinks.
 func (d *Dispatcher) announce(set ruleSet) {
 	for _, p := range d.pipelines {
 		p.sink.Announce(set.topics(p.sink.Kind()))
 	}
 }
 
-// ApplyRules compiles a source and makes it govern everything that the journal takes from now on. It
-// returns when the change is durable. The same source again is nothing. An error means that nothing has changed, a
-// doc.Diagnostics error names the places; but when the journal cannot tell whether it has taken the change, what
-// governs is known only after rules have been applied again.
+// ApplyRules compiles a source and puts it in force for everything that the journal takes from now on. It returns when
+// the change is durable. Applying the same source again changes nothing. After an error nothing has changed; a
+// doc.Diagnostics error names the places. Exception: if the journal cannot tell whether it has taken the change, the
+// set in force is unknown until rules are applied again.
 func (d *Dispatcher) ApplyRules(ctx context.Context, src *lang.Source) error {
 	d.applyMu.Lock()
 	defer d.applyMu.Unlock()

@@ -45,7 +45,7 @@ func discards(kinds ...op.SinkKind) (out []sink.Binding) {
 	return out
 }
 
-// sampleRules are the rules that are shipped.
+// sampleRules returns the shipped rules.
 func sampleRules(b *testing.B) string {
 	b.Helper()
 	src, err := lang.Load("../../configs/rules")
@@ -70,8 +70,8 @@ func benchPayload(i, size int) []byte {
 	return []byte(p + strings.Repeat("x", max(0, size-len(p)-2)) + `"}`)
 }
 
-// run measures b.N messages from the journal to the last settled ticket, and reports the process's CPU time
-// per message, which other processes do not disturb much.
+// run measures b.N messages from the journal to the last settled ticket, and reports the process's CPU time per
+// message, which other processes hardly affect.
 func run(b *testing.B, size int, sinks func() []sink.Binding) {
 	b.Helper()
 	measure(b, size, sampleRules(b), runtime.GOMAXPROCS(0), sinks)
@@ -121,7 +121,7 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkDispatch is journal, rules, rendering and ledger without any store.
+// BenchmarkDispatch measures journal, rules, rendering and ledger without a store.
 func BenchmarkDispatch(b *testing.B) {
 	for _, size := range []int{256, 1024} {
 		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
@@ -130,8 +130,8 @@ func BenchmarkDispatch(b *testing.B) {
 	}
 }
 
-// BenchmarkToKafka adds the Kafka sinks and a broker in this process that throws the records away; its
-// cost is in the figures.
+// BenchmarkToKafka adds the Kafka sinks and a broker in this process that discards the records; the result includes its
+// cost.
 func BenchmarkToKafka(b *testing.B) {
 	for _, size := range []int{256, 1024} {
 		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
@@ -156,8 +156,8 @@ func kafkas(b *testing.B, c *kfake.Cluster) []sink.Binding {
 	return out
 }
 
-// BenchmarkToRedis adds the Redis sink. With CELLGATE_BENCH_REDIS it uses that server, else one in this
-// process, whose cost is in the figures.
+// BenchmarkToRedis adds the Redis sink. It uses the server in CELLGATE_BENCH_REDIS, else one in this process, whose
+// cost the result includes.
 func BenchmarkToRedis(b *testing.B) {
 	addr := os.Getenv("CELLGATE_BENCH_REDIS")
 	if addr == "" {
@@ -171,8 +171,9 @@ func BenchmarkToRedis(b *testing.B) {
 	})
 }
 
-// BenchmarkWorkers is the way from the journal through rules to sinks that throw all away, by how many goroutines evaluate: the
-// sample rules; 5,000 rules on the topic, three of which match; and 200 that no index helps.
+// BenchmarkWorkers measures the path from the journal through rules to discarding sinks by number of evaluating
+// goroutines: with the sample rules; with 5,000 rules on the topic of which three match; and with 200 that no index
+// helps.
 func BenchmarkWorkers(b *testing.B) {
 	heavy := "rules:\n"
 	for i := range 200 {

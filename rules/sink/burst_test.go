@@ -11,8 +11,8 @@ import (
 	"cellgate/rules/sink/sinktest"
 )
 
-// TestOneMessageFillsNoMemory: what one message with a long list becomes is handed over as the sink has room, over kills too, and
-// nothing of it comes twice or is missing.
+// TestOneMessageFillsNoMemory checks that the many messages made of one with a long list are delivered as the sink has
+// room, also over kills, and that none is repeated or missing.
 func TestOneMessageFillsNoMemory(t *testing.T) {
 	t.Parallel()
 	const elements, targets, limit, most = 100, 16, 64, 64 + 256

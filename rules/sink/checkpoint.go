@@ -13,15 +13,15 @@ import (
 	"cellgate/rules/state"
 )
 
-// The bucket "dispatch" and what is in it. All of it but sources, announced, applied and applying is written by
-// checkpoints alone, each in one transaction.
+// The bucket "dispatch". Only checkpoints write it, each in one transaction, except for sources, announced, applied and
+// applying.
 var (
 	bucketDispatch = []byte("dispatch")
 
 	bucketSinks   = []byte("sinks")   // by name: sinkState
 	bucketSources = []byte("sources") // by hash: rule sets
 	keyEvaluated  = []byte("evaluated")
-	keyEpoch      = []byte("epoch")     // of the journal that sequences are of
+	keyEpoch      = []byte("epoch")     // of the journal that the sequences belong to
 	keyTable      = []byte("table")     // []setEntry
 	keyAhead      = []byte("ahead")     // what is not evaluated
 	keyOperators  = []byte("operators") // operatorRange, as of E
@@ -29,25 +29,24 @@ var (
 	keyLimits     = []byte("limits")    // engine.StoredLimits, as of E
 	keyAnnounced  = []byte("announced")
 	keyApplied    = []byte("applied")
-	keyApplying   = []byte("applying") // a hash that may be in the journal behind that of applied
+	keyApplying   = []byte("applying") // a hash that may be in the journal after that of applied
 )
 
-// sinkState is what a checkpoint keeps of a sink. Received, Filtered and what was lost before it was
-// evaluated are as of E, the other counts as of Cursor; what lies between is in the decision log from LogStart to
-// LogEnd.
+// sinkState is a sink's part of a checkpoint. Received, Filtered and records lost before evaluation are as of E, the
+// other counts as of Cursor; the decisions in between are in the decision log from LogStart to LogEnd.
 type sinkState struct {
 	Counts   counts       `json:"counts"`
 	Cursor   uint64       `json:"cursor"`
 	LogStart wal.Position `json:"log_start"`
 	LogEnd   wal.Position `json:"log_end"`
-	// Parked records are in front of Cursor and pending: their messages are in the logs of parked destinations.
+	// Parked records are before Cursor and pending: their messages are in the logs of parked destinations.
 	Parked uint64 `json:"parked,omitempty"`
 }
 
-// logged is how many records are pending in the decision log.
+// logged returns the number of pending records in the decision log.
 func (s *sinkState) logged() uint64 { return s.Counts.unsettled() - s.Parked }
 
-// snapshot is everything of one boundary.
+// snapshot is the state at one boundary.
 type snapshot struct {
 	evaluated uint64
 	table     []setEntry
@@ -61,8 +60,7 @@ type snapshot struct {
 	lot       lotSnapshot
 }
 
-// equal reports whether a checkpoint would write what the last one has written. An idle gateway leaves its
-// disk alone.
+// equal reports whether a checkpoint would write the same as the last one: an idle gateway does not write.
 func (s *snapshot) equal(last *snapshot) bool {
 	return last != nil && s.evaluated == last.evaluated && s.version == last.version && slices.Equal(s.table, last.table) &&
 		slices.EqualFunc(s.sinks, last.sinks, func(a, b sinkState) bool {
@@ -70,9 +68,9 @@ func (s *snapshot) equal(last *snapshot) bool {
 		}) && s.lot.equal(&last.lot)
 }
 
-// firstCheckpoint is when the first checkpoint is due. Each of the next comes twice as late as the one before it,
-// until the interval is reached: a gateway that is killed again and again soon after its start would otherwise
-// deliver the same messages each time, and never get on.
+// firstCheckpoint is when the first checkpoint is due. The delay doubles until the interval is reached: otherwise a
+// gateway that is repeatedly killed soon after its start would deliver the same messages each time and make no
+// progress.
 const firstCheckpoint = 50 * time.Millisecond
 
 // checkpoints writes checkpoints until ctx ends.
@@ -96,12 +94,11 @@ func (d *Dispatcher) checkpoints(ctx context.Context) {
 	}
 }
 
-// Checkpoint makes durable what has been done so far: after a crash, nothing before it is done again but
-// what was not settled.
+// Checkpoint makes progress durable: after a crash, only unsettled records before it are repeated.
 func (d *Dispatcher) Checkpoint() error {
 	d.saveMu.Lock()
 	defer d.saveMu.Unlock()
-	if d.unstored != nil { // first what the last one has taken and could not store
+	if d.unstored != nil { // first what the last one captured and could not store
 		if err := d.save(d.unstored); err != nil {
 			return err
 		}
@@ -114,7 +111,7 @@ func (d *Dispatcher) Checkpoint() error {
 	return d.save(s)
 }
 
-// save stores what was captured. When it fails, that is kept and stored before anything else.
+// save stores a snapshot. If it fails, the snapshot is kept and stored before anything else.
 func (d *Dispatcher) save(s *snapshot) error {
 	began := time.Now()
 	d.unstored = s
@@ -145,7 +142,7 @@ func (d *Dispatcher) save(s *snapshot) error {
 	return nil
 }
 
-// saveFailed is the error of a log that was not made durable. When its fsync failed, that is the end.
+// saveFailed returns the error of a log that was not made durable. A failed fsync is fatal.
 func (d *Dispatcher) saveFailed(l *wal.Log, err error) error {
 	if l.Failed() {
 		d.die(err)
@@ -153,8 +150,8 @@ func (d *Dispatcher) saveFailed(l *wal.Log, err error) error {
 	return err
 }
 
-// capture copies the state at a boundary and sees to it that every decision between a sink's cursor and
-// E is in its log. It returns nil when there is no boundary any more.
+// capture copies the state at a boundary and ensures that every decision between a sink's cursor and E is in its log.
+// It returns nil if there are no boundaries any more.
 func (d *Dispatcher) capture() (*snapshot, error) {
 	d.evalMu.Lock()
 	defer d.evalMu.Unlock()
@@ -168,7 +165,7 @@ func (d *Dispatcher) capture() (*snapshot, error) {
 	}
 	s := &snapshot{evaluated: d.evaluated, sinks: make([]sinkState, len(d.pipelines))}
 	for i, p := range d.pipelines {
-		// The log's end is taken here: what the evaluator appends from now on is after E.
+		// The log's end is taken here: what the evaluator appends later is after E.
 		s.sinks[i].LogStart, s.sinks[i].LogEnd = p.dlog.Start(), p.dlog.End()
 	}
 	s.table, s.entered = d.sets.snapshot()
@@ -220,7 +217,7 @@ func (d *Dispatcher) store(s *snapshot, operators operatorRange) error {
 	})
 }
 
-// release gives up what the stored checkpoint no longer needs.
+// release removes what the stored checkpoint no longer needs.
 func (d *Dispatcher) release(s *snapshot) {
 	low := s.evaluated
 	for i, p := range d.pipelines {
@@ -242,7 +239,7 @@ func (d *Dispatcher) release(s *snapshot) {
 	d.o.Journal.Retain("rules", low+1)
 }
 
-// ageOut moves an AgeOut sink's floor when it holds back more of the journal than it may.
+// ageOut moves an AgeOut sink's floor if the sink holds back too much of the journal.
 func (d *Dispatcher) ageOut(p *pipeline, cursor uint64) {
 	if p.policy != AgeOut {
 		return
@@ -252,7 +249,7 @@ func (d *Dispatcher) ageOut(p *pipeline, cursor uint64) {
 		return
 	}
 	perRecord := float64(st.Bytes) / float64(st.Last-st.First+1)
-	// The journal's bound shrinks with the disk's room.
+	// The journal's bound shrinks with the free disk space.
 	allowed := uint64(float64(min(p.ageOutBytes, st.MaxBytes/4)) / max(perRecord, 1))
 	if held := st.Last - cursor; held > allowed {
 		floor := st.Last - allowed
@@ -263,8 +260,8 @@ func (d *Dispatcher) ageOut(p *pipeline, cursor uint64) {
 	}
 }
 
-// JournalKnown returns what the last checkpoint in db tells of the journal: its epoch, and a sequence that it had
-// reached. Zeros: there is no checkpoint. It is read before the journal is opened, which may have lost its end.
+// JournalKnown returns the journal's epoch and a sequence that it had reached, from the last checkpoint in db; zeros
+// without a checkpoint. It is called before the journal is opened, which may have lost its end.
 func JournalKnown(db *statefile.DB) (epoch, last uint64, err error) {
 	err = db.View(func(tx *statefile.Tx) error {
 		if b := tx.Bucket(bucketDispatch); b != nil {
@@ -275,7 +272,7 @@ func JournalKnown(db *statefile.DB) (epoch, last uint64, err error) {
 	return epoch, last, err
 }
 
-// restore reads the last checkpoint, or makes the buckets of the first one.
+// restore reads the last checkpoint, or creates the buckets for the first one.
 func (d *Dispatcher) restore() error {
 	states := make([]sinkState, len(d.pipelines))
 	var epoch uint64
@@ -316,7 +313,7 @@ func (d *Dispatcher) restore() error {
 	d.vins.Store(int64(d.state.VINs()))
 	foreign := epoch != d.o.Journal.Epoch()
 	d.limits.Load(&limits, foreign)
-	if foreign { // or there is no checkpoint: what this journal has given up is nothing that this account has received
+	if foreign { // or there is no checkpoint: records removed from this journal were never received by this account
 		d.evaluated = d.o.Journal.First() - 1
 	}
 	for i, p := range d.pipelines {
@@ -355,15 +352,14 @@ func (d *Dispatcher) restore() error {
 	return d.countAhead(known)
 }
 
-// restoreSink reads a sink's state. A sink that was not there before begins at E: what was evaluated
-// without it is nothing that it received.
+// restoreSink reads a sink's state. A new sink begins at E: records evaluated before the sink existed are not counted.
 func (d *Dispatcher) restoreSink(b *statefile.Bucket, name string, s *sinkState) error {
 	s.Cursor = d.evaluated
 	return getJSON(b.Bucket(bucketSinks), []byte(name), s)
 }
 
-// openOperators opens the operator log. Damage does not stop the start, as no message is lost by it: the operators go on with
-// what could be read, and forget the rest.
+// openOperators opens the operator log. Damage does not prevent the start, because no message is lost by it: the
+// operators continue with what could be read and forget the rest.
 func (d *Dispatcher) openOperators(r operatorRange) (err error) {
 	d.state.SetShift(r.Shift)
 	d.state.SetListening(r.Listening)
@@ -383,7 +379,7 @@ func (d *Dispatcher) openOperators(r operatorRange) (err error) {
 	return nil
 }
 
-// resume puts the evaluator where the checkpoint says.
+// resume positions the evaluator at the checkpoint.
 func (d *Dispatcher) resume() error {
 	j := d.o.Journal
 	if last := j.Last(); d.evaluated > last {
@@ -420,7 +416,7 @@ func (d *Dispatcher) resumeRules() error {
 	return nil
 }
 
-// restore opens the decision log as of the checkpoint and counts what is pending in it.
+// restore opens the decision log as of the checkpoint and counts its pending records.
 func (p *pipeline) restore(d *Dispatcher, s sinkState) error {
 	p.now, p.settled = s.Counts, s.Counts.clone()
 	p.evaluated = d.evaluated
@@ -432,8 +428,8 @@ func (p *pipeline) restore(d *Dispatcher, s sinkState) error {
 	return nil
 }
 
-// openLog opens the decision log and counts what is pending in it: every record between cursor and E that has a message
-// for the sink must be there. A log in which none is pending is made anew, whatever has become of it.
+// openLog opens the decision log and counts its pending records: every record between cursor and E with a message for
+// the sink must be there. A log without pending records is recreated, whatever its state.
 func (p *pipeline) openLog(fs wal.FS, dir string, epoch uint64, s sinkState, segmentBytes int64) (err error) {
 	pending := s.logged()
 	if pending == 0 {
@@ -452,7 +448,7 @@ func (p *pipeline) openLog(fs wal.FS, dir string, epoch uint64, s sinkState, seg
 	return nil
 }
 
-// recount counts the records behind the cursor in the decision log, which are pending, and returns the first of them.
+// recount counts the pending records, those after the cursor, in the decision log and returns the first of them.
 func (p *pipeline) recount() (first uint64, err error) {
 	pos := p.readPos
 	var ds []engine.Decision
@@ -488,8 +484,8 @@ func (p *pipeline) recount() (first uint64, err error) {
 	}
 }
 
-// orphan gives up what is pending of a journal that is no longer there, so many messages that were not evaluated among it,
-// and begins anew behind evaluated.
+// orphan drops the pending records of a lost journal, among them ahead messages that were not evaluated, and begins
+// again after evaluated.
 func (s *sinkState) orphan(evaluated, ahead uint64) {
 	s.Counts.Received += ahead
 	if n := s.Counts.unsettled(); n > 0 {

@@ -11,8 +11,8 @@ import (
 	"cellgate/test/check"
 )
 
-// BenchmarkCheckpoint is one checkpoint after so many VINs were seen for the first time, and how long another part of the
-// gateway waits for state.db meanwhile. Nothing is synced.
+// BenchmarkCheckpoint measures one checkpoint after so many new VINs, and how long another part of the gateway waits
+// for state.db meanwhile. Nothing is synced.
 func BenchmarkCheckpoint(b *testing.B) {
 	for _, vins := range []int{20_000, 200_000} {
 		b.Run(fmt.Sprint(vins), func(b *testing.B) {
@@ -48,7 +48,7 @@ func BenchmarkCheckpoint(b *testing.B) {
 	}
 }
 
-// BenchmarkStartWithState is a start of the dispatcher that reads what operators remember of so many VINs.
+// BenchmarkStartWithState measures a start of the dispatcher that reads the operators' state of so many VINs.
 func BenchmarkStartWithState(b *testing.B) {
 	for _, vins := range []int{200_000, 1_000_000} {
 		b.Run(fmt.Sprint(vins), func(b *testing.B) {
@@ -67,8 +67,8 @@ func BenchmarkStartWithState(b *testing.B) {
 	}
 }
 
-// BenchmarkAcknowledgements is how long a record waits for the disk, and for the rules, at most: while nothing else is done, and
-// while a checkpoint writes what operators remember of so many VINs, all of which have changed.
+// BenchmarkAcknowledgements measures the longest time until a record is durable and until it is evaluated, while idle
+// and while a checkpoint writes the changed state of so many VINs.
 func BenchmarkAcknowledgements(b *testing.B) {
 	const vins = 200_000
 	var idle, during [2]time.Duration
@@ -91,8 +91,8 @@ func BenchmarkAcknowledgements(b *testing.B) {
 	}
 }
 
-// acknowledge appends one message after the other while f runs, and returns the longest time until one was durable, and until one was
-// evaluated.
+// acknowledge appends messages one after the other while f runs, and returns the longest time until one was durable,
+// and until one was evaluated.
 func (r *stateRig) acknowledge(b *testing.B, f func()) (longest [2]time.Duration) {
 	b.Helper()
 	stop, done := make(chan struct{}), make(chan struct{})

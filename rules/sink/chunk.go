@@ -8,23 +8,23 @@ import (
 	"cellgate/rules/engine"
 )
 
-// A chunk is what one rule set decided for one sink on a stretch of the journal:
+// A chunk has the decisions of one rule set for one sink on a stretch of the journal:
 //
-//	set      uvarint  index of the rule set in the dispatch table
-//	base     uvarint  sequence of the first record
-//	records, each
-//	  delta  uvarint  sequence minus the previous record's (the first: minus base, which is 0)
-//	  count  uvarint  decisions
-//	  decisions, as engine.Decision.Append writes them
+//  set      uvarint  index of the rule set in the dispatch table
+//  base     uvarint  sequence of the first record
+//  records, each
+//    delta  uvarint  sequence minus the previous record's (the first: minus base, which is 0)
+//    count  uvarint  decisions
+//    decisions, as engine.Decision.Append writes them
 //
-// Only records with a decision for the sink are in it. The frame around a chunk is the decision log's.
+// It contains only records with a decision for the sink. The decision log frames the chunk.
 
 var errChunk = errors.New("damaged chunk")
 
 // chunkWriter builds one chunk.
 type chunkWriter struct {
 	data []byte
-	last uint64 // sequence of the last record; 0 when empty
+	last uint64 // sequence of the last record; 0 if empty
 }
 
 func (c *chunkWriter) empty() bool { return c.last == 0 }
@@ -43,23 +43,21 @@ func (c *chunkWriter) add(set uint32, seq uint64, decisions []engine.Decision) {
 	c.last = seq
 }
 
-// take returns the chunk, which the caller owns, and starts a new one.
+// take returns the chunk, owned by the caller, and starts a new one.
 func (c *chunkWriter) take() chunk {
 	out := chunk{data: append([]byte(nil), c.data...), last: c.last}
 	c.last = 0
 	return out
 }
 
-// reset starts a new chunk.
 func (c *chunkWriter) reset() { c.last = 0 }
 
-// chunk is a finished one.
 type chunk struct {
 	data []byte
 	last uint64
 }
 
-// chunkReader takes a chunk apart.
+// chunkReader iterates over a chunk.
 type chunkReader struct {
 	set  uint32
 	seq  uint64

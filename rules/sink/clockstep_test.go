@@ -25,7 +25,7 @@ rules:
   - {id: once, from: ["v1/+/up/telemetry"], dedupe: {by: payload.h, within: 90s}, to: [{kafka: {topic: once}}]}
 `
 
-// clockRig is a dispatcher on a clock that a test sets, with the messages that a sink was given.
+// clockRig is a dispatcher with a clock that a test sets, and its sink's messages.
 type clockRig struct {
 	*sinktest.Rig
 	machine *clocktest.Clock
@@ -44,7 +44,7 @@ func newClockRig(t *testing.T) *clockRig {
 	return r
 }
 
-// passed tells what each rule let pass.
+// passed returns what each rule let pass.
 func (r *clockRig) passed() []string {
 	found := map[string]bool{}
 	for _, m := range r.taken.Taken() {
@@ -53,8 +53,8 @@ func (r *clockRig) passed() []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// TestClockStepsAndRestarts: what rules with intervals let pass does not depend on the clock's steps, while the gateway
-// runs or between two runs, nor on kills before a checkpoint or behind one.
+// TestClockStepsAndRestarts checks that what rules with intervals let pass depends neither on steps of the clock, while
+// the gateway runs or between two runs, nor on kills before or after a checkpoint.
 func TestClockStepsAndRestarts(t *testing.T) {
 	t.Parallel()
 	const messages, year = 500, 365 * 24 * time.Hour
@@ -104,7 +104,7 @@ func TestClockStepsAndRestarts(t *testing.T) {
 	r.Balanced()
 }
 
-// TestLagOfRecordsFromTheFuture: what waits is not taken for new because the clock was ahead when it came.
+// TestLagOfRecordsFromTheFuture checks that waiting records do not look new because the clock was ahead when they came.
 func TestLagOfRecordsFromTheFuture(t *testing.T) {
 	t.Parallel()
 	r := newClockRig(t)

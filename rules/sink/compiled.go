@@ -10,8 +10,8 @@ import (
 	"cellgate/rules/state"
 )
 
-// rulesCompiler makes rule sets with package lang. Their sources are stored, or are about to be: whoever applies one has
-// checked it.
+// rulesCompiler compiles rule sets with package lang. Their sources are stored or about to be, and were checked when
+// applied.
 func rulesCompiler(o lang.Options) compiler {
 	return func(source []byte) (ruleSet, error) {
 		src, err := lang.UnmarshalSource(source)
@@ -26,7 +26,7 @@ func rulesCompiler(o lang.Options) compiler {
 	}
 }
 
-// compiled is a lang.Set as the dispatcher sees it.
+// compiled adapts a lang.Set to ruleSet.
 type compiled struct {
 	*engine.Renderer
 	set  *lang.Set
@@ -63,7 +63,7 @@ func (c compiled) kinds() []op.SinkKind {
 
 func (c compiled) topics(kind op.SinkKind) []string { return Topics(c.set, kind) }
 
-// Topics are the topic names of a set's targets that are no templates, and for Kafka the error topics.
+// Topics returns the topic names of a set's targets that are not templates, and for Kafka also the error topics.
 func Topics(set *lang.Set, kind op.SinkKind) []string {
 	var out []string
 	info := set.Rules()

@@ -11,9 +11,9 @@ import (
 	"cellgate/test/check"
 )
 
-// TestCrashesLoseNothing kills the dispatcher at random moments, with sinks that settle at random and out
-// of order, and checks that the ledger balances at every look, that in the end every message has been
-// delivered under one id, and that order per VIN held.
+// TestCrashesLoseNothing kills the dispatcher at random moments, with sinks that settle at random and out of order. It
+// checks that the ledger always balances, that in the end every message is delivered under one id, and that the order
+// per VIN held.
 func TestCrashesLoseNothing(t *testing.T) {
 	t.Parallel()
 	rounds := 12
@@ -64,7 +64,7 @@ func crashes(t *testing.T, rnd *rand.Rand, rounds int) {
 	r.Stop()
 }
 
-// TestAnIdleDispatcherLeavesItsDiskAlone checks that checkpoints of nothing write nothing.
+// TestAnIdleDispatcherLeavesItsDiskAlone checks that checkpoints without changes write nothing.
 func TestAnIdleDispatcherLeavesItsDiskAlone(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -81,8 +81,8 @@ func TestAnIdleDispatcherLeavesItsDiskAlone(t *testing.T) {
 	r.Stop()
 }
 
-// TestAGatewayThatLivesBrieflyIsNotSentBack checks that the first checkpoints do not take an interval: a gateway that
-// is killed again and again before its end would deliver the same messages every time.
+// TestAGatewayThatLivesBrieflyIsNotSentBack checks that the first checkpoints come before an interval has passed:
+// otherwise a gateway that is repeatedly killed early would deliver the same messages every time.
 func TestAGatewayThatLivesBrieflyIsNotSentBack(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) { o.CheckpointInterval = time.Hour })
@@ -101,7 +101,7 @@ func TestAGatewayThatLivesBrieflyIsNotSentBack(t *testing.T) {
 	r.Stop()
 }
 
-// TestBacklogTakesNoMemory holds a sink while many records come and checks what the heap grows by.
+// TestBacklogTakesNoMemory holds a sink while many records come and measures the growth of the heap.
 func TestBacklogTakesNoMemory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("appends 60,000 records")
@@ -134,8 +134,8 @@ func heap() int64 {
 	return int64(m.HeapAlloc) //nolint:gosec // far below
 }
 
-// TestAnotherJournalIsAccountedFor loses the journal while messages wait: they are counted as lost, and the
-// new journal is served from its beginning.
+// TestAnotherJournalIsAccountedFor loses the journal while messages wait: they count as lost, and the new journal is
+// processed from its beginning.
 func TestAnotherJournalIsAccountedFor(t *testing.T) {
 	t.Parallel()
 	r := newKilledRig(t, 500)
@@ -157,8 +157,8 @@ func TestAnotherJournalIsAccountedFor(t *testing.T) {
 	r.Stop()
 }
 
-// TestTheLogOfAnotherJournalDoesNotStopTheStart loses the journal while messages wait, and kills the gateway behind the
-// checkpoint that trims what the old journal left: the decision log's headers must not speak of its sequences any more.
+// TestTheLogOfAnotherJournalDoesNotStopTheStart loses the journal while messages wait, and kills the gateway after the
+// checkpoint that trims the rest of the previous journal: the decision log's headers must not contain its sequences.
 func TestTheLogOfAnotherJournalDoesNotStopTheStart(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) {
@@ -192,8 +192,8 @@ func TestTheLogOfAnotherJournalDoesNotStopTheStart(t *testing.T) {
 	r.Stop()
 }
 
-// TestWithoutAStateFileTheJournalIsDelivered loses the state file, and with it the rules that were in force: what the
-// journal still has waits for the rules that are applied, and is not counted as filtered for want of any.
+// TestWithoutAStateFileTheJournalIsDelivered loses the state file and so the rules in force: the journal's records wait
+// for the next applied rules and do not count as filtered.
 func TestWithoutAStateFileTheJournalIsDelivered(t *testing.T) {
 	t.Parallel()
 	r := newKilledRig(t, 300)
@@ -205,7 +205,7 @@ func TestWithoutAStateFileTheJournalIsDelivered(t *testing.T) {
 	r.Stop()
 }
 
-// newDamagedRig returns a rig that is stopped, behind 250 messages that nothing has evaluated; the batch with 210 is damaged.
+// newDamagedRig returns a stopped rig with 250 messages that are not evaluated; the batch with message 210 is damaged.
 func newDamagedRig(t *testing.T) *memRig {
 	t.Helper()
 	r := newRig(t, nil)
@@ -231,8 +231,8 @@ func newKilledRig(t *testing.T, n int) *memRig {
 	return r
 }
 
-// TestWhatTheDiskLosesIsInTheLedger damages messages that nothing has evaluated yet: every sink counts the batch
-// as received and dropped, once, over restarts too, and gets all the others.
+// TestWhatTheDiskLosesIsInTheLedger damages messages that are not evaluated: every sink counts the batch as received
+// and dropped, once, also over restarts, and gets all others.
 func TestWhatTheDiskLosesIsInTheLedger(t *testing.T) {
 	t.Parallel()
 	r := newDamagedRig(t)
@@ -259,7 +259,7 @@ func TestWhatTheDiskLosesIsInTheLedger(t *testing.T) {
 	}
 }
 
-// complete checks what the sinks have against what was sent.
+// complete compares the sinks' messages with those sent.
 func complete(t *testing.T, r *memRig, sent int) {
 	t.Helper()
 	if l := r.Ledger("kafka"); l.Received != uint64(sent) || l.Delivered != uint64(sent) { //nolint:gosec // small
@@ -283,8 +283,8 @@ func complete(t *testing.T, r *memRig, sent int) {
 	lows(t, r.kafka.Taken(), sent)
 }
 
-// lows checks the stateful rule: exactly once per fall, however often the evaluator was killed. Which
-// messages fire follows from the order per vehicle alone.
+// lows checks the stateful rule: it fires exactly once per fall, however often the evaluator was killed. Which messages
+// fire depends only on the order per vehicle.
 func lows(t *testing.T, all []sinktest.Message, sent int) {
 	t.Helper()
 	fired := map[string]bool{}

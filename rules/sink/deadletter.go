@@ -13,11 +13,11 @@ import (
 	"cellgate/rules/op"
 )
 
-// buryAgain is the pause before a dead letter is tried again that could not be made, or that the error topic has refused.
+// buryAgain is the pause before retrying a dead letter that could not be made, or that the error topic refused.
 const buryAgain = 10 * time.Second
 
-// graveyard takes the messages that a sink has refused to their rules' error topics. They stay pending until the error
-// topic has them; one that takes nothing is a parked destination like any other.
+// graveyard is the dead-letter queue: it sends messages that a sink refused to their rules' error topics. They stay
+// pending until the error topic has them; an error topic that takes nothing is parked like any other destination.
 type graveyard struct {
 	p    *pipeline
 	wake chan struct{}
@@ -25,7 +25,7 @@ type graveyard struct {
 	mu    sync.Mutex
 	queue []refusal
 
-	// run's own.
+	// Owned by run.
 	src recordSource
 	out op.Rendered
 }
@@ -59,7 +59,7 @@ func (g *graveyard) add(r refusal) {
 	}
 }
 
-// take returns a refusal that is due, or how long until one is; 0 and false when there is none at all.
+// take returns a refusal that is due, or the time until one is; 0 and false if there is none.
 func (g *graveyard) take(now time.Time) (refusal, time.Duration, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -77,7 +77,7 @@ func (g *graveyard) take(now time.Time) (refusal, time.Duration, bool) {
 	return refusal{}, wait, false
 }
 
-// run buries until ctx ends.
+// run sends dead letters until ctx ends.
 func (g *graveyard) run(ctx context.Context) {
 	defer g.src.close()
 	for ctx.Err() == nil {
@@ -101,7 +101,7 @@ func (g *graveyard) run(ctx context.Context) {
 	}
 }
 
-// later puts a refusal back: nothing is given up.
+// later queues a refusal again: nothing is given up.
 func (g *graveyard) later(r refusal, err error) {
 	g.p.log.Error("dead letter cannot be built; the message waits",
 		"seq", r.t.seq, "rule", r.t.rule, "target", r.t.target, "refused", r.reason, "err", err)
@@ -160,7 +160,7 @@ func (b *burial) parking() *parking {
 	return &parking{t: b.r.t, owner: b.g.p, dead: true, reason: b.r.reason}
 }
 
-// parkDeadLetter parks a dead letter that the error topic refuses: it is tried again, and other messages go on.
+// parkDeadLetter parks a dead letter that the error topic refuses: it is retried, and other messages continue.
 func (env *environment) parkDeadLetter(why error, m *parking) {
 	topic := env.errorTopic
 	var out op.Rendered

@@ -5,21 +5,21 @@ import (
 	"sync/atomic"
 )
 
-// deliveries counts messages that sinks have taken, by the rule that sent them. Rules of the set in force have a counter, which lasts
-// over sets; what a lagging sink takes for one that is gone is counted together, so that there are never more counters than rules.
+// deliveries counts delivered messages by rule. Each rule of the set in force has a counter, which persists over sets.
+// Messages of other rules, from a lagging sink, share one counter, so that there are never more counters than rules.
 type deliveries struct {
 	sets *ruleSets
 
 	mu    sync.RWMutex
 	rules map[string]*atomic.Uint64   // of the set in force
-	bySet map[uint32][]*atomic.Uint64 // of sets by index, by rule: found once
+	bySet map[uint32][]*atomic.Uint64 // by set index and rule, filled on demand
 	gone  atomic.Uint64
 }
 
-// maxDeliverySets bounds bySet. What is thrown away is made again.
+// maxDeliverySets bounds bySet, which can be rebuilt.
 const maxDeliverySets = 16
 
-// use has the rules of a set counted one by one.
+// use gives each rule of a set its own counter.
 func (d *deliveries) use(ids []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -37,7 +37,7 @@ func (d *deliveries) use(ids []string) {
 	d.rules, d.bySet = rules, map[uint32][]*atomic.Uint64{}
 }
 
-// delivered counts a message that a rule of a set has sent.
+// delivered counts a message of a rule.
 func (d *deliveries) delivered(set uint32, rule uint16) {
 	d.mu.RLock()
 	counters := d.bySet[set]
@@ -50,10 +50,10 @@ func (d *deliveries) delivered(set uint32, rule uint16) {
 	}
 }
 
-// find looks the counters of a set up.
+// find returns the counters of a set.
 func (d *deliveries) find(set uint32) []*atomic.Uint64 {
 	s, err := d.sets.get(set)
-	if err != nil { // nobody can tell what the rule was
+	if err != nil { // the rule is unknown
 		d.gone.Add(1)
 		return nil
 	}
@@ -73,7 +73,7 @@ func (d *deliveries) find(set uint32) []*atomic.Uint64 {
 	return counters
 }
 
-// counts are the messages by rule, and those of rules that are gone.
+// counts returns the messages by rule, and those of removed rules.
 func (d *deliveries) counts() (rules map[string]uint64, gone uint64) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()

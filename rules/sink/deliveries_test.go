@@ -12,7 +12,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestMetricsOfRulesThatAreGone: there are metrics of the rules in force alone; what a sink takes of another one is counted too.
+// TestMetricsOfRulesThatAreGone checks that only rules in force have metrics, and that deliveries of other rules are
+// counted too.
 func TestMetricsOfRulesThatAreGone(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewRegistry()

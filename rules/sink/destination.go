@@ -13,46 +13,46 @@ import (
 	"cellgate/rules/engine"
 )
 
-// What is on its way to a destination out of its log: little until it has taken something.
+// Bounds of what is in flight to a destination from its log: low until it has taken something.
 const (
 	probeMessages, probeBytes = 16, 256 << 10
 	drainMessages, drainBytes = 512, 1 << 20
 )
 
-// destination is one that takes no messages, and the log of those that wait for it.
+// destination is a parked destination, with the log of its messages.
 type destination struct {
 	l   *lot
 	via *pipeline // whose sink sends
 	key destKey
 	id  uint64 // names the log's directory
 
-	// Guarded by the lot's mutex. Entries of the log count from 1: those up to cursor are settled, those up to read are on
-	// their way or settled, written is the last.
+	// Guarded by the lot's mutex. Entries of the log count from 1: those up to cursor are settled, those up to read are
+	// settled or in flight, written is the last.
 	queue                 []*parking // not in the log yet
 	cursor, read, written uint64
 	why                   string
-	missing               bool // as the sink says
+	missing               bool // according to the sink
 	since                 time.Time
-	mark                  uint64       // what via had taken when this one was parked
-	spills                time.Time    // from when on messages are given up that cannot be parked; zero: not yet
-	oldest                int64        // ReceivedAt of the oldest message, about
+	mark                  uint64       // via's taken when this one was parked
+	spills                time.Time    // from when on messages that cannot be parked are given up; zero: not yet
+	oldest                int64        // approximate ReceivedAt of the oldest message
 	lowSet                uint32       // lowest index of a rule set
 	size                  int64        // of the log
 	first, end            wal.Position // of the log
-	flying                []*flight    // on their way, in the order of the log
+	flying                []*flight    // in flight, in log order
 
-	// run's own; dlog and pos change under the mutex.
+	// Owned by run; dlog and pos change under the mutex.
 	dlog        *wal.Log
 	pos         wal.Position
-	trouble     string // what was logged last
+	trouble     string // last logged
 	flyingBytes int
 	proven      bool // it has taken something
 }
 
-// partition reports whether the destination is a part of a topic.
+// partition reports whether the destination is part of a topic.
 func (d *destination) partition() bool { return strings.Contains(d.key.name, "/") }
 
-// step does what there is to do for a destination.
+// step does the destination's pending work.
 func (d *destination) step(ctx context.Context) {
 	d.land()
 	d.store(ctx)
@@ -74,7 +74,7 @@ func (d *destination) step(ctx context.Context) {
 	}
 }
 
-// store puts what is queued into the log.
+// store writes the queue to the log.
 func (d *destination) store(ctx context.Context) {
 	for ctx.Err() == nil {
 		d.l.mu.Lock()
@@ -103,10 +103,10 @@ func (d *destination) store(ctx context.Context) {
 	}
 }
 
-// errHeld says that a message waits although it cannot be parked.
+// errHeld means that a message cannot be parked and waits.
 var errHeld = errors.New("the sink takes nothing")
 
-// take puts a message into the log, or gives it up when there is no room. On an error it stays in the queue.
+// take writes a message to the log, or gives it up if there is no room. On an error it stays in the queue.
 func (d *destination) take(m *parking, e *parkedEntry) error {
 	held, why := d.l.room(d, e.dead, parkedSize(e))
 	switch {
@@ -128,7 +128,7 @@ func (d *destination) take(m *parking, e *parkedEntry) error {
 	return nil
 }
 
-// giveBack has the sink keep a message that cannot be parked: there is an outage, and the message waits in the window.
+// giveBack returns a message that cannot be parked to its sink: during an outage it waits in the window.
 func (d *destination) giveBack(m *parking, e *parkedEntry) {
 	t := m.t
 	t.stays = true
@@ -139,14 +139,14 @@ func (d *destination) giveBack(m *parking, e *parkedEntry) {
 	f.hand(d.via, t)
 }
 
-// next takes the first message from the queue.
+// next removes the first message from the queue.
 func (d *destination) next() {
 	d.l.mu.Lock()
 	defer d.l.mu.Unlock()
 	d.queue = d.queue[1:]
 }
 
-// entryOf makes the entry of a message.
+// entryOf returns the log entry of a message.
 func (d *destination) entryOf(ctx context.Context, m *parking) (parkedEntry, error) {
 	rec, err := d.l.src.find(ctx, d.l.env.journal, m.t.seq)
 	if err != nil {
@@ -160,13 +160,13 @@ func (d *destination) entryOf(ctx context.Context, m *parking) (parkedEntry, err
 
 func parkedSize(e *parkedEntry) int { return 256 + len(e.record.Payload) + len(e.record.Topic) }
 
-// write appends an entry to the log and calls then before a checkpoint can see it.
+// write appends an entry to the log and calls then before a checkpoint can see the entry.
 func (d *destination) write(e *parkedEntry, then func()) error {
 	if err := d.open(); err != nil {
 		return err
 	}
 	l := d.l
-	e.number = d.written + 1 // which run alone raises
+	e.number = d.written + 1 // only run changes it
 	l.buf = e.append(l.buf[:0])
 	if err := d.dlog.Append(l.buf, e.number); err != nil {
 		return err
@@ -181,7 +181,7 @@ func (d *destination) write(e *parkedEntry, then func()) error {
 	return nil
 }
 
-// noteLocked counts an entry of the log.
+// noteLocked counts a log entry.
 func (d *destination) noteLocked(e *parkedEntry) {
 	if d.written == d.cursor {
 		d.oldest = e.record.ReceivedAt
@@ -190,7 +190,7 @@ func (d *destination) noteLocked(e *parkedEntry) {
 	d.lowSet = min(d.lowSet, e.set)
 }
 
-// open makes the log.
+// open creates the log.
 func (d *destination) open() error {
 	if d.dlog != nil {
 		return nil
@@ -208,7 +208,7 @@ func (d *destination) open() error {
 	return nil
 }
 
-// adoptLocked gives the destination its log. Nothing asks the log for anything under the lot's mutex, since it may wait for
+// adoptLocked sets the destination's log. No method of the log is called under the lot's mutex, because it may wait for
 // the disk.
 func (d *destination) adoptLocked(id uint64, dlog *wal.Log) {
 	d.id, d.dlog, d.size = id, dlog, dlog.Bytes()
@@ -217,12 +217,12 @@ func (d *destination) adoptLocked(id uint64, dlog *wal.Log) {
 
 func (l *lot) logDir(id uint64) string { return filepath.Join(l.dir, fmt.Sprintf("%016x", id)) }
 
-// parkedAt is the identity of a destination's log.
+// parkedAt returns the identity of a destination's log.
 func parkedAt(id uint64, k destKey, epoch uint64) wal.Identity {
 	return wal.Identity{Name: fmt.Sprintf("%s/%016x %s", parkedLogs, id, k), Epoch: epoch}
 }
 
-// send hands over what the log has and the window allows.
+// send sends entries of the log as far as the window allows.
 func (d *destination) send() {
 	if d.dlog == nil || d.l.parts(d.key) {
 		return
@@ -241,7 +241,7 @@ func (d *destination) send() {
 		}
 		owner := d.l.env.byName[e.sink]
 		if owner != nil && e.seq > owner.cursor() {
-			return // it is handed over once more if the process ends now
+			return // it is repeated if the process ends now
 		}
 		if d.passTo(next); e.number > d.cursor {
 			d.launch(&e, owner, len(data))
@@ -249,14 +249,14 @@ func (d *destination) send() {
 	}
 }
 
-// passTo moves the place in the log.
+// passTo moves the read position in the log.
 func (d *destination) passTo(pos wal.Position) {
 	d.l.mu.Lock()
 	defer d.l.mu.Unlock()
 	d.pos = pos
 }
 
-// space reports whether there is something to send and room for it.
+// space reports whether there is an entry to send and room for it.
 func (d *destination) space() bool {
 	messages, bytes := probeMessages, probeBytes
 	if d.proven {
@@ -267,7 +267,6 @@ func (d *destination) space() bool {
 	return d.read < d.written && len(d.flying) < messages && d.flyingBytes < bytes
 }
 
-// launch sends an entry.
 func (d *destination) launch(e *parkedEntry, owner *pipeline, size int) {
 	f := &flight{d: d, e: *e, owner: owner, size: size}
 	d.flyingBytes += size
@@ -278,14 +277,14 @@ func (d *destination) launch(e *parkedEntry, owner *pipeline, size int) {
 	d.read = e.number
 	d.flying = append(d.flying, f)
 	d.l.mu.Unlock()
-	if owner == nil { // its sink is gone from the configuration, and its account with it
+	if owner == nil { // its sink is no longer configured, and has no account
 		f.settle(Ticket{}, dropped, "")
 		return
 	}
 	f.deliver(d.via)
 }
 
-// land takes what is settled at the front of what is on its way.
+// land settles the finished entries at the front of those in flight.
 func (d *destination) land() {
 	for {
 		d.l.mu.Lock()
@@ -325,7 +324,7 @@ func (d *destination) land() {
 	}
 }
 
-// popLocked settles the first of what is on its way.
+// popLocked settles the first entry in flight.
 func (d *destination) popLocked(f *flight) {
 	if d.dropLocked(f); f.owner != nil {
 		if d.l.env.trace.On() {
@@ -344,8 +343,8 @@ func (d *destination) dropLocked(f *flight) {
 	}
 }
 
-// move puts the dead letter of a parked message to those of its error topic, which is parked as well. It returns false when
-// that has to wait.
+// move appends the dead letter of a parked message to the log of its error topic, which is parked too. It returns false
+// if that must wait.
 func (d *destination) move(f *flight) bool {
 	l := d.l
 	l.mu.Lock()
@@ -370,7 +369,7 @@ func (d *destination) move(f *flight) bool {
 	return true
 }
 
-// describeLocked tells of the destination.
+// describeLocked returns the destination's description.
 func (d *destination) describeLocked() Parked {
 	p := Parked{
 		Sink: d.key.sink, Destination: d.key.name, Since: d.since, Reason: d.why, Bytes: d.size,
@@ -382,32 +381,32 @@ func (d *destination) describeLocked() Parked {
 	return p
 }
 
-// flight is a parked message on its way.
+// flight is a parked message in flight.
 type flight struct {
 	d     *destination
 	e     parkedEntry
-	owner *pipeline // nil: there is no such sink any more
+	owner *pipeline // nil if the sink no longer exists
 	size  int
-	topic string // that it was sent to last; run's own
+	topic string // the topic last sent to; owned by run
 
 	// Guarded by the lot's mutex.
 	done   bool
 	o      outcome
 	reason string
-	moved  string    // the error topic whose log it goes to
-	why    error     // of moved
-	bury   string    // why it is to become a dead letter
-	retry  time.Time // when a dead letter that was refused goes behind the others, to be tried again
-	buried bool      // it has become one on its way
+	moved  string    // the error topic to whose log it moves
+	why    error     // the reason for moved
+	bury   string    // why it must become a dead letter
+	retry  time.Time // when a refused dead letter is queued again, after the others
+	buried bool      // it was sent as a dead letter
 }
 
-// deliver renders the message, or its dead letter, and hands it to the sink.
+// deliver renders the message, or its dead letter, and passes it to the sink.
 func (f *flight) deliver(via *pipeline) {
 	e := &f.e
 	f.hand(via, Ticket{to: f, set: e.set, rule: e.decision.Rule, target: e.decision.Target, dead: e.dead, seq: e.seq})
 }
 
-// hand renders the message and hands it over under a ticket.
+// hand renders the message and delivers it with a ticket.
 func (f *flight) hand(via *pipeline, t Ticket) {
 	l, e := f.d.l, &f.e
 	set, err := l.env.sets.get(e.set)
@@ -463,7 +462,7 @@ func (f *flight) refused(t Ticket, err error) {
 	f.d.l.signal()
 }
 
-// park implements settler. What came out of a destination's log stays with the sink; its dead letter may be parked.
+// park implements settler. A message from a destination's log stays with the sink; its dead letter may be parked.
 func (f *flight) park(t Ticket, dest string, why error) bool {
 	l := f.d.l
 	l.mu.Lock()
@@ -476,7 +475,7 @@ func (f *flight) park(t Ticket, dest string, why error) bool {
 	return true
 }
 
-// errorTopicLocked is where a dead letter goes.
+// errorTopicLocked returns the topic for a dead letter.
 func (f *flight) errorTopicLocked() string {
 	if f.buried {
 		return f.topic

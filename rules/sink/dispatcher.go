@@ -26,25 +26,25 @@ type Dispatcher struct {
 	sets      *ruleSets
 	pipelines []*pipeline
 
-	// evalMu is held by the evaluator during one journal batch, and by a checkpoint while it copies:
-	// what it copies is of one boundary.
+	// evalMu is held by the evaluator during one journal batch, and by a checkpoint while it copies, so that the copy
+	// is of one boundary.
 	evalMu    sync.Mutex
 	evaluated uint64 // E
-	torn      bool   // the evaluator stopped inside a batch: no checkpoint any more
+	torn      bool   // the evaluator stopped within a batch: no more checkpoints
 	state     *state.State
 	vins      atomic.Int64 // in state
-	removed   atomic.Int64 // operators in state that no rule has any more
+	removed   atomic.Int64 // operators in state without a rule
 	current   setInUse
 	scratch   []engine.Decision
 	rounds    rounds
 	countsMu  sync.Mutex // guards counts.last
 	counts    ruleCounts
 
-	// checkpoint's own.
+	// Owned by checkpoint.
 	saveMu    sync.Mutex
 	mark      ahead // what was appended at the last capture
 	operators *operatorLog
-	unstored  *snapshot // captured, and not stored yet
+	unstored  *snapshot // captured and not stored yet
 	last      *snapshot // as stored
 
 	unevaluated unevaluated
@@ -66,7 +66,7 @@ type Dispatcher struct {
 	fatal   sync.Once
 }
 
-// setInUse is the rule set that governs at E.
+// setInUse is the rule set in force at E.
 type setInUse struct {
 	set     ruleSet
 	index   uint32
@@ -76,8 +76,7 @@ type setInUse struct {
 	failed  []prometheus.Counter
 }
 
-// New opens the dispatcher's state and holds back the journal from where it stands. It delivers nothing
-// before Start.
+// New opens the dispatcher's state and retains the journal from its position. It delivers nothing before Start.
 func New(o Options) (*Dispatcher, error) {
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("dispatch: %w", err)
@@ -119,7 +118,7 @@ func New(o Options) (*Dispatcher, error) {
 	return d, nil
 }
 
-// msgIDPrefix is the message id of message.ID but for the sequence.
+// msgIDPrefix returns the part of message.ID before the sequence.
 func msgIDPrefix(node string, epoch uint64) string {
 	id := message.ID(node, epoch, 0)
 	return id[:len(id)-1]
@@ -127,7 +126,7 @@ func msgIDPrefix(node string, epoch uint64) string {
 
 func (d *Dispatcher) logDir(p *pipeline) string { return filepath.Join(d.o.Dir, p.name) }
 
-// Start begins to evaluate and deliver.
+// Start begins evaluation and delivery.
 func (d *Dispatcher) Start() error {
 	reader, err := d.o.Journal.NewReader(d.evaluated + 1)
 	if err != nil {
@@ -163,8 +162,8 @@ func (d *Dispatcher) spawn(f func()) {
 	}()
 }
 
-// Stop stops evaluating, lets the sinks finish what is under way until ctx ends, and writes a last
-// checkpoint. What is not settled then is delivered after the next start.
+// Stop stops evaluation, lets the sinks finish until ctx ends, and writes a last checkpoint. Messages that are not
+// settled by then are delivered after the next start.
 func (d *Dispatcher) Stop(ctx context.Context) error {
 	d.stopWorkers()
 	var errs []error
@@ -189,9 +188,8 @@ func (d *Dispatcher) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Abandon ends the dispatcher as a crash would: nothing is finished and nothing written. What was not in
-// the last checkpoint is done again after the next start. It is for leaving after a fatal error. The
-// sinks are closed too, at once.
+// Abandon ends the dispatcher like a crash: nothing is finished or written, and what the last checkpoint lacks is
+// repeated after the next start. It also closes the sinks at once. It is for the exit after a fatal error.
 func (d *Dispatcher) Abandon() {
 	d.stopWorkers()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -221,7 +219,7 @@ func (d *Dispatcher) closeLogs() {
 	d.env.lot.close()
 }
 
-// die reports what the dispatcher cannot survive, once.
+// die reports a fatal error, once.
 func (d *Dispatcher) die(err error) {
 	d.setTrouble(err)
 	d.fatal.Do(func() {
@@ -242,7 +240,7 @@ func (d *Dispatcher) setTrouble(err error) {
 	}
 }
 
-// evaluate is the evaluator.
+// evaluate is the evaluator's loop.
 func (d *Dispatcher) evaluate(ctx context.Context, reader *journal.Reader) {
 	defer func() { _ = reader.Close() }()
 	for {
@@ -260,7 +258,6 @@ func (d *Dispatcher) evaluate(ctx context.Context, reader *journal.Reader) {
 	}
 }
 
-// batch evaluates one journal batch.
 func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 	d.evalMu.Lock()
 	defer d.evalMu.Unlock()
@@ -287,7 +284,7 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 			d.endBatch(ctx, rec.Seq-1)
 			d.state.Advance(rec.ReceivedAt)
 			d.enter(string(rec.Payload), rec.Seq)
-			d.state.Advance(rec.ReceivedAt) // the time of what the set has removed
+			d.state.Advance(rec.ReceivedAt) // removed operators are forgotten by this time
 		case message.KindClockStep:
 			d.stepClock(rec)
 		case message.KindTick:
@@ -297,7 +294,7 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 		case message.KindOperatorState:
 			d.operatorState(rec)
 		case message.KindRelease, message.KindSessionReset:
-			// Matters of sessions.
+			// Session records.
 		}
 	}
 	d.endBatch(ctx, b.Last)
@@ -308,7 +305,7 @@ func (d *Dispatcher) batch(ctx context.Context, b *journal.Batch) {
 	}
 }
 
-// stretch returns how many messages follow one another from the first on, between which nothing else is to be done.
+// stretch returns the number of consecutive messages from the first record on.
 func (d *Dispatcher) stretch(recs []message.Record) int {
 	n := 1
 	for n < len(recs) && recs[n].Kind == message.KindPublish && d.state.Steady(recs[n].ReceivedAt) && d.limits.Within(recs[n].ReceivedAt) {
@@ -318,8 +315,8 @@ func (d *Dispatcher) stretch(recs []message.Record) int {
 	return n
 }
 
-// awaitRules waits until there is a rule set to evaluate a record with that none governs: the state file was lost, or the
-// set's source was. What is applied next governs it then. It reports whether there is one; false means that ctx has ended.
+// awaitRules waits for a rule set if none is in force: the state file, or the set's source, was lost. The next applied
+// set then evaluates the record. It returns false if ctx has ended.
 func (d *Dispatcher) awaitRules(ctx context.Context, seq uint64) bool {
 	d.endBatch(ctx, seq-1)
 	tried := ""
@@ -340,10 +337,10 @@ func (d *Dispatcher) awaitRules(ctx context.Context, seq uint64) bool {
 	return false
 }
 
-// errNoneGoverns says why nothing is evaluated.
+// errNoneGoverns means that no rule set is in force.
 var errNoneGoverns = errors.New("no rule set governs what the journal has: evaluation waits until rules are applied")
 
-// stepClock tells the operators that the messages to come are stamped by another clock.
+// stepClock notifies the operators that later messages are stamped by another clock.
 func (d *Dispatcher) stepClock(rec *message.Record) {
 	step, err := rec.ClockStep()
 	if err != nil {
@@ -353,7 +350,7 @@ func (d *Dispatcher) stepClock(rec *message.Record) {
 	d.state.StepClock(step)
 }
 
-// lost counts records that nobody can evaluate, in every sink's ledger.
+// lost counts records that cannot be evaluated in every sink's ledger.
 func (d *Dispatcher) lost(n uint64, reason string) {
 	d.o.Metrics.missing.Add(float64(n))
 	for _, p := range d.pipelines {
@@ -361,8 +358,8 @@ func (d *Dispatcher) lost(n uint64, reason string) {
 	}
 }
 
-// endBatch closes the pipelines' chunks. When a disk does not take a decision log, it waits: the journal
-// keeps what comes.
+// endBatch closes the pipelines' chunks. If the disk does not take a decision log, it waits: the journal keeps new
+// records.
 func (d *Dispatcher) endBatch(ctx context.Context, seq uint64) {
 	due, waits := d.state.NextDue()
 	d.ticker.note(due, waits, seq)
@@ -387,14 +384,14 @@ func (d *Dispatcher) endBatch(ctx context.Context, seq uint64) {
 	d.removed.Store(int64(removed))
 }
 
-// route evaluates one PUBLISH and offers every pipeline its messages.
+// route evaluates one PUBLISH and offers each pipeline its messages.
 func (d *Dispatcher) route(rec *message.Record) {
 	d.scratch = d.current.worker.Eval(rec, d.scratch[:0])
 	d.settleOn(rec, d.scratch, nil)
 }
 
-// settleOn counts the decisions about a message and offers every pipeline its own. ready has the messages that were made of
-// them beforehand, if any was.
+// settleOn counts the decisions about a message and offers each pipeline its own. ready has the messages rendered in
+// advance, if any.
 func (d *Dispatcher) settleOn(rec *message.Record, ds []engine.Decision, ready []*rendered) {
 	d.divide(ds, ready)
 	for _, p := range d.pipelines {
@@ -406,7 +403,7 @@ func (d *Dispatcher) settleOn(rec *message.Record, ds []engine.Decision, ready [
 	d.offer(rec)
 }
 
-// divide gives every pipeline its decisions about a record.
+// divide distributes the decisions about a record over the pipelines.
 func (d *Dispatcher) divide(ds []engine.Decision, ready []*rendered) {
 	for _, p := range d.pipelines {
 		p.eval.decisions, p.eval.ready = p.eval.decisions[:0], p.eval.ready[:0]
@@ -427,7 +424,7 @@ func (d *Dispatcher) divide(ds []engine.Decision, ready []*rendered) {
 	}
 }
 
-// offer gives every pipeline the messages that were decided on.
+// offer offers each pipeline its messages of the record.
 func (d *Dispatcher) offer(rec *message.Record) {
 	for _, p := range d.pipelines {
 		if len(p.eval.decisions) == 0 {
@@ -440,8 +437,8 @@ func (d *Dispatcher) offer(rec *message.Record) {
 	}
 }
 
-// pipelineFor returns the pipeline that a decision is for. One for a sink that was taken out of the configuration after the
-// set came into force becomes a dead letter.
+// pipelineFor returns a decision's pipeline. If the sink was removed from the configuration after the set came into
+// force, that is the one for dead letters.
 func (d *Dispatcher) pipelineFor(dec *engine.Decision) *pipeline {
 	kind := d.current.set.sinkOf(dec)
 	if p := d.pipelineOf(kind); p != nil {
@@ -451,7 +448,7 @@ func (d *Dispatcher) pipelineFor(dec *engine.Decision) *pipeline {
 	return d.pipelineOf(op.SinkKafka)
 }
 
-// pipelineOf returns the pipeline of a kind of sink, nil when there is none.
+// pipelineOf returns the pipeline of a kind of sink, nil if there is none.
 func (d *Dispatcher) pipelineOf(kind op.SinkKind) *pipeline {
 	for _, p := range d.pipelines {
 		if p.kind == kind {

@@ -43,7 +43,7 @@ rules:
       - kafka: {topic: low}
 `
 
-// memRig is a rig whose sinks are in memory and outlive its restarts.
+// memRig is a rig with sinks in memory that outlive its restarts.
 type memRig struct {
 	*sinktest.Rig
 	kafka, redis *sinktest.Memory
@@ -201,8 +201,8 @@ func TestRefusedMessagesGoToTheErrorTopic(t *testing.T) {
 	r.Stop()
 }
 
-// TestOnErrorNoneIsCountedAlone: what a sink refuses of such a rule is dropped and counted, from the window and from the log
-// of a parked topic, and errors of its evaluation leave the record filtered.
+// TestOnErrorNoneIsCountedAlone checks that messages of such a rule that a sink refuses are dropped and counted, from
+// the window and from the log of a parked topic, and that its evaluation errors leave the record filtered.
 func TestOnErrorNoneIsCountedAlone(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -245,7 +245,7 @@ rules:
 	r.Apply(testRules)
 	r.Publish(700, 50)
 	r.Await(func() bool { return r.Dispatcher.Position() == r.Journal.Last() })
-	r.Kill() // while almost everything waits in the log
+	r.Kill() // while almost everything is in the log
 	r.kafka.Forget()
 	r.kafka.Hold(false)
 	r.Open()
@@ -296,7 +296,7 @@ func TestAgeOutPassesOverTheOldest(t *testing.T) {
 	})
 	r.redis.Hold(true)
 	r.Publish(0, 3000)
-	// What the sink holds it lets go when it asks; the loader passes over the rest.
+	// The sink drops abandoned messages when it checks; the loader skips the others.
 	r.Await(func() bool {
 		r.redis.LetGo()
 		return r.Ledger("redis").Dropped[sink.Retention] > 500
@@ -311,7 +311,7 @@ func TestAgeOutPassesOverTheOldest(t *testing.T) {
 	r.Stop()
 }
 
-// unsure is a journal that takes records and cannot tell when they are durable.
+// unsure is a journal that takes records but fails to report them as durable.
 type unsure struct {
 	sink.Journal
 	on *atomic.Bool
@@ -325,8 +325,8 @@ func (u unsure) WaitDurable(ctx context.Context, seq uint64) error {
 	return err
 }
 
-// Rules whose application was cut short, by an error or the end of the process, may be in the journal and govern. To
-// apply those before them again must not be taken for nothing.
+// Rules whose application was interrupted, by an error or the end of the process, may be in the journal and take
+// effect. Applying the previous ones again must not be skipped as unchanged.
 func TestRulesGovernAgainAfterAnApplicationThatWasCutShort(t *testing.T) {
 	t.Parallel()
 	for name, restart := range map[string]bool{"error": false, "crash": true} {
@@ -357,8 +357,8 @@ func TestRulesGovernAgainAfterAnApplicationThatWasCutShort(t *testing.T) {
 	}
 }
 
-// TestASinkThatIsGoneFiltersNothing: what rules send to a sink that was taken out of the configuration while they were in
-// force becomes dead letters.
+// TestASinkThatIsGoneFiltersNothing checks that messages for a sink that was removed from the configuration while the
+// rules were in force become dead letters.
 func TestASinkThatIsGoneFiltersNothing(t *testing.T) {
 	t.Parallel()
 	kafka, redis := sinktest.NewMemory(op.SinkKafka), sinktest.NewMemory(op.SinkRedis)

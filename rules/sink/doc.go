@@ -1,20 +1,19 @@
-// Package sink carries the gateway's messages from the journal to where the rules send them, and keeps
-// the ledger that proves that none is missing.
+// Package sink delivers messages from the journal to the rules' targets, and keeps the ledger that proves that none is
+// missing.
 //
-// A Dispatcher has one evaluator, which reads the journal in order, asks the rules, and owns the
-// evaluation position E; and one pipeline per sink, with a cursor of its own. While a sink keeps up,
-// its messages are rendered and handed over as they are decided. A sink that does not is fed later,
-// from its decision log, by a loader that reads record and decision again; the evaluator never waits
-// for it. Everything that must survive a crash (E, the operators' state, cursors, counts, how far the
-// decision logs go) is written in one transaction about once a second, so that after kill -9 all of it
-// is of one moment, and what was under way then is done again under the same message id.
+// A Dispatcher has one evaluator, which reads the journal in order, evaluates the rules, and owns the evaluation
+// position E; and one pipeline per sink, each with its own cursor. While a sink keeps up, its messages are rendered and
+// delivered as they are decided. A sink that lags is fed from its decision log by a loader, which reads record and
+// decision again; the evaluator never waits for a sink. Everything that must survive a crash (E, the operators' state,
+// cursors, counts, ends of the decision logs) is written in one transaction about once a second, so that it is
+// consistent after kill -9. Messages in flight are then repeated with the same message id.
 //
-// The promise, per sink, at every moment and across restarts:
+// The guarantee, per sink, at every moment and across restarts:
 //
 //	received = delivered + filtered + dead-lettered + dropped + pending
 //
-// with each term counted where it happens: received is what the journal has taken, and what the rules have not seen of it
-// yet is pending.
+// Each term is counted where it happens: received is what the journal has taken; the part that is not evaluated yet is
+// pending.
 //
 //	producer, err := kafkaclient.NewProducer(…)
 //	d, err := sink.New(sink.Options{Journal: j, DB: db, Dir: dir, Cell: cell, Node: node, Sinks: []sink.Binding{
@@ -23,6 +22,5 @@
 //	err = d.ApplyRules(ctx, source) // before the listeners open
 //	defer d.Stop(ctx)
 //
-// DECISIONS.md gives the reasons; kafka and redis below this
-// package are the sinks, sinktest is the suite that every sink must pass.
+// DECISIONS.md gives the reasons. The sub-packages are the sinks; sinktest runs them in tests.
 package sink

@@ -2,29 +2,28 @@ package sink
 
 import "maps"
 
-// SinkLedger is the account of one sink, as GET /v1/ledger gives it. Every term is counted where it
-// happens, none is derived from the others; Balanced compares them.
+// SinkLedger is the account of one sink, as in GET /v1/ledger. Every term is counted where it happens, none is derived
+// from the others; Balanced compares them.
 type SinkLedger struct {
 	Sink string `json:"sink"`
-	// Received counts the PUBLISH records that the journal has taken, the ticks at which a rule sent the sink something, and all records that the evaluator could not read:
-	// those are dropped too, by reason Corruption or JournalLost.
+	// Received counts the PUBLISH records that the journal has taken, the ticks that caused a message for the sink, and
+	// all records that could not be read; these are also dropped, with the reason Corruption or JournalLost.
 	Received uint64 `json:"received"`
-	// Delivered counts records all of whose messages for the sink it has.
+	// Delivered counts records whose messages for the sink are all delivered.
 	Delivered uint64 `json:"delivered"`
-	// Filtered counts records that no rule sends to the sink.
+	// Filtered counts records without a message for the sink.
 	Filtered uint64 `json:"filtered"`
-	// DeadLettered counts records of which at least one message went to an error topic instead.
+	// DeadLettered counts records with at least one message sent to an error topic instead.
 	DeadLettered uint64 `json:"dead_lettered"`
-	// Dropped counts records of which a policy gave up at least one message, by reason.
+	// Dropped counts records with at least one message given up by a policy, by reason.
 	Dropped map[string]uint64 `json:"dropped"`
-	// Pending counts records with messages that are not settled: those under way, those that wait in the decision
-	// log, and those that are not evaluated.
+	// Pending counts records with unsettled messages: in flight, in the decision log, or not evaluated.
 	Pending uint64 `json:"pending"`
-	// Unevaluated is the part of Pending that is in the journal and that the rules have not seen yet.
+	// Unevaluated is the part of Pending that is in the journal and not evaluated yet.
 	Unevaluated uint64 `json:"unevaluated"`
-	// OldestSeconds is how long ago the oldest pending record was received.
+	// OldestSeconds is the age of the oldest pending record.
 	OldestSeconds float64 `json:"oldest_seconds"`
-	// Balanced is received = delivered + filtered + dead_lettered + all dropped + pending.
+	// Balanced reports whether received = delivered + filtered + dead_lettered + all dropped + pending.
 	Balanced bool `json:"balanced"`
 }
 
@@ -35,7 +34,7 @@ func (l *SinkLedger) sumDropped() (n uint64) {
 	return n
 }
 
-// counts are the terms that only ever grow.
+// counts are the terms that never decrease.
 type counts struct {
 	Received     uint64            `json:"received"`
 	Filtered     uint64            `json:"filtered"`
@@ -67,7 +66,7 @@ func (c *counts) clone() counts {
 	return out
 }
 
-// unsettled is how many records of a checkpoint's counts are pending behind its cursor.
+// unsettled returns the number of a checkpoint's records that are pending after its cursor.
 func (c *counts) unsettled() uint64 {
 	n := c.Received - c.Filtered - c.Delivered - c.DeadLettered
 	for _, d := range c.Dropped {
@@ -76,7 +75,7 @@ func (c *counts) unsettled() uint64 {
 	return n
 }
 
-// ledger puts the terms together. pending are the evaluated records that are, received is what the journal says.
+// ledger combines the terms. pending counts the evaluated pending records, received is the journal's count.
 func (c *counts) ledger(name string, received, pending uint64) SinkLedger {
 	l := SinkLedger{
 		Sink: name, Received: received, Delivered: c.Delivered, Filtered: c.Filtered,

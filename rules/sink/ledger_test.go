@@ -22,7 +22,7 @@ func TestALostRecordShowsAsMismatch(t *testing.T) {
 	if l := p.ledger(); !l.Balanced || l.Received != 3 || l.Unevaluated != 1 || l.Delivered != 1 || l.Filtered != 1 {
 		t.Fatalf("settled: %+v", l)
 	}
-	p.eval.received++ // a record that was read, and then forgotten
+	p.eval.received++ // a record that was read and then forgotten
 	check.OK(t, p.endBatch(3))
 	if p.ledger().Balanced {
 		t.Fatal("a forgotten record does not show")

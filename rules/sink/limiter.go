@@ -11,15 +11,15 @@ import (
 	"cellgate/rules/engine"
 )
 
-// limiter puts into the journal that a rule has too many errors: what is evaluated behind that record sends nothing for the rule,
-// in every replay. It also tells of rules that are held.
+// limiter appends limits to the journal: after that record a rule with too many errors sends nothing, in every replay.
+// It also lists the held rules.
 type limiter struct {
 	journal Journal
 	retry   time.Duration
 	wake    chan struct{}
 
 	mu    sync.Mutex
-	asked []message.Limit // to be appended: at most one for each rule
+	asked []message.Limit // to be appended: at most one per rule
 	rules []LimitedRule
 }
 
@@ -27,7 +27,7 @@ type limiter struct {
 type LimitedRule struct {
 	Rule  string
 	Limit string
-	// Held is not nil while the rule sends nothing.
+	// Held is set while the rule sends nothing.
 	Held *engine.Held
 }
 
@@ -35,7 +35,7 @@ func newLimiter(o *Options) *limiter {
 	return &limiter{journal: o.Journal, retry: o.TickInterval, wake: make(chan struct{}, 1)}
 }
 
-// ask has a limit put into the journal.
+// ask queues a limit for the journal.
 func (l *limiter) ask(is message.Limit) {
 	l.mu.Lock()
 	l.asked = append(l.asked, is)
@@ -52,7 +52,7 @@ func (l *limiter) note(rules []LimitedRule) {
 	l.rules = rules
 }
 
-// run appends what is asked for until ctx ends. What the journal does not take now is tried again.
+// run appends queued limits until ctx ends, and retries those that the journal does not take.
 func (l *limiter) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if l.next(ctx) {
@@ -66,7 +66,7 @@ func (l *limiter) run(ctx context.Context) {
 	}
 }
 
-// next appends one, and reports whether there was one and it is in the journal.
+// next appends one limit, and reports whether it did.
 func (l *limiter) next(ctx context.Context) bool {
 	l.mu.Lock()
 	if len(l.asked) == 0 {
@@ -87,7 +87,7 @@ func (l *limiter) next(ctx context.Context) bool {
 	return true
 }
 
-// limit applies a record of the journal that holds or lifts a rule.
+// limit applies a record that holds a rule or lifts its limit.
 func (d *Dispatcher) limit(rec *message.Record) {
 	is, changed, err := d.limits.Apply(rec)
 	switch {
@@ -104,7 +104,7 @@ func (d *Dispatcher) limit(rec *message.Record) {
 	d.noteLimits()
 }
 
-// noteLimits tells readers what is held.
+// noteLimits publishes the held rules to readers.
 func (d *Dispatcher) noteLimits() {
 	var rules []LimitedRule
 	if d.current.set != nil {
@@ -121,17 +121,17 @@ func (d *Dispatcher) noteLimits() {
 	d.limiter.note(rules)
 }
 
-// Limited tells of the rules with a limit.
+// Limited returns the rules with a limit.
 func (d *Dispatcher) Limited() []LimitedRule {
 	d.limiter.mu.Lock()
 	defer d.limiter.mu.Unlock()
 	return d.limiter.rules
 }
 
-// ErrNotHeld is the error of Lift for a rule that is not held.
+// ErrNotHeld means that the rule to lift is not held.
 var ErrNotHeld = errors.New("the rule is not held by its limit")
 
-// Lift has a rule that is held by its limit send again. It returns when that is durable and evaluation has come to it, or ctx ends.
+// Lift makes a held rule send again. It returns when that is durable and evaluated, or ctx ends.
 func (d *Dispatcher) Lift(ctx context.Context, rule string) error {
 	d.evalMu.Lock()
 	var version string

@@ -19,7 +19,7 @@ import (
 	"cellgate/test/check"
 )
 
-// limitRules: the rule "bad" fails for a text. The one beside it sees the same messages and has no limit.
+// limitRules: the rule "bad" fails for a text. The other one sees the same messages and has no limit.
 const limitRules = `
 rules:
   - id: bad
@@ -30,11 +30,11 @@ rules:
   - {id: free, from: ["v1/+/up/telemetry"], when: payload.x > 3, to: [{kafka: {topic: free}}]}
 `
 
-// limitRig sends messages of a value x of many vehicles, ten a second.
+// limitRig sends messages with a value x of many vehicles, ten a second.
 type limitRig struct {
 	*timeRig
 	n    int
-	lags bool // the sinks take nothing: what is sent does not settle
+	lags bool // the sinks take nothing: messages do not settle
 }
 
 func newLimitRig(t *testing.T, change func(*sink.Options)) *limitRig {
@@ -56,7 +56,7 @@ func (r *limitRig) send(n, vehicles int, x string) {
 	}
 }
 
-// window waits for the begin of the next window.
+// window waits for the beginning of the next window.
 func (r *limitRig) window() {
 	r.machine.Pass(time.Duration(20_000-r.machine.Wall().UnixMilli()%20_000) * time.Millisecond)
 }
@@ -70,7 +70,7 @@ func (r *limitRig) held() bool {
 	return false
 }
 
-// trips sends errors of several vehicles until the rule is held.
+// trips causes errors of several vehicles until the rule is held.
 func (r *limitRig) trips(t *testing.T) {
 	t.Helper()
 	r.window()
@@ -80,7 +80,7 @@ func (r *limitRig) trips(t *testing.T) {
 	r.Await(r.held)
 }
 
-// sent counts what the rule has sent to Kafka, errors included.
+// sent counts the rule's messages to Kafka, errors included.
 func (r *limitRig) sent() (n int) {
 	for _, m := range r.kafka.Taken() {
 		if m.Rule == "bad" {
@@ -90,8 +90,8 @@ func (r *limitRig) sent() (n int) {
 	return n
 }
 
-// TestALimitHoldsARule: a rule with too many errors sends nothing from the record in the journal on, which a reload does not change; a
-// mended rule, and one that an operator lifts, sends again.
+// TestALimitHoldsARule checks that a rule with too many errors sends nothing after the record in the journal, also
+// after a reload; a changed rule, and one whose limit an operator lifts, sends again.
 func TestALimitHoldsARule(t *testing.T) {
 	t.Parallel()
 	r := newLimitRig(t, nil)
@@ -136,8 +136,8 @@ func TestALimitHoldsARule(t *testing.T) {
 	r.Stop()
 }
 
-// TestLimitsAreNotForVehicles: errors below the share, in few messages, or of one vehicle hold no rule; nor do payloads that
-// are not JSON.
+// TestLimitsAreNotForVehicles checks that errors below the share, in few messages, or of one vehicle hold no rule; nor
+// do payloads that are not JSON.
 func TestLimitsAreNotForVehicles(t *testing.T) {
 	t.Parallel()
 	for name, send := range map[string]func(r *limitRig){
@@ -168,8 +168,8 @@ func TestLimitsAreNotForVehicles(t *testing.T) {
 	}
 }
 
-// TestLimitsAreReplayed: what a rule with a limit sends is a matter of the journal alone: live with several workers or one, with kills
-// anywhere, by way of the decision logs of sinks that lag over a reload, and in a backtest.
+// TestLimitsAreReplayed checks that the messages of a rule with a limit depend only on the journal: live with one or
+// several workers, with kills, over the decision logs of lagging sinks and a reload, and in a backtest.
 func TestLimitsAreReplayed(t *testing.T) {
 	t.Parallel()
 	drive := func(r *limitRig, t *testing.T, during func(part int)) {
@@ -252,7 +252,7 @@ func TestLimitsAreReplayed(t *testing.T) {
 	}
 }
 
-// replayLimits is what the journal of the rig gives when it is evaluated anew, and what a backtest counts.
+// replayLimits evaluates the rig's journal again and returns the result with a backtest's counts.
 func (r *limitRig) replayLimits(t *testing.T) (out []string) {
 	t.Helper()
 	dir := rulestest.WriteFiles(t, map[string]string{"t.rules.yaml": limitRules})

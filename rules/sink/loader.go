@@ -18,7 +18,6 @@ type loader struct {
 	decisions []engine.Decision
 }
 
-// run loads until ctx ends.
 func (l *loader) run(ctx context.Context) {
 	defer l.src.close()
 	for ctx.Err() == nil {
@@ -38,7 +37,7 @@ func (l *loader) run(ctx context.Context) {
 	}
 }
 
-// trouble notes that the loader cannot go on; the backlog waits.
+// trouble records that the loader cannot continue; the backlog waits.
 func (p *pipeline) trouble(err error) {
 	p.mu.Lock()
 	first := p.damage == nil
@@ -49,7 +48,7 @@ func (p *pipeline) trouble(err error) {
 	}
 }
 
-// step loads one chunk, or turns the pipeline live, and reports whether there may be more to do now.
+// step loads one chunk or switches the pipeline to live, and reports whether there may be more to do now.
 func (l *loader) step(ctx context.Context) (bool, error) {
 	p := l.p
 	p.mu.Lock()
@@ -84,7 +83,7 @@ func (l *loader) step(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// chunk hands over the messages of a chunk.
+// chunk delivers the messages of a chunk.
 func (l *loader) chunk(ctx context.Context, data []byte) error {
 	c, err := readChunk(data)
 	if err != nil {
@@ -113,8 +112,7 @@ func (l *loader) chunk(ctx context.Context, data []byte) error {
 	}
 }
 
-// passed reports whether a record needs nothing: handed over before, or overtaken by age_out, which is
-// counted here.
+// passed reports whether a record is done: delivered before, or skipped by age_out, which is counted here.
 func (l *loader) passed(seq uint64) bool {
 	p := l.p
 	p.mu.Lock()
@@ -146,7 +144,7 @@ func (p *pipeline) takeLocked(seq uint64, at int64, n int) uint64 {
 	return p.beginLocked(seq, at, n)
 }
 
-// record waits for room and hands over the messages of one record, a burst of them at a time.
+// record waits for room and delivers the messages of one record, in bursts.
 func (l *loader) record(ctx context.Context, set ruleSet, index uint32, seq uint64) error {
 	p := l.p
 	if err := l.room(ctx); err != nil {
@@ -185,7 +183,6 @@ func (l *loader) record(ctx context.Context, set ruleSet, index uint32, seq uint
 	}
 }
 
-// room waits until the window has room.
 func (l *loader) room(ctx context.Context) error {
 	p := l.p
 	for {
@@ -210,20 +207,19 @@ func (l *loader) room(ctx context.Context) error {
 	}
 }
 
-// errRecordLost says that the journal has no such record any more.
+// errRecordLost means that the journal no longer has the record.
 var errRecordLost = errors.New("record is not in the journal")
 
-// reopenBeyond is the distance in records at which it is cheaper to look a place up than to read on.
+// reopenBeyond is the distance in records from which a lookup is cheaper than reading on.
 const reopenBeyond = 100_000
 
-// recordSource finds records by sequence, cheaply when they are asked for in order.
+// recordSource finds records by sequence; ascending lookups are cheap.
 type recordSource struct {
 	r *journal.Reader
 	b *journal.Batch
 }
 
-// find returns the record, valid until the next find. It returns errRecordLost if the journal does not
-// have it.
+// find returns the record, valid until the next find, or errRecordLost if the journal does not have it.
 func (s *recordSource) find(ctx context.Context, j Journal, seq uint64) (*message.Record, error) {
 	if s.b != nil && len(s.b.Records) > 0 && seq >= s.b.Records[0].Seq && seq <= s.b.Last {
 		return s.inBatch(seq)
@@ -264,7 +260,7 @@ func (s *recordSource) inBatch(seq uint64) (*message.Record, error) {
 	return &recs[i], nil
 }
 
-// close lets go of the reader, which would keep its segment from being recycled.
+// close releases the reader, which would keep its segment from being recycled.
 func (s *recordSource) close() {
 	if s.r != nil {
 		_ = s.r.Close()
@@ -272,7 +268,7 @@ func (s *recordSource) close() {
 	s.r, s.b = nil, nil
 }
 
-// sleep waits, or less when ctx ends.
+// sleep waits for d, or until ctx ends.
 func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()

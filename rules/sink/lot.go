@@ -18,30 +18,30 @@ import (
 	"cellgate/broker/wal"
 )
 
-// ParkedLimits bound what is parked.
+// ParkedLimits bound parked messages.
 type ParkedLimits struct {
-	// Bytes of all logs together on disk.
+	// Bytes limits all logs together on disk.
 	Bytes int64
-	// DestinationBytes of one destination's log.
+	// DestinationBytes limits one destination's log.
 	DestinationBytes int64
-	// Destinations that are parked at a time. A quarter is for error topics alone.
+	// Destinations limits the parked destinations. A quarter is reserved for error topics.
 	Destinations int
 }
 
-// segmentBytes of a destination's log: small enough that what has been sent is soon removed.
+// segmentBytes returns the segment size of a destination's log: small, so that sent messages are soon removed.
 func (l *ParkedLimits) segmentBytes() int64 { return min(8<<20, max(4<<10, l.DestinationBytes/8)) }
 
-// errFull is why a message goes to its rule's error topic although its destination may come back.
+// errFull sends a message to its rule's error topic because its parked destination has no room.
 var errFull = errors.New("the destination takes no records, and no more can be parked for it")
 
-// errMany is the same for a destination that cannot be parked any more.
+// errMany is the same for a destination that cannot be parked because of their number.
 var errMany = errors.New("the destination takes no records, and no more destinations can be parked")
 
-// lot keeps what is parked: a log for each destination that takes no messages, on disk and in order. A message that is in
-// such a log no longer holds a place in its sink's window, nor the sink's cursor, nor the journal. When the destination takes
-// messages again, they are sent from the log; when that has been read to its end, the sink is told to go on by itself.
+// lot keeps the parked messages: one log per parked destination, on disk and in order. A message in such a log occupies
+// no place in its sink's window and holds back neither the sink's cursor nor the journal. When the destination takes
+// messages again, they are sent from the log; once the log is read to its end, the sink continues by itself.
 //
-// One goroutine, run, writes and reads all logs. mu is taken before a pipeline's.
+// One goroutine, run, writes and reads all logs. mu is locked before a pipeline's mutex.
 type lot struct {
 	env    *environment
 	fs     wal.FS
@@ -53,32 +53,32 @@ type lot struct {
 
 	mu    sync.Mutex
 	dests map[destKey]*destination
-	// closed are the destinations that sinks give to Park, whether there is a log or not.
+	// closed are the destinations that sinks pass to Park, with or without a log.
 	closed map[destKey]bool
-	ended  []*destination // empty; their logs go when a checkpoint has been stored without them
+	ended  []*destination // empty; their logs are removed once a checkpoint without them is stored
 	lastID uint64
 
-	// run's own.
+	// Owned by run.
 	buf     []byte
 	src     recordSource
 	decoder message.Decoder
 	form    form
 }
 
-// deadLetterSink is the sink that dead letters go to.
+// deadLetterSink is the sink for dead letters.
 const deadLetterSink = "kafka"
 
-// destKey names a destination: by which sink, and where.
+// destKey identifies a destination by sink and name.
 type destKey struct{ sink, name string }
 
 func (k destKey) String() string { return k.sink + " " + k.name }
 
-// parking is a message that is to be parked.
+// parking is a message to be parked.
 type parking struct {
-	t      Ticket // of its owner's
+	t      Ticket // of its owner
 	owner  *pipeline
 	dead   bool   // it is the dead letter of t
-	reason string // of that
+	reason string // for the dead letter
 }
 
 func newLot(o *Options, env *environment) *lot {
@@ -88,7 +88,7 @@ func newLot(o *Options, env *environment) *lot {
 	}
 }
 
-// add takes a message that is to be parked. It keeps its place in the sink's window until it is in the log.
+// add queues a message to be parked. It keeps its place in the sink's window until it is in the log.
 func (l *lot) add(via *pipeline, dest string, why error, m *parking) {
 	l.mu.Lock()
 	d := l.destLocked(via, dest, why)
@@ -111,7 +111,7 @@ func (l *lot) destLocked(via *pipeline, dest string, why error) *destination {
 	return d
 }
 
-// trouble notes that a log cannot be written or read; what it holds waits.
+// trouble reports that a log cannot be written or read; its messages wait.
 func (l *lot) trouble(d *destination, err error) {
 	if d.trouble != err.Error() {
 		d.trouble = err.Error()
@@ -126,7 +126,7 @@ func (l *lot) signal() {
 	}
 }
 
-// lookAgain is how often the lot looks at what nobody tells it: cursors, room, destinations without a log.
+// lookAgain is the interval for checking what sends no notification: cursors, room, destinations without a log.
 const lookAgain = 50 * time.Millisecond
 
 // run parks and sends until ctx ends.
@@ -151,7 +151,7 @@ func (l *lot) run(ctx context.Context) {
 	}
 }
 
-// inOrder lists the destinations; the parts of one come before itself.
+// inOrder lists the destinations, partitions before their topic.
 func (l *lot) inOrder() []*destination {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -160,7 +160,7 @@ func (l *lot) inOrder() []*destination {
 	})
 }
 
-// reopen has sinks look whether destinations without a log take messages again.
+// reopen makes sinks check whether destinations without a log take messages again.
 func (l *lot) reopen() (waits bool) {
 	l.mu.Lock()
 	var keys []destKey
@@ -178,7 +178,7 @@ func (l *lot) reopen() (waits bool) {
 	return len(keys) > 0
 }
 
-// opened is called while nothing is parked for a destination: it says whether nothing is left of it.
+// opened reports whether nothing is left of a destination's messages. It is called while none can be parked for it.
 func (l *lot) opened(k destKey) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -189,7 +189,7 @@ func (l *lot) opened(k destKey) bool {
 	return true
 }
 
-// parts reports whether parts of a destination are parked: what they hold is older.
+// parts reports whether partitions of a destination are parked: their messages are older.
 func (l *lot) parts(k destKey) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -201,8 +201,8 @@ func (l *lot) parts(k destKey) bool {
 	return false
 }
 
-// room says why a message cannot be parked; nil if it can. held: it waits instead, since its sink takes nothing else either,
-// so that the outage is the sink's.
+// room returns why a message cannot be parked; nil if it can. held means that it waits in the window instead: the sink
+// takes nothing at all, so the outage is the sink's.
 func (l *lot) room(d *destination, dead bool, size int) (held bool, why error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -227,7 +227,7 @@ func (l *lot) room(d *destination, dead bool, size int) (held bool, why error) {
 	case d.missing:
 		return false, why
 	case d.partition():
-		// Kafka's fault, and it will be mended: no vehicle can bring it about, and what is for it must get there.
+		// A fault of Kafka, which will be repaired: no vehicle can cause it, and the messages must arrive.
 		return true, why
 	}
 	if why != nil && d.via.window.taken.Load() != d.mark && d.spills.IsZero() {
@@ -236,11 +236,11 @@ func (l *lot) room(d *destination, dead bool, size int) (held bool, why error) {
 	return d.spills.IsZero() || time.Now().Before(d.spills), why
 }
 
-// spillAfter is how long others of a sink have taken messages before those are given up that cannot be parked: at the end of
-// an outage not all come back at once.
+// spillAfter is how long other destinations of a sink must have taken messages before those that cannot be parked are
+// given up: after an outage not all recover at once.
 const spillAfter = 2 * time.Second
 
-// lowestSet is the lowest index of a rule set that parked messages need, and the highest number if there are none.
+// lowestSet returns the lowest index of a rule set that parked messages need, the highest number if there are none.
 func (l *lot) lowestSet() uint32 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -253,7 +253,7 @@ func (l *lot) lowestSet() uint32 {
 	return low
 }
 
-// endLocked forgets a destination that is empty.
+// endLocked removes an empty destination.
 func (l *lot) endLocked(d *destination) {
 	delete(l.dests, d.key)
 	if d.dlog != nil {
@@ -261,7 +261,7 @@ func (l *lot) endLocked(d *destination) {
 	}
 }
 
-// Parked is a destination that takes no messages.
+// Parked describes a parked destination.
 type Parked struct {
 	Sink string `json:"sink"`
 	// Destination is a topic, or topic/partition.
@@ -270,11 +270,11 @@ type Parked struct {
 	Reason      string    `json:"reason"`
 	Messages    uint64    `json:"messages"`
 	Bytes       int64     `json:"bytes"` // on disk
-	// Oldest is when the oldest message was received, as far as that is known.
+	// Oldest is when the oldest message was received, if known.
 	Oldest time.Time `json:"oldest,omitzero"`
 }
 
-// parked lists the destinations, the one with most messages first.
+// parked lists the destinations, most messages first.
 func (l *lot) parked() []Parked {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -288,7 +288,7 @@ func (l *lot) parked() []Parked {
 	return out
 }
 
-// health is the state of the destinations, for /readyz.
+// health returns the state of the destinations for /readyz.
 func (l *lot) health() (remote.Health, bool) {
 	all := l.parked()
 	if len(all) == 0 {

@@ -8,22 +8,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics of the dispatcher. The ledger's own figures are read from the ledger when they are asked for,
-// so that /metrics and /v1/ledger cannot disagree.
+// Metrics are the dispatcher's metrics. The ledger's figures are read from the ledger at collection, so that /metrics
+// and /v1/ledger agree.
 type Metrics struct {
-	ruleMatched *prometheus.CounterVec   // rule_matched_total{rule}
-	ruleErrors  *prometheus.CounterVec   // rule_errors_total{rule}
-	modeChanges *prometheus.CounterVec   // sink_mode_changes_total{sink,mode}
-	refused     *prometheus.CounterVec   // sink_refused_total{sink}
-	parked      *prometheus.CounterVec   // parked_total{sink}
-	missing     prometheus.Counter       // dispatch_missing_records_total
-	parallel    prometheus.Counter       // dispatch_parallel_messages_total
-	checkpoint  prometheus.Histogram     // dispatch_checkpoint_seconds
-	delivery    *prometheus.HistogramVec // sink_delivery_seconds{sink}
-	limited     prometheus.Counter       // rule_limited_total
-	evicted     *prometheus.CounterVec   // rule_state_evicted_total{reason}
-	ticks       prometheus.Counter       // rule_ticks_total
-	// operatorsLost is rule_state_lost_total.
+	ruleMatched   *prometheus.CounterVec   // rule_matched_total{rule}
+	ruleErrors    *prometheus.CounterVec   // rule_errors_total{rule}
+	modeChanges   *prometheus.CounterVec   // sink_mode_changes_total{sink,mode}
+	refused       *prometheus.CounterVec   // sink_refused_total{sink}
+	parked        *prometheus.CounterVec   // parked_total{sink}
+	missing       prometheus.Counter       // dispatch_missing_records_total
+	parallel      prometheus.Counter       // dispatch_parallel_messages_total
+	checkpoint    prometheus.Histogram     // dispatch_checkpoint_seconds
+	delivery      *prometheus.HistogramVec // sink_delivery_seconds{sink}
+	limited       prometheus.Counter       // rule_limited_total
+	evicted       *prometheus.CounterVec   // rule_state_evicted_total{reason}
+	ticks         prometheus.Counter       // rule_ticks_total
 	operatorsLost prometheus.Counter
 	reg           prometheus.Registerer
 }
@@ -55,7 +54,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-// forget takes the metrics away of rules that a set had and its successor has not.
+// forget removes the metrics of rules that the next set does not have.
 func (m *Metrics) forget(before ruleSet, ids []string) {
 	if before == nil {
 		return
@@ -72,7 +71,7 @@ func (m *Metrics) forget(before ruleSet, ids []string) {
 	}
 }
 
-// readings gives the ledger's figures to Prometheus.
+// readings exports the ledger's figures to Prometheus.
 func (d *Dispatcher) readings() *metric.Readings {
 	r := &metric.Readings{}
 	received := r.Add("ledger_received_total", "Records that the journal has taken, of which each sink has an account.", "sink")
@@ -136,14 +135,14 @@ func (d *Dispatcher) readings() *metric.Readings {
 	return r
 }
 
-// SinkLag is how far a sink is behind.
+// SinkLag describes a sink's lag.
 type SinkLag struct {
 	Sink string `json:"sink"`
-	// Messages are the records not settled at the sink, those included that are not yet evaluated.
+	// Messages is the number of unsettled records, including those not evaluated.
 	Messages uint64 `json:"messages"`
-	// Unevaluated are those that the rules have not seen.
+	// Unevaluated is the number of records not evaluated.
 	Unevaluated uint64 `json:"unevaluated"`
-	// Age is how long ago the oldest of them was received; 0 when there is none.
+	// Age is the age of the oldest of them; 0 if there is none.
 	Age time.Duration `json:"age_ns"`
 	// Live is false while the sink is fed from its decision log.
 	Live bool `json:"live"`

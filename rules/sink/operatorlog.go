@@ -10,32 +10,32 @@ import (
 	"cellgate/rules/state"
 )
 
-// operatorLog keeps what the rules' operators remember: what has changed from one checkpoint to the next, block after
-// block, in segments as those of a decision log. A block is, for each VIN, its length and name and the length and bytes of
-// its state, no bytes when it has none any more; what comes later holds. Nothing counts before a checkpoint names a position
-// after it, so a checkpoint costs state.db, which has one writer, no more than that position.
+// operatorLog stores the operators' state: the changes from checkpoint to checkpoint, in blocks, in segments like those
+// of a decision log. For each VIN a block has its length and name, and the length and bytes of its state; no bytes mean
+// that the state is removed. Later entries replace earlier ones. An entry counts only once a checkpoint names a
+// position after it, so that a checkpoint adds only that position to state.db, which has one writer.
 //
-// So that the log does not grow for ever, checkpoints write all state anew by turns, shard by shard, each about as many VINs as
-// have changed anyway. Where such a round began is where the log begins when the round is done.
+// To bound the log, each checkpoint also rewrites the state of some shards in turn, about as many VINs as have changed.
+// When such a round is done, the log begins where the round began.
 //
-// It belongs to the checkpoint.
+// The checkpoint owns it.
 type operatorLog struct {
 	log          *wal.Log
 	segmentBytes int64
 	begin        wal.Position // the last state of every VIN is after it
-	// The round at hand: where it began, and the shard that comes next.
+	// The current round: whether there is one, where it began, and the next shard.
 	rewriting bool
 	round     wal.Position
 	next      int
-	// What is taken and not given out by take, and whether turn has been called for it.
+	// What is taken and not yet returned by take, and whether turn was called for it.
 	blocks  [][]byte
 	filling []byte
 	turned  bool
-	// All that was read or taken, for the size of what is in state.
+	// Totals read or taken, for the metrics of the state's size.
 	vins, bytes int64
 }
 
-// operatorRange is what a checkpoint tells of the operator log. The zero value is a log without anything.
+// operatorRange is the operator log's part of a checkpoint. The zero value is an empty log.
 type operatorRange struct {
 	Start wal.Position `json:"start"`
 	End   wal.Position `json:"end"`
@@ -45,22 +45,22 @@ type operatorRange struct {
 	Listening state.Listening `json:"listening"`
 }
 
-// operatorState is what a checkpoint adds to the operator log.
+// operatorState is what a checkpoint appends to the operator log.
 type operatorState struct {
-	blocks    [][]byte     // what is not appended yet
-	start     wal.Position // where the log begins once they are durable
+	blocks    [][]byte     // not appended yet
+	start     wal.Position // where the log begins once blocks are durable
 	shift     int64
 	listening state.Listening
 }
 
-// blockBytes is the size of a block, but for the last VIN's state.
+// blockBytes is the size of a block, exceeded at most by the last VIN's state.
 const blockBytes = 64 << 10
 
-// takeAtOnce is how many VINs' state is taken while the evaluator stands still: less than a millisecond.
+// takeAtOnce is the number of VINs taken while the evaluator waits: less than a millisecond.
 const takeAtOnce = 1000
 
-// openOperatorLog opens the log and puts what it holds into state. An error that wraps wal.ErrDamaged is about damage; what
-// could be read before it is in state.
+// openOperatorLog opens the log and loads it into state. If an error wraps wal.ErrDamaged, state has what could be read
+// before the damage.
 func openOperatorLog(fs wal.FS, dir string, r operatorRange, segmentBytes int64, of *state.State) (*operatorLog, error) {
 	log, err := wal.OpenLog(fs, dir, wal.Identity{Name: "operators"}, r.Start, r.End, segmentBytes)
 	if err != nil {
@@ -80,7 +80,7 @@ func openOperatorLog(fs wal.FS, dir string, r operatorRange, segmentBytes int64,
 	return o, nil
 }
 
-// load reads the log from its beginning, or from the first segment that there is.
+// load reads the log from its beginning, or from the first existing segment.
 func (o *operatorLog) load(of *state.State) error {
 	pos := o.begin
 	if first := o.log.Start(); pos.Segment < first.Segment {
@@ -120,8 +120,9 @@ func (o *operatorLog) block(data []byte, of *state.State) error {
 	return nil
 }
 
-// early takes some of what has changed before take does, so that the evaluator never stands still for long. What changes again
-// is taken again, and holds. It reports whether there is more than take should be left with. The evaluator stands still.
+// early takes part of the changes before take, so that the evaluator never waits for long. What changes again is taken
+// again and replaces the earlier entry. It reports whether more is left than take should handle. The evaluator must not
+// run.
 func (o *operatorLog) early(of *state.State) (more bool) {
 	if of.Changed() <= takeAtOnce {
 		return false
@@ -134,7 +135,7 @@ func (o *operatorLog) early(of *state.State) (more bool) {
 	return of.Changed() > takeAtOnce
 }
 
-// take takes what has changed since the last time. The evaluator stands still, and what was taken before is appended.
+// take takes the changes since the last call. The evaluator must not run, and the previous result must be appended.
 func (o *operatorLog) take(of *state.State) operatorState {
 	if !o.turned {
 		o.turn(of)
@@ -149,7 +150,7 @@ func (o *operatorLog) take(of *state.State) operatorState {
 	return s
 }
 
-// put adds a VIN's state to what is taken.
+// put adds a VIN's state to the taken blocks.
 func (o *operatorLog) put(vin string, data []byte) {
 	if len(o.filling) >= blockBytes {
 		o.endBlock()
@@ -166,7 +167,7 @@ func (o *operatorLog) endBlock() {
 	o.filling = nil
 }
 
-// turn has the round write the shards that it comes to. It begins a round when no more than half of the log is still needed.
+// turn adds the next shards of the round. It begins a round when at most half of the log is still needed.
 func (o *operatorLog) turn(of *state.State) {
 	changed, vins := of.Changed(), of.VINs()
 	if changed == 0 {
@@ -185,7 +186,7 @@ func (o *operatorLog) turn(of *state.State) {
 	}
 }
 
-// save makes durable what was taken. When it fails it may be called again.
+// save makes the taken blocks durable. It may be called again after a failure.
 func (o *operatorLog) save(s *operatorState, seq uint64) (operatorRange, error) {
 	for len(s.blocks) > 0 {
 		if err := o.log.Append(s.blocks[0], seq); err != nil {
@@ -196,7 +197,7 @@ func (o *operatorLog) save(s *operatorState, seq uint64) (operatorRange, error) 
 	return operatorRange{s.start, o.log.End(), s.shift, s.listening}, o.log.Sync()
 }
 
-// stored is told that a checkpoint names the range that save has returned.
+// stored records that a checkpoint with the range returned by save is stored.
 func (o *operatorLog) stored(r operatorRange) error {
 	if o.begin = r.Start; o.next == state.Shards {
 		o.rewriting, o.next = false, 0
@@ -204,8 +205,8 @@ func (o *operatorLog) stored(r operatorRange) error {
 	return o.log.Trim(math.MaxUint64, o.begin)
 }
 
-// takeEarly takes the operators' state bit by bit, but for what changes meanwhile. It ends when everything that had changed at the
-// beginning has been taken, however fast more does.
+// takeEarly takes the operators' state in steps, between which the evaluator runs. It ends when everything that had
+// changed at its beginning is taken, however fast more changes.
 func (d *Dispatcher) takeEarly() {
 	for n := d.vins.Load() / takeAtOnce; n >= 0; n-- {
 		d.evalMu.Lock()

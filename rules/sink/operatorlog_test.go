@@ -20,10 +20,10 @@ import (
 	"cellgate/test/check"
 )
 
-// changed lets a message of a VIN pass when n is another than before.
+// changed lets a message of a VIN pass if n has changed.
 const changed = `rules: [{id: changed, from: ["v1/+/up/#"], on_change: payload.n, to: [{kafka: {topic: t}}]}]`
 
-// stateRig is a rig whose only rule keeps something of every VIN.
+// stateRig is a rig whose only rule stores state of every VIN.
 type stateRig struct {
 	*sinktest.Rig
 	reg *prometheus.Registry
@@ -46,7 +46,8 @@ func newStateRig(t testing.TB, change func(*sink.Options)) *stateRig {
 	return r
 }
 
-// send appends a message of each of VINs first to first+vins-1 and waits until they are evaluated. It returns how many have passed.
+// send appends a message for each of the VINs first to first+vins-1 and waits until they are evaluated. It returns the
+// number that passed.
 func (r *stateRig) send(first, vins, n int) uint64 {
 	before := r.Ledger("kafka").Delivered
 	recs := make([]message.Record, 0, 500)
@@ -63,7 +64,7 @@ func (r *stateRig) send(first, vins, n int) uint64 {
 	return r.Ledger("kafka").Delivered - before
 }
 
-// scattered names VINs of which no two neighbours are alike.
+// scattered returns VINs without common prefixes between neighbours.
 func scattered(i int) string { return fmt.Sprintf("L%016X", uint64(i+1)*0x9E3779B97F4A7C15) } //nolint:gosec // positive
 
 func (r *stateRig) checkpoint(t testing.TB) {
@@ -86,8 +87,8 @@ func (r *stateRig) metric(t testing.TB, name string) (sum float64) {
 	return sum
 }
 
-// TestCheckpointsLeaveTheDatabaseToOthers: what a checkpoint writes to state.db, which has one writer, does not depend on how
-// many vehicles have been seen.
+// TestCheckpointsLeaveTheDatabaseToOthers checks that what a checkpoint writes to state.db, which has one writer, does
+// not grow with the number of vehicles.
 func TestCheckpointsLeaveTheDatabaseToOthers(t *testing.T) {
 	t.Parallel()
 	r := newStateRig(t, nil)
@@ -106,8 +107,8 @@ func TestCheckpointsLeaveTheDatabaseToOthers(t *testing.T) {
 	}
 }
 
-// TestOperatorLogStaysSmall has vehicles come again and again over many checkpoints, kills and restarts: what is kept of them
-// does not grow, and nothing of it is lost.
+// TestOperatorLogStaysSmall sends messages of the same vehicles over many checkpoints, kills and restarts: the log does
+// not grow, and no state is lost.
 func TestOperatorLogStaysSmall(t *testing.T) {
 	t.Parallel()
 	const vins, each, segment = 400, 70, 4 << 10
@@ -133,7 +134,7 @@ func TestOperatorLogStaysSmall(t *testing.T) {
 	}
 }
 
-// TestDamagedOperatorState damages what is kept of vehicles: the gateway starts, says so, and goes on with the rest.
+// TestDamagedOperatorState damages the state of vehicles: the gateway starts, reports it, and continues with the rest.
 func TestDamagedOperatorState(t *testing.T) {
 	t.Parallel()
 	last := func(dir string) string {
@@ -177,8 +178,8 @@ func TestDamagedOperatorState(t *testing.T) {
 	}
 }
 
-// TestAFailedCheckpointIsRepeated: what a checkpoint has taken of the operators and could not write comes with the next one,
-// and what was changed meanwhile behind it.
+// TestAFailedCheckpointIsRepeated checks that operator state that a checkpoint took and could not write comes with the
+// next one, followed by later changes.
 func TestAFailedCheckpointIsRepeated(t *testing.T) {
 	t.Parallel()
 	var full atomic.Bool
@@ -211,8 +212,8 @@ func TestAFailedCheckpointIsRepeated(t *testing.T) {
 	}
 }
 
-// TestStateIsTakenBitByBit has so many vehicles change that a checkpoint takes them bit by bit, while they go on changing: after a kill
-// everything is as it was at the checkpoint, or evaluated again.
+// TestStateIsTakenBitByBit changes so many vehicles that a checkpoint takes them in steps while they continue to
+// change: after a kill everything is as at the checkpoint, or evaluated again.
 func TestStateIsTakenBitByBit(t *testing.T) {
 	t.Parallel()
 	const vins = 5_000
@@ -234,7 +235,7 @@ func TestStateIsTakenBitByBit(t *testing.T) {
 		r.Kill()
 		r.Open()
 		r.Settled()
-		for n := range 4 { // what is as it was last does not pass again
+		for n := range 4 { // unchanged values do not pass again
 			last := n*500 + 2_000
 			if n < 3 {
 				last = (n + 1) * 500

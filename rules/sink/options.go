@@ -18,10 +18,10 @@ import (
 	"cellgate/rules/state"
 )
 
-// ErrNoSink says that a rule set sends to a sink that the gateway does not have.
+// ErrNoSink means that a rule set needs a sink that is not configured.
 var ErrNoSink = errors.New("the rules need a sink that is not configured")
 
-// Journal is what the dispatcher needs of a *journal.Journal. A test has one that looks on.
+// Journal is the part of *journal.Journal that the dispatcher uses. Tests replace it.
 type Journal interface {
 	NewReader(from uint64) (*journal.Reader, error)
 	Epoch() uint64
@@ -36,10 +36,10 @@ type Journal interface {
 	Stat() journal.Stat
 }
 
-// Explain tells what each rule of a set does with a message, and why. known is what the operators remember of its VIN.
+// Explain returns what each rule of a set does with a message, and why. known is the operators' state of its VIN.
 type Explain func(set *lang.Set, rec *message.Record, known *state.State) []trace.Step
 
-// Limits bound what is under way to one sink, in its own queues and in flight.
+// Limits bound what is in flight to one sink, its own queues included.
 type Limits struct {
 	Messages int
 	Bytes    int64
@@ -50,19 +50,18 @@ type Binding struct {
 	Sink     Sink
 	Limits   Limits
 	WhenFull WhenFull
-	// AgeOutBytes is how much of the journal an AgeOut sink may hold back before its oldest records are
-	// passed over.
+	// AgeOutBytes is how much of the journal an AgeOut sink may hold back before its oldest records are skipped.
 	AgeOutBytes int64
-	// Watch is told which records have settled.
+	// Watch is notified of settled records.
 	Watch Watcher `zero:"nobody does"`
 }
 
-// Watcher follows which records a sink has settled: all up to the mark, but for those that are begun and not done. What waits
-// in front of a record does not matter. Its methods neither block nor call the dispatcher.
+// Watcher tracks which records a sink has settled: all up to the mark, except those that are begun and not done.
+// Records before them do not matter. Its methods must neither block nor call the dispatcher.
 type Watcher interface {
-	// Reached tells the mark, which never falls.
+	// Reached sets the mark, which never decreases.
 	Reached(mark uint64)
-	// Begun tells of a record before the mark reaches it, once or more often.
+	// Begun reports a record before the mark reaches it, at least once.
 	Begun(seq uint64)
 	Done(seq uint64)
 }
@@ -70,49 +69,48 @@ type Watcher interface {
 // Options configure a Dispatcher.
 type Options struct {
 	Journal Journal
-	// DB keeps the checkpoint; the dispatcher uses the bucket "dispatch" alone.
+	// DB stores the checkpoint; the dispatcher uses only the bucket "dispatch".
 	DB *statefile.DB
-	// Dir is where the decision logs are, one directory per sink.
+	// Dir has the decision logs, one directory per sink.
 	Dir string
-	// OperatorDir is where the operators' state is.
+	// OperatorDir has the operators' state.
 	OperatorDir string
-	// Rules are what the rules in force are compiled with.
+	// Rules are the options for compiling the rules in force.
 	Rules lang.Options
-	// Node goes into message ids.
+	// Node is part of message ids.
 	Node string
-	// Sinks get what the rules send; one of them is the Kafka sink, which also takes the dead letters.
+	// Sinks receive the rules' messages; one of them must be the Kafka sink, which also takes the dead letters.
 	Sinks []Binding
-	// Parked bounds what waits for destinations of a sink that take nothing.
+	// Parked bounds the messages for parked destinations.
 	Parked ParkedLimits
-	// Workers is on how many goroutines messages are evaluated when there are many.
+	// Workers is the maximum number of goroutines that evaluate messages.
 	Workers int
 	// State bounds the operators' state; its Evicted is the dispatcher's.
 	State state.StateOptions
-	// CheckpointInterval is how much is done again after a crash.
+	// CheckpointInterval bounds what is repeated after a crash.
 	CheckpointInterval time.Duration `zero:"there are only the checkpoints that Checkpoint and Stop write"`
-	// Now is what the wall clock shows. TickInterval is how often rules are asked whether they send something although no message
-	// comes.
+	// Now returns the wall clock time. TickInterval is how often rules may send something without a message.
 	Now          func() time.Time
 	TickInterval time.Duration
-	// SegmentBytes of a decision log.
+	// SegmentBytes is the segment size of a decision log.
 	SegmentBytes int64
-	// OnFatal is called once when the dispatcher cannot go on: the journal failed, or an fsync.
+	// OnFatal is called once if the dispatcher cannot continue: the journal or an fsync failed.
 	OnFatal func(error)
 	Log     *slog.Logger
 	Metrics *Metrics
-	// Trace is told what happens to messages while somebody looks on; Explain makes the steps of the rules for it.
+	// Trace receives the steps of messages while there is a tracer; Explain makes the steps of the rules for it.
 	Trace   *trace.Traces `zero:"nobody does"`
 	Explain Explain       `zero:"nobody does"`
-	// LagAlarm is how old a pending record is when its sink is reported.
+	// LagAlarm is the age of a pending record from which its sink is reported as lagging.
 	LagAlarm time.Duration
-	// FS is where the decision logs are.
+	// FS is the file system of the decision logs.
 	FS wal.FS
 }
 
-// filePerm: nobody else reads decisions and parked messages.
+// filePerm keeps decisions and parked messages from other users.
 const filePerm = 0o600
 
-// Files is the file system of this machine, for FS.
+// Files returns the operating system's file system, for Options.FS.
 func Files() wal.FS { return wal.OS{Perm: filePerm} }
 
 func (o *Options) check() error {

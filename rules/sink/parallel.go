@@ -13,53 +13,53 @@ import (
 	"cellgate/rules/state"
 )
 
-// This file evaluates messages on several goroutines. A round is a stretch of messages with nothing else between them; each
-// shard of VINs is taken by one goroutine, which evaluates its messages in order and renders what goes to a sink that keeps
-// up. Then, on one goroutine and in journal order, all that one goroutine would have done: counting, chunks, windows and
-// handing over. So a round is part of a batch as a single message is, and what comes of it does not depend on who evaluated.
-// A vehicle whose messages take long occupies one goroutine, and the others take the rest of the shards.
+// This file evaluates messages on several goroutines. A round is a stretch of consecutive messages. Each shard of VINs
+// is taken by one goroutine, which evaluates its messages in order and renders those for live sinks. Then one goroutine
+// does everything else in journal order: counts, chunks, windows, delivery. A round is therefore part of a batch like a
+// single message, and its result does not depend on which goroutine evaluated. A vehicle with slow messages occupies
+// one goroutine; the others take the remaining shards.
 
 const (
-	// worthGoing is how much work there must be for each goroutine: what it costs to begin and end a round is a few percent of it.
+	// worthGoing is the minimum work per goroutine: beginning and ending a round costs a few percent of it.
 	worthGoing = 300 * time.Microsecond
-	// maxRound bounds the messages of a round, and with them the memory that holds what it has made.
+	// maxRound bounds the messages of a round, and so the memory for its results.
 	maxRound = 1024
-	// maxReady and maxReadyBytes bound what one goroutine renders in a round; what is beyond is rendered when it is handed over.
+	// maxReady and maxReadyBytes bound what one goroutine renders in a round; the rest is rendered at delivery.
 	maxReady      = 4096
 	maxReadyBytes = 2 << 20
-	// keepReady is the largest memory of one rendered message that is kept for the next.
+	// keepReady is the largest buffer of a rendered message that is reused.
 	keepReady = 64 << 10
 )
 
-// rounds is what evaluating on several goroutines takes. It belongs to the evaluator.
+// rounds is the state of parallel evaluation. The evaluator owns it.
 type rounds struct {
 	lanes  []lane
-	shards [state.Shards][]int32 // messages of the round at hand
-	busy   []int32               // shards that have some, those with most first
+	shards [state.Shards][]int32 // messages of the current round
+	busy   []int32               // shards with messages, fullest first
 	next   atomic.Int32          // in busy
 	taken  []decided             // by message
 	live   []bool                // by pipeline
-	each   time.Duration         // that a message took lately, on one goroutine
+	each   time.Duration         // recent time per message on one goroutine
 }
 
-// lane is what one goroutine makes in a round.
+// lane is one goroutine's results in a round.
 type lane struct {
 	worker    evaluator
 	decisions []engine.Decision
-	ready     []*rendered // by decision; nil when it has not been rendered
+	ready     []*rendered // by decision; nil if not rendered
 	spare     []*rendered
 	used      int
 	bytes     int
-	_         [64]byte // its counters share no cache line with the next lane's
+	_         [64]byte // keeps the counters of two lanes out of one cache line
 }
 
-// rendered is a message that was made beforehand.
+// rendered is a message rendered in advance.
 type rendered struct {
 	out op.Rendered
 	err error
 }
 
-// decided says where the decisions about a message are.
+// decided locates the decisions about a message.
 type decided struct {
 	lane     *lane
 	from, to int
@@ -68,7 +68,7 @@ type decided struct {
 func (d *decided) decisions() []engine.Decision { return d.lane.decisions[d.from:d.to] }
 func (d *decided) ready() []*rendered           { return d.lane.ready[d.from:d.to] }
 
-// use has the lanes evaluate with the workers of a rule set.
+// use assigns the workers of a rule set to the lanes.
 func (r *rounds) use(workers []evaluator) {
 	r.lanes, r.each = make([]lane, len(workers)), 0
 	for i := range workers {
@@ -76,7 +76,7 @@ func (r *rounds) use(workers []evaluator) {
 	}
 }
 
-// publish evaluates messages of one stretch.
+// publish evaluates the messages of one stretch.
 func (d *Dispatcher) publish(recs []message.Record) {
 	for len(recs) > 0 {
 		n := min(len(recs), maxRound)
@@ -124,13 +124,12 @@ func (d *Dispatcher) round(recs []message.Record) {
 	}
 }
 
-// took remembers how long messages take.
+// took updates the time per message.
 func (r *rounds) took(t time.Duration, n int) {
 	each := t / time.Duration(n)
 	r.each += (each - r.each) / 8
 }
 
-// deal begins a round.
 func (d *Dispatcher) deal(recs []message.Record) {
 	r := &d.rounds
 	for _, s := range r.busy {
@@ -160,7 +159,7 @@ func (d *Dispatcher) deal(recs []message.Record) {
 	}
 }
 
-// evaluateShards evaluates one shard after the other, until none is left.
+// evaluateShards evaluates shard after shard until none is left.
 func (d *Dispatcher) evaluateShards(l *lane, recs []message.Record) {
 	r := &d.rounds
 	for {
@@ -179,7 +178,8 @@ func (d *Dispatcher) evaluateShards(l *lane, recs []message.Record) {
 	}
 }
 
-// render makes a message beforehand, nil when it is not going to be handed over in this round, or there is no room for it.
+// render renders a message in advance. It returns nil if the message is not delivered in this round, or if there is no
+// room.
 func (d *Dispatcher) render(l *lane, rec *message.Record, dec *engine.Decision) *rendered {
 	if dec.Shadow || l.used >= maxReady || l.bytes >= maxReadyBytes {
 		return nil

@@ -17,7 +17,7 @@ import (
 	"cellgate/test/check"
 )
 
-// slowRules are rules with memory behind many that take long and match nothing.
+// slowRules returns rules with state after many slow ones that match nothing.
 func slowRules(extra string) string {
 	var text strings.Builder
 	text.WriteString("rules:\n")
@@ -32,7 +32,7 @@ func slowRules(extra string) string {
 ` + extra
 }
 
-// evaluated is what the sinks were given, in their order, by a dispatcher with so many workers.
+// evaluatedBy returns the sinks' messages, in order, from a dispatcher with so many workers.
 func evaluatedBy(t *testing.T, workers int) (out []string, counts map[string]engine.RuleCounts, parallel float64) {
 	t.Helper()
 	reg := prometheus.NewRegistry()
@@ -71,7 +71,7 @@ func evaluatedBy(t *testing.T, workers int) (out []string, counts map[string]eng
 			if !m.Dead {
 				sent[m.Rule]++
 			}
-			m.ID = "" // names the journal
+			m.ID = "" // contains the journal
 			out = append(out, fmt.Sprintf("%s %+v", s.Name(), m))
 		}
 	}
@@ -110,7 +110,7 @@ func valueOf(t *testing.T, reg *prometheus.Registry, name string) float64 {
 	return 0
 }
 
-// seriesOf is the value of the counter with these labels.
+// seriesOf returns the value of the counter with these labels.
 func seriesOf(t *testing.T, reg *prometheus.Registry, name string, labels prometheus.Labels) float64 {
 	t.Helper()
 	families, err := reg.Gather()
@@ -132,7 +132,8 @@ func seriesOf(t *testing.T, reg *prometheus.Registry, name string, labels promet
 	return 0
 }
 
-// TestWorkersChangeNothing: each sink is given the same in the same order, however many goroutines evaluate, over a reload.
+// TestWorkersChangeNothing checks that each sink gets the same in the same order with any number of goroutines, over a
+// reload.
 func TestWorkersChangeNothing(t *testing.T) {
 	t.Parallel()
 	want, wantCounts, none := evaluatedBy(t, 1)

@@ -32,7 +32,7 @@ rules:
     to: [{kafka: {topic: t}}]
 `
 
-// count is how many messages of a topic there are.
+// count returns the number of messages of a topic.
 func count(all []sinktest.Message, topic string) (n int) {
 	for _, m := range all {
 		if m.Topic == topic {
@@ -42,8 +42,8 @@ func count(all []sinktest.Message, topic string) (n int) {
 	return n
 }
 
-// A topic that takes nothing holds no place that another needs: everything else is delivered, however many messages wait
-// for it; the ledger has them as pending; and they come in order when it takes messages again.
+// A topic that takes nothing occupies no place that another needs: everything else is delivered, however many messages
+// wait for it; the ledger counts them as pending; and they come in order once it takes messages again.
 func TestATopicThatTakesNothingHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 64 })
@@ -76,8 +76,8 @@ func TestATopicThatTakesNothingHoldsUpNobody(t *testing.T) {
 	r.Stop()
 }
 
-// An error topic that takes nothing is a destination like any other: for what cannot be evaluated, and for what another
-// sink has refused.
+// An error topic that takes nothing is parked like any other destination: for evaluation errors, and for messages
+// refused by another sink.
 func TestAnErrorTopicThatTakesNothingHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) {
@@ -97,7 +97,7 @@ func TestAnErrorTopicThatTakesNothingHoldsUpNobody(t *testing.T) {
 	if l := r.Ledger("kafka"); l.Pending != 300 || refused == 0 {
 		t.Fatalf("kafka %+v, redis %+v", l, r.Ledger("redis"))
 	}
-	r.Kill() // what waits is on disk
+	r.Kill() // waiting messages are on disk
 	r.kafka.Forget()
 	r.Open()
 	r.Balanced()
@@ -109,8 +109,8 @@ func TestAnErrorTopicThatTakesNothingHoldsUpNobody(t *testing.T) {
 	r.Stop()
 }
 
-// When no more can be parked, messages go to the error topic, and where that is away too they are dropped and counted.
-// Neither holds up anything else.
+// When no more can be parked, messages go to the error topic; if that is away too they are dropped and counted. Neither
+// holds up anything else.
 func TestWhatCannotBeParkedAnyMore(t *testing.T) {
 	t.Parallel()
 	for name, away := range map[string][]string{"error topic takes it": {"away"}, "error topic away too": {"away", rulestest.ErrorTopic}} {
@@ -148,7 +148,7 @@ func TestWhatCannotBeParkedAnyMore(t *testing.T) {
 	}
 }
 
-// While nothing of a sink is taken, the sink is away, and not a destination: nothing is given up.
+// While nothing of a sink is taken, the sink counts as away, not its destinations: nothing is given up.
 func TestAnOutageIsNotADestination(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) {
@@ -169,7 +169,7 @@ func TestAnOutageIsNotADestination(t *testing.T) {
 	r.Stop()
 }
 
-// The number of destinations is bounded. A quarter is kept for error topics.
+// The number of destinations is bounded. A quarter is reserved for error topics.
 func TestDestinationsAreBounded(t *testing.T) {
 	t.Parallel()
 	const topics = 20
@@ -193,7 +193,7 @@ func TestDestinationsAreBounded(t *testing.T) {
 	}
 	sent := 80
 	r.Await(func() bool {
-		r.Publish(sent, 1) // while nothing else is delivered, what cannot be parked waits
+		r.Publish(sent, 1) // while nothing else is delivered, messages that cannot be parked wait
 		sent++
 		logs, waiting := 0, 0
 		for _, p := range r.Dispatcher.Parked() {
@@ -225,7 +225,7 @@ func TestDestinationsAreBounded(t *testing.T) {
 	r.Stop()
 }
 
-// A record with several messages is settled by the last of them, over crashes too.
+// A record with several messages is settled by the last of them, also over crashes.
 func TestARecordWithSeveralMessagesIsSettledByTheLast(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -314,8 +314,8 @@ func crashesParked(t *testing.T, rnd *rand.Rand, rounds int) {
 	r.Stop()
 }
 
-// A parked destination without its log stops the start, as a sink without its decision log does. A repair keeps what can be
-// read, and counts the rest.
+// A missing log of a parked destination prevents the start, like a missing decision log. A repair keeps what is
+// readable and counts the rest.
 func TestDamagedLogsOfParkedDestinationsAreRepaired(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]func(t *testing.T, dir string){
@@ -359,8 +359,8 @@ func TestDamagedLogsOfParkedDestinationsAreRepaired(t *testing.T) {
 	}
 }
 
-// TestAParkedDeadLetterNamesItsRules: what cannot be decoded waits for the error topic as one message, over a restart and a kill, and
-// names all the rules when the topic is there.
+// TestAParkedDeadLetterNamesItsRules checks that an undecodable message waits for the error topic as one dead letter,
+// over a restart and a kill, and names all its rules in the end.
 func TestAParkedDeadLetterNamesItsRules(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(r *memRig){"stop": func(r *memRig) { r.Stop() }, "kill": func(r *memRig) { r.Kill() }} {

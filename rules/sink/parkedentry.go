@@ -10,15 +10,15 @@ import (
 	"cellgate/rules/engine"
 )
 
-// parkedEntry is a message in the log of a parked destination: the decision and the record that it is made of, so that
-// neither the journal nor the sink need to keep anything.
+// parkedEntry is a message in the log of a parked destination: decision and record, so that neither the journal nor the
+// sink has to keep anything.
 //
 //	number    uvarint  counts the entries of the log
-//	sink      uvarint length, bytes: whose message it is
+//	sink      uvarint length, bytes: the message's sink
 //	bits      1 byte   1 dead letter, 2 one of several messages of its record for the sink
 //	seq       uvarint
 //	set       uvarint  index of the rule set in the dispatch table
-//	reason    uvarint length, bytes: why it is a dead letter; "" when the decision says so
+//	reason    uvarint length, bytes: why it is a dead letter; "" if the decision says so
 //	decision  as engine.Decision.Append writes it
 //	record    as message.Record.Append writes it
 type parkedEntry struct {
@@ -58,7 +58,7 @@ func (e *parkedEntry) append(dst []byte) []byte {
 	return e.record.Append(dst, 0)
 }
 
-// readParked reads an entry, which aliases b.
+// readParked parses an entry, which aliases b.
 func readParked(b []byte, d *message.Decoder) (e parkedEntry, err error) {
 	r := field.Reader{B: b}
 	e.number = r.Uvarint()

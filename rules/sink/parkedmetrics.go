@@ -6,7 +6,7 @@ import (
 	"cellgate/broker/shared/metric"
 )
 
-// readings gives what is parked to Prometheus, per sink: destinations are named by /readyz and /v1/status.
+// readings exports the parked messages per sink to Prometheus; /readyz and /v1/status name the destinations.
 func (l *lot) readings() *metric.Readings {
 	r := &metric.Readings{}
 	destinations := r.Add("parked_destinations", "Destinations of a sink (topics, partitions) that take no messages.", "sink")

@@ -8,27 +8,26 @@ import (
 	"cellgate/rules/engine"
 )
 
-// parkedRecords are the records of a sink that its cursor has passed and that still have messages parked. They are pending.
-// It belongs to its pipeline's mutex.
+// parkedRecords are a sink's records before its cursor that still have parked messages. They are pending. The
+// pipeline's mutex guards it.
 type parkedRecords struct {
 	records uint64
-	// joint are those with several messages for the sink, by sequence: the last one to settle decides.
+	// joint are the records with several messages for the sink, by sequence: the last message to settle decides.
 	joint map[uint64]*joint
-	// noted are changes to the outcomes of joint records that no checkpoint has stored: what their other messages came to
-	// is written nowhere else.
+	// noted are the joint records with changed outcomes that no checkpoint has stored: the outcomes of their other
+	// messages are stored nowhere else.
 	noted map[uint64]bool
-	// before are messages behind the cursor that were parked before the restart and are handed over once more.
+	// before are messages after the cursor that were parked before the restart and are delivered again.
 	before map[messageKey]bool
 }
 
-// joint is a record with several messages.
 type joint struct {
 	open    int32 // parked messages that are not settled
 	outcome outcome
 	reason  string
 }
 
-// messageKey names a message of a sink.
+// messageKey identifies a message of a sink.
 type messageKey struct {
 	seq                uint64
 	rule, target, item uint16
@@ -50,7 +49,7 @@ func (p *parkedRecords) note(seq uint64) {
 	p.noted[seq] = true
 }
 
-// leave takes over a record that the cursor passes.
+// leave takes over a record when the cursor passes it.
 func (p *parkedRecords) leave(e *entry) {
 	p.records++
 	if !e.many {
@@ -72,7 +71,7 @@ func (p *parkedRecords) jointOf(seq uint64) *joint {
 	return j
 }
 
-// join adds the outcome of one of a record's messages to the others'.
+// join combines the outcome of one of a record's messages with the others'.
 func (p *parkedRecords) join(seq uint64, o outcome, reason string) {
 	if j := p.jointOf(seq); o > j.outcome {
 		j.outcome, j.reason = o, reason
@@ -80,7 +79,7 @@ func (p *parkedRecords) join(seq uint64, o outcome, reason string) {
 	}
 }
 
-// restore counts a parked message that a log holds.
+// restore counts a parked message from a log.
 func (p *parkedRecords) restore(seq uint64, many bool) {
 	if !many {
 		p.records++
@@ -92,7 +91,7 @@ func (p *parkedRecords) restore(seq uint64, many bool) {
 	}
 }
 
-// settle counts a parked message's outcome, and returns that of the record when it was the last.
+// settle counts a parked message's outcome; with the last one it returns that of the record.
 func (p *parkedRecords) settle(seq uint64, many bool, o outcome, reason string) (outcome, string, bool) {
 	if !many {
 		p.records--
@@ -110,7 +109,7 @@ func (p *parkedRecords) settle(seq uint64, many bool, o outcome, reason string) 
 	return j.outcome, j.reason, true
 }
 
-// resolve settles a message that was parked.
+// resolve settles a parked message.
 func (p *pipeline) resolve(seq uint64, many bool, o outcome, reason string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -130,7 +129,7 @@ func (p *pipeline) park(t Ticket, dest string, why error) bool {
 	return true
 }
 
-// parkedNow is told that a message is in a log.
+// parkedNow records that a message is in a log.
 func (p *pipeline) parkedNow(t Ticket) {
 	p.window.messages.Add(-1)
 	p.window.bytes.Add(-int64(t.size))
@@ -143,7 +142,7 @@ func (p *pipeline) parkedNow(t Ticket) {
 	}
 }
 
-// parkedBefore reports whether a message that is about to be handed over has been parked before the restart.
+// parkedBefore reports whether a message about to be delivered was parked before the restart.
 func (p *pipeline) parkedBefore(t Ticket) bool {
 	if p.window.again.Load() == 0 {
 		return false
@@ -160,7 +159,7 @@ func (p *pipeline) parkedBefore(t Ticket) bool {
 	return was
 }
 
-// store adds the changes since the last call to notes: the outcome of a record, nil when it is to be forgotten.
+// store adds the changes since the last call to notes: a record's outcome, nil to remove it.
 func (p *parkedRecords) store(sink string, notes map[string][]byte) {
 	for seq := range p.noted {
 		key := noteKey(sink, seq)
@@ -177,7 +176,7 @@ func noteKey(sink string, seq uint64) string {
 	return string(binary.BigEndian.AppendUint64(append([]byte(sink), 0), seq))
 }
 
-// restoreNote takes a stored outcome back.
+// restoreNote loads a stored outcome.
 func (p *pipeline) restoreNote(seq uint64, value []byte) error {
 	if len(value) == 0 || outcome(value[0]) > dropped {
 		return fmt.Errorf("outcome of record %d at %s: % x", seq, p.name, value)
@@ -185,7 +184,7 @@ func (p *pipeline) restoreNote(seq uint64, value []byte) error {
 	if j := p.parked.joint[seq]; j != nil {
 		j.outcome, j.reason = outcome(value[0]), string(value[1:])
 	} else {
-		p.parked.note(seq) // to be forgotten
+		p.parked.note(seq) // to be removed
 	}
 	return nil
 }

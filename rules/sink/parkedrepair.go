@@ -11,27 +11,27 @@ import (
 	"cellgate/broker/wal"
 )
 
-// parkedLogs is the folder of the logs of parked destinations, beside those of the sinks.
+// parkedLogs is the folder of the logs of parked destinations, next to those of the sinks.
 const parkedLogs = "parked"
 
-// parkedCheck is what the logs of parked destinations hold, against what the last checkpoint tells.
+// parkedCheck compares the logs of parked destinations with the last checkpoint.
 type parkedCheck struct {
 	states []parkedState
 	sinks  []loggedSink
 	epoch  uint64
 	dir    string // of the logs
-	// found are the parked records of each sink, by name; joint keeps those apart that are in several logs.
+	// found counts the parked records of each sink, by name; joint tracks those in several logs.
 	found map[string]uint64
 	joint map[string]map[uint64]bool
-	err   error // the first thing that New would refuse
+	err   error // the first error that New would return
 }
 
-// checkParked reads the logs of parked destinations as New would, and changes nothing.
+// checkParked reads the logs of parked destinations like New, without changes.
 func checkParked(db *statefile.DB, dir string, epoch uint64, sinks []loggedSink) (*parkedCheck, error) {
 	c := &parkedCheck{
 		sinks: sinks, epoch: epoch, dir: filepath.Join(dir, parkedLogs), found: map[string]uint64{}, joint: map[string]map[uint64]bool{},
 	}
-	if len(sinks) == 0 { // another journal's are not read
+	if len(sinks) == 0 { // another journal's logs are not read
 		return c, nil
 	}
 	err := db.View(func(tx *statefile.Tx) error {
@@ -66,7 +66,6 @@ func checkParked(db *statefile.DB, dir string, epoch uint64, sinks []loggedSink)
 	return c, nil
 }
 
-// cmpErr returns the first of two errors.
 func cmpErr(first, second error) error {
 	if first != nil {
 		return first
@@ -82,7 +81,6 @@ func (c *parkedCheck) identity(s *parkedState) wal.Identity {
 	return parkedAt(s.ID, destKey{s.Sink, s.Name}, c.epoch)
 }
 
-// open opens a log as New does.
 func (c *parkedCheck) open(s *parkedState) error {
 	l, err := wal.OpenLog(lookOnly{wal.OS{}}, c.logDir(s), c.identity(s), s.LogStart, s.LogEnd, repairSegmentBytes)
 	if l != nil {
@@ -91,21 +89,21 @@ func (c *parkedCheck) open(s *parkedState) error {
 	return err
 }
 
-// read calls fn with every entry that can be read and is not settled.
+// read calls fn with every readable entry that is not settled.
 func (c *parkedCheck) read(s *parkedState, fn func(e *parkedEntry) error) error {
 	var decoder message.Decoder
 	last := s.Cursor
 	return wal.Salvage(wal.OS{}, c.logDir(s), c.identity(s), func(data []byte) error {
 		e, err := readParked(data, &decoder)
 		if err != nil || e.number <= last || e.number > s.Written {
-			return nil //nolint:nilerr // what cannot be read is what is lost
+			return nil //nolint:nilerr // the unreadable part is what is lost
 		}
 		last = e.number
 		return fn(&e)
 	})
 }
 
-// count counts the record of an entry, if its sink's cursor has passed it.
+// count counts an entry's record if its sink's cursor has passed it.
 func (c *parkedCheck) count(e *parkedEntry) {
 	for _, s := range c.sinks {
 		if s.name != e.sink || e.seq > s.Cursor || c.joint[e.sink][e.seq] {
@@ -122,7 +120,7 @@ func (c *parkedCheck) count(e *parkedEntry) {
 	}
 }
 
-// damage is what CheckLogs reports; nil when all is well.
+// damage returns the report for CheckLogs, nil without damage.
 func (c *parkedCheck) damage() *LogDamage {
 	if c.err == nil {
 		return nil
@@ -136,8 +134,8 @@ func (c *parkedCheck) damage() *LogDamage {
 	return d
 }
 
-// repair makes the logs of parked destinations anew of what can be read, moves what was there to backup, and counts the
-// records that are lost. A record with several parked messages counts as lost when none of them is left.
+// repair recreates the logs of parked destinations from their readable entries, moves the previous ones to backup, and
+// counts the lost records. A record with several parked messages is lost if none of them is left.
 func (c *parkedCheck) repair(db *statefile.DB, backup string) (lost uint64, err error) {
 	made := c.dir + ".repaired"
 	if err := os.RemoveAll(made); err != nil {
@@ -171,7 +169,7 @@ func (c *parkedCheck) repair(db *statefile.DB, backup string) (lost uint64, err 
 	})
 }
 
-// copyLog writes the entries of a log that can be read into one below made, and returns its state.
+// copyLog copies the readable entries of a log to a new one below made, and returns its state.
 func (c *parkedCheck) copyLog(s *parkedState, made string) (parkedState, error) {
 	out := *s
 	dir := filepath.Join(made, fmt.Sprintf("%016x", s.ID))

@@ -18,10 +18,10 @@ import (
 
 var (
 	keyParked    = []byte("parked")          // []parkedState
-	bucketJoined = []byte("parked_outcomes") // by sink and sequence: what became of a parked record's other messages
+	bucketJoined = []byte("parked_outcomes") // by sink and sequence: outcomes of a parked record's other messages
 )
 
-// parkedState is what a checkpoint keeps of a parked destination.
+// parkedState is a parked destination's part of a checkpoint.
 type parkedState struct {
 	ID       uint64       `json:"id"` // of the log's directory
 	Sink     string       `json:"sink"`
@@ -29,8 +29,8 @@ type parkedState struct {
 	Why      string       `json:"why"`
 	Missing  bool         `json:"missing"`
 	Since    int64        `json:"since"`   // ms since the Unix epoch
-	Cursor   uint64       `json:"cursor"`  // number of the last entry that is settled
-	Written  uint64       `json:"written"` // and of the last there is
+	Cursor   uint64       `json:"cursor"`  // number of the last settled entry
+	Written  uint64       `json:"written"` // number of the last entry
 	LogStart wal.Position `json:"log_start"`
 	LogEnd   wal.Position `json:"log_end"`
 }
@@ -40,7 +40,7 @@ type lotSnapshot struct {
 	states []parkedState
 	dests  []*destination // those of states
 	ended  []*destination
-	// notes are changes of parked records' outcomes; nil: to be forgotten.
+	// notes are changed outcomes of parked records; nil removes one.
 	notes map[string][]byte
 }
 
@@ -49,7 +49,7 @@ func (s *lotSnapshot) equal(last *lotSnapshot) bool {
 	return slices.Equal(s.states, last.states) && len(s.ended) == 0 && len(s.notes) == 0
 }
 
-// captureSinks copies the sinks' accounts and what is parked of them at one moment.
+// captureSinks copies the sinks' accounts and their parked messages consistently.
 func (d *Dispatcher) captureSinks(s *snapshot) {
 	l := d.env.lot
 	l.mu.Lock()
@@ -78,7 +78,7 @@ func (l *lot) captureLocked(notes map[string][]byte) lotSnapshot {
 	return s
 }
 
-// store writes a snapshot in a checkpoint's transaction.
+// store writes the snapshot in a checkpoint's transaction.
 func (s *lotSnapshot) store(b *statefile.Bucket) error {
 	if err := putJSON(b, keyParked, s.states); err != nil {
 		return err
@@ -98,7 +98,7 @@ func (s *lotSnapshot) store(b *statefile.Bucket) error {
 	return nil
 }
 
-// release removes what a stored snapshot no longer needs.
+// release removes what the stored snapshot no longer needs.
 func (l *lot) release(s *lotSnapshot) {
 	for i, d := range s.dests {
 		st := &s.states[i]
@@ -127,7 +127,7 @@ func (l *lot) release(s *lotSnapshot) {
 	}
 }
 
-// remove deletes a log with its directory.
+// remove deletes a log and its directory.
 func (l *lot) remove(id uint64) error {
 	dir := l.logDir(id)
 	names, err := l.fs.List(dir)
@@ -140,7 +140,7 @@ func (l *lot) remove(id uint64) error {
 	return errors.Join(err, l.fs.Remove(dir))
 }
 
-// parkedStates is what a checkpoint has of the lot.
+// parkedStates is the lot's part of a checkpoint.
 type parkedStates struct {
 	dests []parkedState
 	notes map[string][]byte
@@ -155,10 +155,11 @@ func (p *parkedStates) load(b *statefile.Bucket) error {
 	return errors.Join(err, getJSON(b, keyParked, &p.dests))
 }
 
-// orphan gives all of it up: the journal is another one. What the notes say of records that are not parked is forgotten.
+// orphan drops all parked messages, because the journal is another one. Outcomes of records that are not parked are
+// removed.
 func (p *parkedStates) orphan() { p.dests = nil }
 
-// restore opens the logs as of the checkpoint, counts what is pending in them, and removes all others.
+// restore opens the logs as of the checkpoint, counts their pending messages, and removes all other logs.
 func (l *lot) restore(states *parkedStates) error {
 	if err := l.removeStrangers(states.dests); err != nil {
 		return err
@@ -225,8 +226,8 @@ func (l *lot) restoreLog(s *parkedState) error {
 	return nil
 }
 
-// recount counts what the log holds behind the cursor. What the owner's cursor has not passed is handed over once more, and
-// then counted.
+// recount counts the log's entries after the cursor. Messages after the owner's cursor are delivered again, and counted
+// then.
 func (d *destination) recount() error {
 	pos := d.pos
 	for {
@@ -272,7 +273,7 @@ func (l *lot) restoreNote(key string, value []byte) error {
 	return p.restoreNote(binary.BigEndian.Uint64([]byte(seq)), value)
 }
 
-// start tells the sinks what is parked.
+// start parks the destinations in the sinks.
 func (l *lot) start() {
 	for _, d := range l.inOrder() {
 		d.via.parker.Park(d.key.name)

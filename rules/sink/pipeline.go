@@ -15,11 +15,11 @@ import (
 	"cellgate/rules/op"
 )
 
-// maxTracked bounds the records between a sink's cursor and the newest one under way to it, and so the
-// memory that one message which does not settle can tie up.
+// maxTracked bounds the records between a sink's cursor and the newest one in flight, and so the memory that one
+// unsettled message can hold.
 const maxTracked = 1 << 16
 
-// sampleDelivery is of how many records one has the time of its delivery measured.
+// sampleDelivery is the sampling interval, in records, of delivery times.
 const sampleDelivery = 16
 
 // mode is how a pipeline gets its messages.
@@ -30,12 +30,12 @@ const (
 	logging             // from the decision log, by the loader
 )
 
-// renderer makes a message of a decision: a worker of the running engine, or a rule set by itself.
+// renderer renders decisions: a worker of the running engine, or a rule set.
 type renderer interface {
 	Render(d engine.Decision, rec *message.Record, out *op.Rendered) error
 }
 
-// form is the memory in which whoever feeds a sink makes one message after the other.
+// form is reused memory for rendering one message after the other.
 type form struct {
 	out     op.Rendered
 	message Message
@@ -43,15 +43,15 @@ type form struct {
 
 // pipeline feeds one sink.
 //
-// While live, the evaluator offers each record and hands its messages over itself; the chunk of their
-// decisions stays in memory until the cursor has passed it or a checkpoint writes it to the log. When
-// the window is full the pipeline turns to logging: everything in memory goes to the log, further
-// chunks too, and the loader feeds the sink from there, until it has loaded all and there is room
-// again. Every message is handed over by either the evaluator or the loader, never both, in order.
+// While live, the evaluator offers each record and delivers its messages itself; their decisions stay in memory as
+// chunks until the cursor has passed them or a checkpoint writes them to the log. When the window is full the pipeline
+// switches to logging: all chunks go to the log, later ones too, and the loader feeds the sink from there until it has
+// loaded everything and there is room again. Every message is delivered by either the evaluator or the loader, never
+// both, in order.
 type pipeline struct {
 	sink   Sink
 	kind   op.SinkKind
-	parker Parker // nil: the sink parks nothing
+	parker Parker // nil if the sink does not park
 	name   string
 	limits Limits
 	policy WhenFull
@@ -61,7 +61,7 @@ type pipeline struct {
 	env         *environment
 	log         *slog.Logger
 
-	wake   chan struct{} // to the loader: a chunk came, or room
+	wake   chan struct{} // wakes the loader: a chunk or room
 	watch  Watcher       // may be nil
 	graves graveyard
 
@@ -75,49 +75,49 @@ type pipeline struct {
 	mode      mode
 	readable  bool // logging, and readPos is valid
 	tracker   tracker
-	mem       []chunk // live: decided, in no log yet
-	backlog   uint64  // records that wait in the decision log, or in the evaluator's chunk on its way there
-	oldest    uint64  // the first of them, when the log was opened
-	waitingAt int64   // ReceivedAt of the oldest of them, or of one shortly before it
-	// For lag: where the cursor has stood, and since when that has been seen.
+	mem       []chunk // live: decided, not in a log yet
+	backlog   uint64  // records in the decision log, or in the evaluator's chunk for it
+	oldest    uint64  // the first of them when the log was opened
+	waitingAt int64   // ReceivedAt of the oldest of them, or of one shortly before
+	// For lag: the cursor, and since when it has been seen there.
 	stuckAt    uint64
 	stuckSince time.Time
-	loaded     uint64 // highest record handed over or passed over
-	evaluated  uint64 // E, as far as this pipeline has been told
+	loaded     uint64 // highest record delivered or skipped
+	evaluated  uint64 // E, as last reported to this pipeline
 	readPos    wal.Position
-	now        counts // as of this moment
+	now        counts // current
 	settled    counts // as of the cursor: only Delivered, DeadLettered and Dropped
 	damage     error  // the decision log cannot be read
-	// base is what the ledger has received beyond what was appended to the journal since it was opened.
+	// base is what the ledger has received in addition to what was appended to the journal since it was opened.
 	base    uint64
-	drifted bool // records were lost of which nobody knows how many were messages
+	drifted bool // an unknown number of messages was lost
 	parked  parkedRecords
 }
 
-// window is what is under way to a sink, for anybody without a lock: raised by whoever delivers, lowered by settling.
+// window counts what is in flight to a sink, readable without a lock: incremented by delivery, decremented by settling.
 type window struct {
 	messages atomic.Int64
 	bytes    atomic.Int64
 	starved  atomic.Bool   // the loader waits for room
-	floor    atomic.Uint64 // age_out: records up to here are passed over
-	taken    atomic.Uint64 // messages that the sink has delivered, parked ones not counted
+	floor    atomic.Uint64 // age_out: records up to here are skipped
+	taken    atomic.Uint64 // messages that the sink has delivered, without parked ones
 	again    atomic.Int64  // messages in parked.before
 }
 
-// evaluating is what the evaluator's goroutine alone uses.
+// evaluating is used only by the evaluator's goroutine.
 type evaluating struct {
 	chunk     chunkWriter
-	ticks     uint64 // of received
+	ticks     uint64 // included in received
 	received  uint64 // counted, not yet published under the pipeline's lock
 	filtered  uint64
 	form      form
-	decisions []engine.Decision // of the record at hand
-	ready     []*rendered       // what was made of them beforehand; empty when nothing was
+	decisions []engine.Decision // of the current record
+	ready     []*rendered       // rendered in advance; may be empty
 }
 
-// told is the mark that watch was told last.
+// told is the last mark passed to watch.
 type told struct {
-	mu   sync.Mutex // orders what it is told
+	mu   sync.Mutex // orders the calls
 	mark uint64
 }
 
@@ -135,32 +135,32 @@ func (d *Dispatcher) addPipeline(b *Binding) {
 	d.pipelines = append(d.pipelines, p)
 }
 
-// environment is what the pipelines share.
+// environment is shared by the pipelines.
 type environment struct {
-	idPrefix string
-	trace    *trace.Traces
-	journal  Journal
-	sets     *ruleSets
-	metrics  *Metrics
-	// deliveries counts what rules have sent.
+	idPrefix   string
+	trace      *trace.Traces
+	journal    Journal
+	sets       *ruleSets
+	metrics    *Metrics
 	deliveries deliveries
-	// errorTopic takes the errors of rules that name none.
+	// errorTopic takes the errors of rules without their own.
 	errorTopic string
-	// appended is the journal's: its last sequence, and the messages up to it since it was opened.
+	// appended returns the journal's last sequence and the messages up to it since it was opened.
 	appended func() (last, messages uint64)
-	// deadLetters takes what a sink has refused: the Kafka sink.
+	// deadLetters is the sink for dead letters: the Kafka sink.
 	deadLetters Sink
 	lot         *lot
 	pipelines   []*pipeline
 	byName      map[string]*pipeline
 }
 
-// burst is how many messages of one record are handed over at once, whatever the room. A record with more goes through the
-// decision log, from which they come as the sink has room: a vehicle could else fill the memory by one message with a long list.
+// burst is how many messages of one record are delivered at once without asking for room. A record with more goes
+// through the decision log and is delivered as the sink has room: otherwise a vehicle could fill the memory with one
+// message that contains a long list.
 const burst = 256
 
-// offer asks for room for a record with n ≥ 1 messages. When it says live, the caller delivers them
-// under the slot at once; else they wait in the log.
+// offer requests room for a record with n ≥ 1 messages. If isLive, the caller must deliver them under slot at once;
+// else they wait in the log.
 func (p *pipeline) offer(seq uint64, at int64, n int) (slot uint64, isLive bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -183,7 +183,7 @@ func (p *pipeline) offer(seq uint64, at int64, n int) (slot uint64, isLive bool)
 	return p.beginLocked(seq, at, n), true
 }
 
-// beginLocked tracks a record.
+// beginLocked starts to track a record.
 func (p *pipeline) beginLocked(seq uint64, at int64, n int) (slot uint64) {
 	p.watchBegun(seq)
 	return p.tracker.add(seq, at, n)
@@ -201,7 +201,7 @@ func (p *pipeline) watchDone(seq uint64) {
 	}
 }
 
-// settleLocked takes one message's outcome.
+// settleLocked records one message's outcome.
 func (p *pipeline) settleLocked(slot uint64, o outcome, reason string) {
 	if e := p.tracker.settle(slot, o, reason); e != nil {
 		p.now.settled(e.outcome, e.reason)
@@ -212,16 +212,16 @@ func (p *pipeline) settleLocked(slot uint64, o outcome, reason string) {
 	}
 }
 
-// publishLocked makes what the evaluator has counted visible. Both terms of a record appear together.
+// publishLocked makes the evaluator's counts visible. Both terms of a record appear together.
 func (p *pipeline) publishLocked() {
 	p.now.Received += p.eval.received
 	p.now.Filtered += p.eval.filtered
-	p.base += p.eval.ticks // they are no messages of the journal
+	p.base += p.eval.ticks // ticks are not messages of the journal
 	p.eval.received, p.eval.filtered, p.eval.ticks = 0, 0, 0
 }
 
-// lost counts n records that the journal has lost before they were evaluated: received, since they were
-// acknowledged, and dropped. They are behind the cursor as soon as the evaluator is, as filtered ones are.
+// lost counts n records that the journal lost before evaluation: received, because they were acknowledged, and dropped.
+// The cursor passes them with the evaluator, like filtered ones.
 func (p *pipeline) lost(n uint64, reason string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -236,14 +236,13 @@ func (p *pipeline) roomLocked() bool {
 		p.tracker.len() < maxTracked
 }
 
-// ampleLocked is room enough that turning live again is worth it.
+// ampleLocked reports whether there is enough room to switch back to live.
 func (p *pipeline) ampleLocked() bool {
 	return p.window.messages.Load() < int64(p.limits.Messages)/2 && p.window.bytes.Load() < p.limits.Bytes/2 &&
 		p.tracker.len() < maxTracked/2
 }
 
-// handOver renders messages of one record, but for those that are ready, and gives them to the sink. many says that the record
-// has several.
+// handOver delivers the messages of one record and renders those not in ready. many means that the record has several.
 func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Record, ds []engine.Decision, many bool, ready []*rendered, f *form) {
 	for i := range ds {
 		d := &ds[i]
@@ -273,8 +272,8 @@ func (p *pipeline) handOver(r renderer, set uint32, slot uint64, rec *message.Re
 	}
 }
 
-// endBatch is told that everything up to seq is evaluated. It keeps the chunk or logs it; an error
-// means that the disk did not take it, and the call is to be repeated.
+// endBatch ends a batch: everything up to seq is evaluated. It keeps the chunk or logs it. On an error the disk did not
+// take it, and the caller must retry.
 func (p *pipeline) endBatch(seq uint64) error {
 	p.mu.Lock()
 	p.publishLocked()
@@ -295,7 +294,7 @@ func (p *pipeline) endBatch(seq uint64) error {
 	return p.logChunk()
 }
 
-// pruneLocked forgets chunks that the cursor has passed.
+// pruneLocked drops chunks that the cursor has passed.
 func (p *pipeline) pruneLocked() {
 	c, n := p.cursorLocked(), 0
 	for n < len(p.mem) && p.mem[n].last <= c {
@@ -308,8 +307,8 @@ func (p *pipeline) pruneLocked() {
 	}
 }
 
-// logChunk appends the evaluator's chunk to the log, behind whatever was still in memory when the
-// pipeline stopped being live.
+// logChunk appends the evaluator's chunk to the log, after the chunks that were in memory when the pipeline stopped
+// being live.
 func (p *pipeline) logChunk() error {
 	if err := p.logMem(); err != nil {
 		return err
@@ -328,8 +327,7 @@ func (p *pipeline) logChunk() error {
 	return nil
 }
 
-// logMem moves the chunks in memory to the log. Only the evaluator or, at a boundary, the checkpoint
-// calls it.
+// logMem moves the chunks in memory to the log. Only the evaluator or, at a boundary, the checkpoint calls it.
 func (p *pipeline) logMem() error {
 	p.mu.Lock()
 	p.pruneLocked()
@@ -350,7 +348,7 @@ func (p *pipeline) logMem() error {
 	return err
 }
 
-// cursorLocked is the sequence up to which everything is settled.
+// cursorLocked returns the sequence up to which everything is settled.
 func (p *pipeline) cursorLocked() uint64 {
 	if e, ok := p.tracker.oldest(); ok {
 		return e.seq - 1
@@ -358,7 +356,7 @@ func (p *pipeline) cursorLocked() uint64 {
 	return p.reachedLocked()
 }
 
-// reachedLocked is the sequence up to which everything is handed over, or has nothing for the sink.
+// reachedLocked returns the sequence up to which everything is delivered to the sink, or has no message for it.
 func (p *pipeline) reachedLocked() uint64 {
 	if p.backlog > 0 {
 		return p.loaded
@@ -394,7 +392,7 @@ func (p *pipeline) settle(t Ticket, o outcome, reason string) {
 	}
 }
 
-// advanceLocked moves the cursor over what is settled or parked.
+// advanceLocked moves the cursor over settled and parked records.
 func (p *pipeline) advanceLocked() {
 	for {
 		e, ok := p.tracker.pop()
@@ -412,7 +410,7 @@ func (p *pipeline) advanceLocked() {
 // abandoned implements settler.
 func (p *pipeline) abandoned(seq uint64) bool { return seq <= p.window.floor.Load() }
 
-// notify tells the watcher its mark when that has moved.
+// notify passes a changed mark to the watcher.
 func (p *pipeline) notify() {
 	if p.watch == nil {
 		return

@@ -24,8 +24,8 @@ import (
 	"cellgate/test/check"
 )
 
-// power is a run of the workload on a machine that is looked at as a power loss would leave it, before every change
-// that the decision logs make, and before, within and after every commit of a checkpoint.
+// power runs the workload on a machine whose state after a power loss is checked before every change of the decision
+// logs, and before, within and after every commit of a checkpoint.
 type power struct {
 	dir   string
 	limit int // of states
@@ -35,15 +35,15 @@ type power struct {
 	m       machine
 	proc    *process
 	next    int      // telemetry message
-	applied int      // the rules that are being applied
-	midway  *machine // taken when a checkpoint's transaction was about to be committed
-	heir    *machine // a state on which the workload goes on
+	applied int      // the rules being applied
+	midway  *machine // taken just before a checkpoint's transaction commits
+	heir    *machine // a state with which the workload continues
 	states  int
 	seen    map[waltest.Op]int
 	failure error
 }
 
-// Points that are no calls of the file system.
+// Points other than calls of the file system.
 const (
 	opCommit    waltest.Op = "commit"
 	opCommitted waltest.Op = "end of the commit"
@@ -53,7 +53,7 @@ func newPower(t *testing.T, seed uint64, limit int, forget func(o waltest.Op, na
 	p := &power{dir: t.TempDir(), limit: limit, rng: rand.New(rand.NewPCG(seed, 1)), seen: map[waltest.Op]int{}} //nolint:gosec // a test's choices
 	p.m = machine{mem: waltest.New(), settled: [2]map[want]bool{{}, {}}}
 	check.OK(t, p.m.mem.MkdirAll("/data/journal"))
-	if seed%2 == 1 { // by a start that was killed before it had synced
+	if seed%2 == 1 { // by a start that was killed before its sync
 		p.m.mem.Forget = func(waltest.Op, string) bool { return true }
 		check.OK(t, p.m.mem.MkdirAll(powerDir))
 	}
@@ -61,7 +61,7 @@ func newPower(t *testing.T, seed uint64, limit int, forget func(o waltest.Op, na
 	return p
 }
 
-// now is what a power loss leaves at this moment. The database is as of its last commit.
+// now returns the state after a power loss at this moment. The database is as of its last commit.
 func (p *power) now() *machine {
 	keep := []int{0, 10 + p.rng.IntN(80), 100}[p.rng.IntN(3)]
 	m := &machine{mem: p.m.mem.Crash(p.rng, keep), db: p.m.db, entries: p.m.entries}
@@ -87,7 +87,7 @@ func (p *power) before(o waltest.Op, name string) error {
 	return nil
 }
 
-// look checks the state at this moment, and may choose it to go on with.
+// look checks the current state, and may choose it to continue with.
 func (p *power) look(o waltest.Op, name string) {
 	if p.overLocked() {
 		return
@@ -110,7 +110,7 @@ func (p *power) check(m *machine, o waltest.Op, name string) {
 	}
 }
 
-// committed takes the database over after a commit, and checks what a crash within it would have left.
+// committed copies the database after a commit, and checks what a crash within the commit would have left.
 func (p *power) committed() {
 	db, err := os.ReadFile(p.proc.file)
 	if err != nil {
@@ -126,8 +126,8 @@ func (p *power) committed() {
 	p.midway = nil
 }
 
-// torn is a database in the middle of a commit: any of the pages that it writes, but neither of the two meta pages,
-// which are the first and come last.
+// torn returns a database in the middle of a commit: with any of the pages that it writes, except for the two meta
+// pages, which are the first in the file and written last.
 func (p *power) torn(old, changed []byte) []byte {
 	const page = 4096
 	out := append(slices.Clone(old), make([]byte, max(0, len(changed)-len(old)))...)
@@ -139,14 +139,13 @@ func (p *power) torn(old, changed []byte) []byte {
 	return out
 }
 
-// witness stands between dispatcher and journal: it knows every record, and sees from the calls where a checkpoint
-// stands.
+// witness wraps the journal: it records every record, and deduces a checkpoint's progress from the calls.
 type witness struct {
 	*journal.Journal
 	p *power
 }
 
-// Epoch is asked for within a checkpoint's transaction.
+// Epoch is called within a checkpoint's transaction.
 func (w witness) Epoch() uint64 {
 	w.p.mu.Lock()
 	defer w.p.mu.Unlock()
@@ -166,7 +165,7 @@ func (w witness) Retain(name string, seq uint64) {
 	w.Journal.Retain(name, seq)
 }
 
-// Append is how rules are announced, which are stored before, and ticks.
+// Append announces rules, which are stored before, and ticks.
 func (w witness) Append(recs []message.Record, wait journal.Waiter) (uint64, error) {
 	w.p.mu.Lock()
 	e := entry{isTick: true}
@@ -217,7 +216,7 @@ func (p *power) workload() error {
 	return p.failure
 }
 
-// start starts a gateway on the machine.
+// start starts a gateway.
 func (p *power) start() error {
 	file := filepath.Join(p.dir, "state.db")
 	if err := lay(file, p.m.db); err != nil {
@@ -244,7 +243,7 @@ func (p *power) start() error {
 	return p.apply(p.rand(2))
 }
 
-// ended is told that the gateway has ended. If a power loss was chosen, the machine is as that has left it.
+// ended is called when the gateway has ended. If a power loss was chosen, the machine continues with its state.
 func (p *power) ended() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -257,7 +256,7 @@ func (p *power) ended() {
 	}
 }
 
-// work is what one gateway lives through.
+// work is one gateway's workload.
 func (p *power) work() error {
 	kafka, redis := p.proc.sinks[0], p.proc.sinks[1]
 	for range 4 + p.rand(12) {
@@ -315,7 +314,7 @@ func (p *power) publish(n int) error {
 	return p.proc.journal.WaitDurable(context.Background(), last)
 }
 
-// TestPowerLoss loses power before every change to a decision log and around every commit of a checkpoint.
+// TestPowerLoss simulates a power loss before every change of a decision log and around every commit of a checkpoint.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	const perRun = 1000
@@ -337,7 +336,7 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// TestPowerLossIsNoticed is the test of the test: with any kind of sync taken out, it must fail.
+// TestPowerLossIsNoticed tests the test: without any one kind of sync, it must fail.
 func TestPowerLossIsNoticed(t *testing.T) {
 	t.Parallel()
 	for name, forget := range map[string]func(o waltest.Op, name string) bool{
@@ -353,7 +352,7 @@ func TestPowerLossIsNoticed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			// A directory's entry that was never synced shows only while it is new.
+			// An entry of a directory that was never synced matters only while it is new.
 			var err error
 			for seed := uint64(1); err == nil && seed <= 40; seed++ {
 				err = newPower(t, seed, 100, forget).workload()

@@ -21,36 +21,36 @@ import (
 	"cellgate/test/parts"
 )
 
-// powerRules are the two rule sets that the workload changes between: another topic, and other messages to Redis.
+// powerRules are the two rule sets of the workload, with different topics and different messages to Redis.
 var powerRules = [2]string{
 	testRules,
 	strings.NewReplacer("{topic: t}", "{topic: u}", "payload.h == 0", "payload.h == 1").Replace(testRules),
 }
 
-// powerShut are the topics that at times take nothing.
+// powerShut are the topics that sometimes take nothing.
 var powerShut = []string{"t", "u", rulestest.ErrorTopic}
 
-// entry is a record of the journal, as the test knows it.
+// entry is the test's copy of a journal record.
 type entry struct {
-	n       int // of the telemetry message; below 0 it is a message that is a dead letter
+	n       int // of the telemetry message; below 0 it becomes a dead letter
 	isRules bool
-	set     int // the rules that it brings
+	set     int // the rules that it applies
 	isTick  bool
 }
 
-// want is what a sink must get of a record.
+// want is a message that a sink must get.
 type want struct {
 	seq         uint64
 	rule, topic string
 }
 
-// account is what a sink must have of a journal.
+// account is what a sink must get from a journal.
 type account struct {
 	all                  []want
 	received, dead, none uint64
 }
 
-// accounts follows the rules over a journal: Kafka's account and that of Redis.
+// accounts applies the rules to a journal and returns the accounts of Kafka and Redis.
 func accounts(entries []entry) (out [2]account) {
 	set, fired := -1, map[int]bool{}
 	add := func(i int, seq int, rule, topic string) {
@@ -61,7 +61,7 @@ func accounts(entries []entry) (out [2]account) {
 			set = e.set
 			continue
 		}
-		if e.isTick { // these rules have nothing to say without a message
+		if e.isTick { // these rules send nothing without a message
 			continue
 		}
 		out[0].received++
@@ -89,7 +89,7 @@ func accounts(entries []entry) (out [2]account) {
 	return out
 }
 
-// machine is what a crash leaves alone or changes: the disks, and what the sinks have.
+// machine is what survives a crash, with changes: the disks, and what the sinks have.
 type machine struct {
 	mem     *waltest.FS
 	db      []byte // state.db
@@ -111,8 +111,7 @@ const (
 	operatorDir = "/data/operators"
 )
 
-// boot opens everything on a machine as the gateway does, and leaves the dispatcher to be started. wrap may put
-// something in front of the journal.
+// boot opens everything on a machine as the gateway does, without starting the dispatcher. wrap may wrap the journal.
 func boot(mem *waltest.FS, file string, limit int, wrap func(*process) sink.Journal) (*process, error) {
 	p := &process{file: file, sinks: [2]*sinktest.Memory{sinktest.NewMemory(op.SinkKafka), sinktest.NewMemory(op.SinkRedis)}}
 	var err error
@@ -168,9 +167,8 @@ func (p *process) done(to [2]map[want]bool) {
 
 func wantOf(m *sinktest.Message) want { return want{m.Seq, m.Rule, m.Topic} }
 
-// check starts what a crash left and holds it against what must be true: what a cursor has passed is at its sink;
-// all the rest comes, once, in order; and the ledger has all of it. A checkpoint before anything is evaluated, if early,
-// must not change that.
+// check starts from the state after a crash and verifies: what a cursor has passed is at its sink; the rest comes once
+// and in order; the ledger counts all of it. With early, a checkpoint before any evaluation must not change that.
 func (m *machine) check(file string, limit int, early bool) error {
 	if err := lay(file, m.db); err != nil {
 		return err
@@ -186,7 +184,7 @@ func (m *machine) check(file string, limit int, early bool) error {
 	return errors.Join(err, p.close())
 }
 
-// lay puts the database in its place; nil is none yet.
+// lay writes the database to its place; nil means that there is none yet.
 func lay(file string, db []byte) error {
 	if db == nil {
 		return os.RemoveAll(file)
@@ -222,8 +220,8 @@ func (p *process) runs(m *machine) error {
 
 var errLost = errors.New("lost")
 
-// check compares topic by topic, since one that takes nothing does not hold up the others. In such a topic, what the sink
-// had before the crash may come again behind what was parked then, and what the cursor has passed may come once more.
+// check compares topic by topic, because a shut topic does not hold up the others. In such a topic, what the sink had
+// before the crash may be repeated after what was parked then, and what the cursor has passed may be repeated once.
 func (a *account) check(cursor uint64, before map[want]bool, got []sinktest.Message, l sink.SinkLedger) error {
 	byTopic, again := map[string][]want{}, map[want]bool{}
 	for _, m := range got {

@@ -18,7 +18,7 @@ rules:
   - {id: once, from: ["v1/+/up/telemetry"], dedupe: {by: vin, within: 365d}, to: [{kafka: {topic: once}}]}
 `
 
-// TestRemovedRulesDoNotFireAgain takes a rule out and puts it back, with crashes between, before and behind checkpoints:
+// TestRemovedRulesDoNotFireAgain removes a rule and restores it, with crashes between, before and after checkpoints:
 // what has fired does not fire again.
 func TestRemovedRulesDoNotFireAgain(t *testing.T) {
 	t.Parallel()
@@ -49,7 +49,7 @@ func TestRemovedRulesDoNotFireAgain(t *testing.T) {
 		}
 		if rnd.IntN(2) == 0 {
 			r.Kill()
-			r.Open() // puts the rule back
+			r.Open() // restores the rule
 		}
 		r.Apply(oncePerVIN)
 		publish()
@@ -64,8 +64,8 @@ func TestRemovedRulesDoNotFireAgain(t *testing.T) {
 	}
 }
 
-// TestRemovedRulesAreForgottenAfterADay holds that the day is one of the journal's time, whatever restarts and steps of the clock
-// lie in it.
+// TestRemovedRulesAreForgottenAfterADay checks that the day is measured in journal time, over restarts and steps of the
+// clock.
 func TestRemovedRulesAreForgottenAfterADay(t *testing.T) {
 	t.Parallel()
 	machine := clocktest.Still(time.UnixMilli(1_760_000_000_000))

@@ -15,19 +15,19 @@ import (
 // repairSegmentBytes is the size of the segments that a repair writes.
 const repairSegmentBytes = 8 << 20
 
-// LogDamage is a decision log that New would refuse: it does not have what the last checkpoint tells of.
+// LogDamage describes a decision log that New would refuse: it lacks something that the last checkpoint names.
 type LogDamage struct {
-	// Sink is whose log it is, or "parked" for the logs of parked destinations of all sinks.
+	// Sink is the log's sink, or "parked" for the logs of parked destinations.
 	Sink string
 	Err  error
-	// Pending records wait in the log. The decisions of Lost ones of them cannot be read any more.
+	// Pending is the number of waiting records in the log; the decisions of Lost of them are unreadable.
 	Pending, Lost uint64
-	// First and Last are the sequences between which these records stand in the journal.
+	// First and Last are the range of these records in the journal.
 	First, Last uint64
 }
 
-// CheckLogs reads the decision logs below dir as New would with a journal of that epoch, and changes nothing. The gateway
-// must not run.
+// CheckLogs reads the decision logs below dir like New with a journal of that epoch, without changes. The gateway must
+// not run.
 func CheckLogs(db *statefile.DB, dir string, epoch uint64) ([]LogDamage, error) {
 	states, evaluated, err := logStates(db, epoch)
 	if err != nil {
@@ -57,8 +57,8 @@ func CheckLogs(db *statefile.DB, dir string, epoch uint64) ([]LogDamage, error) 
 	return found, nil
 }
 
-// RepairLog makes the decision log of a sink anew of what can be read of it, moves what was there to backup, and counts
-// the rest as dropped(DecisionsLost). A repair that was interrupted is done by the next one.
+// RepairLog recreates the decision log of a sink from its readable part, moves the previous one to backup, and counts
+// the rest as dropped(DecisionsLost). After an interruption it can be run again.
 func RepairLog(db *statefile.DB, dir, backup, sink string, epoch uint64) (lost uint64, err error) {
 	states, evaluated, err := logStates(db, epoch)
 	if err != nil {
@@ -79,13 +79,13 @@ func RepairLog(db *statefile.DB, dir, backup, sink string, epoch uint64) (lost u
 	return 0, fmt.Errorf("no state of sink %s", sink)
 }
 
-// loggedSink is what a checkpoint keeps of a sink, with its name.
+// loggedSink is a sink's name and its part of a checkpoint.
 type loggedSink struct {
 	name string
 	sinkState
 }
 
-// logStates are those of all sinks, none when the checkpoint is of another journal: its logs are not read.
+// logStates returns the states of all sinks, none if the checkpoint is of another journal: its logs are not read.
 func logStates(db *statefile.DB, epoch uint64) (states []loggedSink, evaluated uint64, err error) {
 	err = db.View(func(tx *statefile.Tx) error {
 		b := tx.Bucket(bucketDispatch)
@@ -102,7 +102,7 @@ func logStates(db *statefile.DB, epoch uint64) (states []loggedSink, evaluated u
 	return states, evaluated, err
 }
 
-// check opens the log as New does.
+// check opens the log like New.
 func (s *loggedSink) check(dir string, epoch uint64) error {
 	p := pipeline{name: s.name}
 	err := p.openLog(lookOnly{wal.OS{Perm: filePerm}}, filepath.Join(dir, s.name), epoch, s.sinkState, repairSegmentBytes)
@@ -112,19 +112,19 @@ func (s *loggedSink) check(dir string, epoch uint64) error {
 	return err
 }
 
-// decisionsOf is the identity of a sink's decision log.
+// decisionsOf returns the identity of a sink's decision log.
 func decisionsOf(sink string, epoch uint64) wal.Identity {
 	return wal.Identity{Name: "decisions/" + sink, Epoch: epoch}
 }
 
-// salvage calls fn with every chunk that can be read and may be among those that the checkpoint tells of, and returns
-// how many pending records are in them.
+// salvage calls fn with every readable chunk that may belong to the checkpoint, and returns the number of pending
+// records in them.
 func (s *loggedSink) salvage(dir string, epoch, evaluated uint64, fn func(data []byte, last uint64) error) (records uint64, err error) {
 	newest := uint64(0)
 	err = wal.Salvage(wal.OS{}, dir, decisionsOf(s.name, epoch), func(data []byte) error {
 		first, last, pending, err := span(data, s.Cursor)
 		if err != nil || first <= newest || last > evaluated {
-			return nil //nolint:nilerr // what cannot be read is what is lost
+			return nil //nolint:nilerr // the unreadable part is what is lost
 		}
 		newest, records = last, records+pending
 		return fn(data, last)
@@ -132,7 +132,7 @@ func (s *loggedSink) salvage(dir string, epoch, evaluated uint64, fn func(data [
 	return records, err
 }
 
-// span returns the first and the last record of a chunk, and how many of its records are behind cursor.
+// span returns a chunk's first and last record, and the number of its records after cursor.
 func span(data []byte, cursor uint64) (first, last, behind uint64, err error) {
 	c, err := readChunk(data)
 	if err != nil {
@@ -188,7 +188,7 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// lookOnly is a file system on which nothing changes.
+// lookOnly is a file system without changes.
 type lookOnly struct{ wal.FS }
 
 func (lookOnly) MkdirAll(string) error              { return nil }
@@ -200,7 +200,7 @@ func (l lookOnly) List(dir string) ([]string, error) {
 	return names, ignoreMissing(err)
 }
 
-// Remove fails where it would: a folder that stands in a log's place, with something in it.
+// Remove fails where it really would: for a non-empty folder in a log's place.
 func (lookOnly) Remove(name string) error {
 	if inside, err := os.ReadDir(name); err == nil && len(inside) > 0 {
 		return &fs.PathError{Op: "remove", Path: name, Err: syscall.ENOTEMPTY}
@@ -208,7 +208,7 @@ func (lookOnly) Remove(name string) error {
 	return nil
 }
 
-// nowhere is an empty file that takes everything.
+// nowhere is an empty file that discards writes.
 type nowhere struct{ wal.File }
 
 func (nowhere) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }

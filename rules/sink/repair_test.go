@@ -12,8 +12,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestRepairKeepsWhatCanBeRead damages a decision log in the middle of one of its segments, and takes another one away:
-// the decisions in all others are delivered after a repair, and the ledger tells how many were lost.
+// TestRepairKeepsWhatCanBeRead damages a decision log within one of its segments and removes another segment: after a
+// repair the decisions in all others are delivered, and the ledger counts the lost ones.
 func TestRepairKeepsWhatCanBeRead(t *testing.T) {
 	t.Parallel()
 	const sent = 3000
@@ -51,7 +51,7 @@ func TestRepairKeepsWhatCanBeRead(t *testing.T) {
 	r.Stop()
 }
 
-// repairLog repairs what CheckLogs finds, twice, as after an interruption, and returns how many decisions are lost.
+// repairLog repairs what CheckLogs finds, twice, as after an interruption, and returns the number of lost decisions.
 func repairLog(t *testing.T, dir, log string, epoch uint64) (lost uint64) {
 	t.Helper()
 	db, err := statefile.Open(filepath.Join(dir, "state.db"), statefile.Options{Sync: statefile.SyncNever})
@@ -75,8 +75,8 @@ func repairLog(t *testing.T, dir, log string, epoch uint64) (lost uint64) {
 	return lost
 }
 
-// TestADeletedDecisionLogTakesNoCheckpoint deletes the decision logs under a gateway: a checkpoint would name what no start finds. The
-// one before it stays, and with it all that the journal must keep.
+// TestADeletedDecisionLogTakesNoCheckpoint deletes the decision logs of a running gateway: a new checkpoint would name
+// what no start finds. The previous one stays, and with it everything that the journal must keep.
 func TestADeletedDecisionLogTakesNoCheckpoint(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages, o.CheckpointInterval = 16, 0 })
@@ -95,7 +95,7 @@ func TestADeletedDecisionLogTakesNoCheckpoint(t *testing.T) {
 	r.Kill()
 	r.kafka.Forget()
 	r.kafka.Hold(false)
-	r.Open() // the last checkpoint had nothing pending
+	r.Open() // nothing was pending at the last checkpoint
 	r.Settled()
 	complete(t, r, 500)
 	r.Stop()

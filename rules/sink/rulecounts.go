@@ -7,14 +7,14 @@ import (
 	"cellgate/rules/engine"
 )
 
-// ruleCounts adds up what became of messages at each rule, by id, over rule sets. It belongs to whoever holds evalMu.
+// ruleCounts sums the outcomes of messages at each rule, by id, over rule sets. The holder of evalMu owns it.
 type ruleCounts struct {
-	before map[string]engine.RuleCounts // under the sets before, of the rules that the one in use has
-	last   map[string]engine.RuleCounts // as told last
+	before map[string]engine.RuleCounts // under earlier sets, of the current set's rules
+	last   map[string]engine.RuleCounts // last result
 }
 
-// RuleCounts tells what became of the messages that this process has evaluated, by rule. While a batch is evaluated, or a disk takes
-// nothing, it is what it was before.
+// RuleCounts returns the outcomes of the messages evaluated by this process, by rule. While a batch is being evaluated,
+// or the disk takes nothing, it returns the previous result.
 func (d *Dispatcher) RuleCounts() map[string]engine.RuleCounts {
 	const patience = 100 * time.Millisecond
 	for waited := time.Duration(0); waited < patience; waited += time.Millisecond {
@@ -33,7 +33,7 @@ func (d *Dispatcher) RuleCounts() map[string]engine.RuleCounts {
 	return d.counts.last
 }
 
-// countRules adds up the counts of the workers in use and those before.
+// countRules sums the counts of current and earlier workers.
 func (d *Dispatcher) countRules() map[string]engine.RuleCounts {
 	out := map[string]engine.RuleCounts{}
 	if d.current.set == nil {
@@ -52,7 +52,7 @@ func (d *Dispatcher) countRules() map[string]engine.RuleCounts {
 	return out
 }
 
-// ruleReadings gives the counts of the rules in force to Prometheus.
+// ruleReadings exports the counts of the rules in force to Prometheus.
 func (d *Dispatcher) ruleReadings() *metric.Readings {
 	r := &metric.Readings{}
 	messages := r.Add("rule_messages_total", "Messages on a rule's topics by outcome: matched, filtered, missing (a field that the condition names), error.", "rule", "outcome")

@@ -20,47 +20,48 @@ import (
 type ruleSet interface {
 	renderer
 	hash() string
-	// language is the set as package lang has compiled it.
+	// language returns the set as compiled by package lang.
 	language() *lang.Set
-	// ruleIDs are the rules' ids by their index.
+	// ruleIDs returns the rules' ids by index.
 	ruleIDs() []string
-	// rules are the rules by their index.
+	// rules returns the rules by index.
 	rules() []*lang.Rule
-	// RenderDeadLetter makes the message for the rule's error topic when a target cannot take the record.
+	// RenderDeadLetter renders the message for the rule's error topic when a target cannot take the record.
 	RenderDeadLetter(d engine.Decision, reason string, rec *message.Record, out *op.Rendered) error
-	// kinds are the sinks that some target needs.
+	// kinds returns the sinks that the targets need.
 	kinds() []op.SinkKind
-	// sinkOf says where a decision leads.
+	// sinkOf returns the kind of a decision's sink.
 	sinkOf(d *engine.Decision) op.SinkKind
-	// topics are the topics of a kind of sink that can be known beforehand.
+	// topics returns the topics of a kind of sink that are known in advance.
 	topics(kind op.SinkKind) []string
-	// workers evaluate under the set, each on one goroutine at a time. Making them adapts state to the set.
+	// workers returns n evaluators, each for one goroutine at a time. Creating them adapts state to the set.
 	workers(state *state.State, n int) []evaluator
 }
 
-// evaluator decides. Records of a VIN are given in journal order, those of a shard to one at a time.
+// evaluator decides. It must get the records of a VIN in journal order, and one goroutine at a time may evaluate a
+// shard.
 type evaluator interface {
 	renderer
 	Eval(rec *message.Record, out []engine.Decision) []engine.Decision
 	engine.Counter
 }
 
-// compiler makes a rule set of its stored source.
+// compiler compiles a stored source.
 type compiler func(source []byte) (ruleSet, error)
 
-// errNoRules is the error of a rule set whose source is not stored.
+// errNoRules means that a rule set's source is not stored.
 var errNoRules = errors.New("rule set is not stored")
 
-// setEntry says that a rule set governs from a sequence on. Decisions name it by index, because the same
-// set may govern twice.
+// setEntry puts a rule set in force from a sequence on. Decisions refer to it by index, because a set may be in force
+// twice.
 type setEntry struct {
 	Index uint32 `json:"index"`
 	Hash  string `json:"hash"`
 	From  uint64 `json:"from"`
 }
 
-// ruleSets keeps every rule set that some decision still refers to: the table of indexes, and the
-// sources by hash in the database.
+// ruleSets keeps every rule set that a decision still refers to: the table of indexes, and the sources by hash in the
+// database.
 type ruleSets struct {
 	db      *statefile.DB
 	compile compiler
@@ -68,13 +69,13 @@ type ruleSets struct {
 	mu       sync.Mutex
 	table    []setEntry         // by index
 	compiled map[string]ruleSet // by hash
-	// announced are hashes in the journal that the evaluator has not met yet.
+	// announced are hashes in the journal that the evaluator has not reached.
 	announced []string
-	// entered are those that it has met since the last stored checkpoint, behind which they are still announced.
+	// entered are those reached since the last stored checkpoint, which may still list them as announced.
 	entered []string
 }
 
-// get returns the set of an index.
+// get returns the set at an index.
 func (s *ruleSets) get(index uint32) (ruleSet, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,7 +87,7 @@ func (s *ruleSets) get(index uint32) (ruleSet, error) {
 	return nil, fmt.Errorf("%w: index %d", errNoRules, index)
 }
 
-// byHashLocked compiles a stored set unless that has been done.
+// byHashLocked returns a stored set, compiled on first use.
 func (s *ruleSets) byHashLocked(hash string) (ruleSet, error) {
 	if set := s.compiled[hash]; set != nil {
 		return set, nil
@@ -103,7 +104,7 @@ func (s *ruleSets) byHashLocked(hash string) (ruleSet, error) {
 	return set, nil
 }
 
-// newest is the hash that was announced last and not met yet, "" if there is none.
+// newest returns the hash announced last and not reached yet, "" if there is none.
 func (s *ruleSets) newest() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,7 +129,6 @@ func (s *ruleSets) read(hash string) (source []byte, err error) {
 	return source, nil
 }
 
-// source returns a stored source.
 func (s *ruleSets) source(hash string) (*lang.Source, error) {
 	b, err := s.read(hash)
 	if err != nil {
@@ -137,7 +137,7 @@ func (s *ruleSets) source(hash string) (*lang.Source, error) {
 	return lang.UnmarshalSource(b)
 }
 
-// enter makes the set of a hash govern from seq on, and returns it with its index.
+// enter puts the set of a hash in force from seq on, and returns it with its index.
 func (s *ruleSets) enter(hash string, seq uint64) (ruleSet, uint32, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,8 +157,7 @@ func (s *ruleSets) enter(hash string, seq uint64) (ruleSet, uint32, error) {
 	return set, index, nil
 }
 
-// announce stores a source and remembers its hash until a checkpoint stands behind the place where the evaluator
-// meets it.
+// announce stores a source and its hash until a checkpoint is past the place where the evaluator reaches it.
 func (s *ruleSets) announce(set ruleSet, source []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,8 +181,8 @@ func (s *ruleSets) announce(set ruleSet, source []byte) error {
 	return nil
 }
 
-// forget drops table entries that every cursor has passed, but for those from index keep on, in memory; the checkpoint
-// stores the table.
+// forget drops table entries that every cursor has passed, except from index keep on, in memory; the checkpoint stores
+// the table.
 func (s *ruleSets) forget(cursor uint64, keep uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,23 +201,23 @@ func (s *ruleSets) neededLocked(hash string) bool {
 		slices.ContainsFunc(s.table, func(e setEntry) bool { return e.Hash == hash })
 }
 
-// snapshot returns the table and what has been entered, as of this moment.
+// snapshot returns the current table and the entered hashes.
 func (s *ruleSets) snapshot() (table []setEntry, entered []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.table), slices.Clone(s.entered)
 }
 
-// stored is told that a checkpoint with the first n of entered is stored.
+// stored records that a checkpoint with the first n of entered is stored.
 func (s *ruleSets) stored(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.entered = slices.Delete(s.entered, 0, n)
 }
 
-// save writes the table as of a checkpoint and removes the sources that nothing refers to. What was entered when the
-// checkpoint was captured is in the table and announced no more. What has been entered or announced since is after the
-// checkpoint's position and stays.
+// save writes the table of a checkpoint and removes unreferenced sources. Sets entered when the checkpoint was captured
+// are in the table and no longer announced. Those entered or announced since are after the checkpoint's position and
+// stay.
 func (s *ruleSets) save(b *statefile.Bucket, table []setEntry, entered []string, applied string) error {
 	var announced []string
 	if err := getJSON(b, keyAnnounced, &announced); err != nil {

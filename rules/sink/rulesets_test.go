@@ -8,7 +8,7 @@ import (
 	"cellgate/test/check"
 )
 
-// namedSet is a rule set of which only the hash matters; it is its own source.
+// namedSet is a rule set identified by its hash; it is its own source.
 type namedSet struct {
 	ruleSet
 	name string
@@ -16,7 +16,7 @@ type namedSet struct {
 
 func (s namedSet) hash() string { return s.name }
 
-// setsRig is the rule sets in a database, with the checkpoints and restarts that they live through.
+// setsRig is rule sets in a database, with checkpoints and restarts.
 type setsRig struct {
 	t    *testing.T
 	db   *statefile.DB
@@ -64,7 +64,7 @@ func (r *setsRig) enter(hash string, seq uint64) {
 	check.OK(r.t, err)
 }
 
-// capture is the first half of a checkpoint; what it returns is the second.
+// capture is the first half of a checkpoint; it returns the second.
 func (r *setsRig) capture() (store func()) {
 	table, entered := r.sets.snapshot()
 	return func() {
@@ -74,8 +74,8 @@ func (r *setsRig) capture() (store func()) {
 	}
 }
 
-// The journal has a and b behind the checkpoint; b was announced when a had been met already. After a restart both are
-// met again, and a checkpoint in between must not have thrown a away.
+// The journal has a and b after the checkpoint; b was announced after a was entered. After a restart both are entered
+// again, and a checkpoint in between must not have removed a.
 func TestARuleSetThatIsMetAgainIsStillThere(t *testing.T) {
 	t.Parallel()
 	r := newSetsRig(t)
@@ -94,7 +94,7 @@ func TestARuleSetThatIsMetAgainIsStillThere(t *testing.T) {
 	}
 }
 
-// A rule set that was announced and met between the two halves of a checkpoint is after that checkpoint.
+// A rule set announced and entered between the two halves of a checkpoint is after that checkpoint.
 func TestARuleSetMetDuringACheckpointIsKept(t *testing.T) {
 	t.Parallel()
 	r := newSetsRig(t)
@@ -106,7 +106,7 @@ func TestARuleSetMetDuringACheckpointIsKept(t *testing.T) {
 	r.enter("a", 10)
 }
 
-// Sources that nothing refers to any more go, also of sets that governed more than once.
+// Unreferenced sources are removed, also of sets that were in force more than once.
 func TestRuleSetsThatNothingNeedsAreRemoved(t *testing.T) {
 	t.Parallel()
 	r := newSetsRig(t)

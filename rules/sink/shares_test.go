@@ -11,7 +11,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// stalling evaluates one vehicle's first message only when those of all others have been evaluated.
+// stalling evaluates one vehicle's first message only after all other vehicles' messages.
 type stalling struct {
 	renderer
 	vin    string
@@ -36,7 +36,8 @@ func (stalling) Counts([]engine.RuleCounts) {}
 func (stalling) TakeFaults([]engine.Faults) {}
 func (stalling) Hold(uint16, bool)          {}
 
-// TestASlowVehicleHoldsUpNobody: while the messages of one vehicle are evaluated, those of all other shards are, in their order.
+// TestASlowVehicleHoldsUpNobody checks that while one vehicle's messages are evaluated, those of all other shards are
+// too, in order.
 func TestASlowVehicleHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	const vehicles, each = 50, 8

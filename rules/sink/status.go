@@ -10,14 +10,14 @@ import (
 	"cellgate/rules/state"
 )
 
-// RulesHash is the hash of the rule set that ApplyRules made govern last; "" before the first.
+// RulesHash returns the hash of the rule set applied last; "" before the first.
 func (d *Dispatcher) RulesHash() string {
 	d.applyMu.Lock()
 	defer d.applyMu.Unlock()
 	return d.applied
 }
 
-// RulesSource is the source of the rule set of RulesHash; nil when there is none.
+// RulesSource returns the source of the rule set of RulesHash; nil if there is none.
 func (d *Dispatcher) RulesSource() (*lang.Source, error) {
 	hash := d.RulesHash()
 	if hash == "" {
@@ -26,17 +26,17 @@ func (d *Dispatcher) RulesSource() (*lang.Source, error) {
 	return d.sets.source(hash)
 }
 
-// Position is the sequence up to which everything is evaluated.
+// Position returns the sequence up to which everything is evaluated.
 func (d *Dispatcher) Position() uint64 {
 	d.evalMu.Lock()
 	defer d.evalMu.Unlock()
 	return d.evaluated
 }
 
-// Overdue is for how long rules could have sent something without a message that they have not.
+// Overdue returns for how long a message that rules send at a certain time has been due.
 func (d *Dispatcher) Overdue() time.Duration { return d.ticker.overdue() }
 
-// Ledger is the account of every sink, each exact at one moment.
+// Ledger returns the account of every sink, each consistent.
 func (d *Dispatcher) Ledger() []SinkLedger {
 	out := make([]SinkLedger, len(d.pipelines))
 	for i, p := range d.pipelines {
@@ -46,7 +46,7 @@ func (d *Dispatcher) Ledger() []SinkLedger {
 	return out
 }
 
-// Lag tells how far each sink is behind.
+// Lag returns the lag of each sink.
 func (d *Dispatcher) Lag() []SinkLag {
 	out := make([]SinkLag, len(d.pipelines))
 	for i, p := range d.pipelines {
@@ -74,11 +74,11 @@ func (d *Dispatcher) lag(p *pipeline) SinkLag {
 	return l
 }
 
-// Parked lists the destinations of sinks that take no messages, and what waits for them.
+// Parked lists the parked destinations and their waiting messages.
 func (d *Dispatcher) Parked() []Parked { return d.env.lot.parked() }
 
-// stuckLocked is for how long the cursor has been seen where it is while something was pending. No record is younger,
-// whatever the wall clock showed when it was received: it may have been ahead.
+// stuckLocked returns for how long the cursor has been seen at its place while something was pending. The oldest
+// pending record is at least that old, whatever its time: the wall clock may have been ahead.
 func (p *pipeline) stuckLocked(cursor uint64, now time.Time) time.Duration {
 	if p.stuckAt != cursor || p.stuckSince.IsZero() {
 		p.stuckAt, p.stuckSince = cursor, now
@@ -86,8 +86,8 @@ func (p *pipeline) stuckLocked(cursor uint64, now time.Time) time.Duration {
 	return now.Sub(p.stuckSince)
 }
 
-// Health is the state of the sinks and of the dispatcher itself. A sink that has something pending for longer than the alarm
-// allows is not well, whatever it says of itself.
+// Health returns the state of the sinks and of the dispatcher. A sink with records pending for longer than LagAlarm is
+// unhealthy, whatever it reports itself.
 func (d *Dispatcher) Health() []remote.Health {
 	d.troubleMu.Lock()
 	out := []remote.Health{d.trouble}
@@ -108,7 +108,7 @@ func (d *Dispatcher) Health() []remote.Health {
 	return slices.Clip(out)
 }
 
-// lagging adds to the state of a sink what waits for it too long.
+// lagging adds an excessive lag to the state of a sink.
 func (d *Dispatcher) lagging(h remote.Health, l SinkLag) remote.Health {
 	if l.Age < d.o.LagAlarm {
 		return h
@@ -127,14 +127,14 @@ func (d *Dispatcher) lagging(h remote.Health, l SinkLag) remote.Health {
 	return h
 }
 
-// Known is what the rules' operators remember of a VIN at this moment, by itself.
+// Known returns a copy of the operators' state of a VIN.
 func (d *Dispatcher) Known(vin string) *state.State {
 	d.evalMu.Lock()
 	defer d.evalMu.Unlock()
 	return d.known(vin)
 }
 
-// known is Known at a boundary of the evaluator's.
+// known is Known at a boundary of the evaluator.
 func (d *Dispatcher) known(vin string) *state.State {
 	own := state.NewState(state.StateOptions{})
 	own.SetShift(d.state.Shift())

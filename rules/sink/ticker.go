@@ -8,9 +8,9 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// ticker puts ticks into the journal, so that rules can send something although no message comes, and every replay sends the
-// same. It does so only while an operator waits for its time: no more than one each interval, and none before the one before it
-// is evaluated; what that has left undone is followed up at once.
+// ticker appends ticks to the journal, so that rules can send something without a message, and every replay sends the
+// same. It does so only while an operator waits for its time, at most once per interval, and after the previous tick is
+// evaluated; if that one left something due, the next follows at once.
 type ticker struct {
 	journal  Journal
 	now      func() time.Time
@@ -18,20 +18,20 @@ type ticker struct {
 	metrics  *Metrics
 	wake     chan struct{}
 
-	due       atomic.Int64  // when an operator is due first, in ms since the Unix epoch; 0: none is
+	due       atomic.Int64  // when the first operator is due, in ms since the Unix epoch; 0: none
 	evaluated atomic.Uint64 // the evaluator's position
 
-	// run's own.
-	begins bool   // the first tick of this process is not in the journal yet
+	// Owned by run.
+	begins bool   // this process's first tick is not in the journal yet
 	last   uint64 // sequence of the last tick
-	lastAt int64  // and about its time
+	lastAt int64  // and its approximate time
 }
 
 func newTicker(o *Options) *ticker {
 	return &ticker{journal: o.Journal, now: o.Now, interval: o.TickInterval, metrics: o.Metrics, wake: make(chan struct{}, 1)}
 }
 
-// note is told what is due after everything up to seq.
+// note sets what is due after everything up to seq.
 func (t *ticker) note(due int64, waits bool, seq uint64) {
 	if !waits {
 		due = 0
@@ -46,7 +46,7 @@ func (t *ticker) note(due int64, waits bool, seq uint64) {
 	}
 }
 
-// overdue is for how long something could have been sent without a message that has not been.
+// overdue returns for how long something has been due.
 func (t *ticker) overdue() time.Duration {
 	due := t.due.Load()
 	if due == 0 {
@@ -55,8 +55,8 @@ func (t *ticker) overdue() time.Duration {
 	return max(0, time.Duration(t.now().UnixMilli()-due+1)*time.Millisecond)
 }
 
-// begin tells before the first message of this process that the gateway begins to listen. waits says that an operator may be
-// waiting: else nobody needs to know.
+// begin appends, before this process's first message, that the gateway begins to listen, if waits says that an operator
+// may wait.
 func (t *ticker) begin(ctx context.Context, waits bool) {
 	if t.begins = waits; waits {
 		t.append(ctx)
@@ -82,8 +82,8 @@ func (t *ticker) run(ctx context.Context) {
 	}
 }
 
-// next says whether a tick is to be appended now, else how long to wait, 0 for until there is news. A clock that is set is seen
-// within an interval.
+// next reports whether to append a tick now, else how long to wait; 0 means until note is called. A clock change is
+// noticed within an interval.
 func (t *ticker) next() (wait time.Duration, now bool) {
 	due, at := t.due.Load(), t.now().UnixMilli()
 	switch {
@@ -91,7 +91,7 @@ func (t *ticker) next() (wait time.Duration, now bool) {
 		return t.interval, true
 	case due == 0 || t.evaluated.Load() < t.last:
 		return 0, false
-	case due > t.lastAt && due <= at: // nothing that the last one has left
+	case due > t.lastAt && due <= at: // not left over by the last one
 		if left := time.Duration(t.lastAt-at)*time.Millisecond + t.interval; left > 0 && left <= t.interval {
 			return left, false
 		}
@@ -100,7 +100,7 @@ func (t *ticker) next() (wait time.Duration, now bool) {
 	return min(max(left, time.Millisecond), t.interval), left <= 0
 }
 
-// append reports whether a tick has been appended. What the journal does not take now is tried again.
+// append reports whether a tick was appended. If the journal does not take it, it is retried.
 func (t *ticker) append(ctx context.Context) bool {
 	if t.journal.WaitRoom(ctx) != nil {
 		return false
@@ -128,7 +128,7 @@ func (d *Dispatcher) tick(rec *message.Record) {
 	d.scratch = d.current.worker.Eval(rec, d.scratch[:0])
 	d.divide(d.scratch, nil)
 	for _, p := range d.pipelines {
-		if len(p.eval.decisions) > 0 { // it is received as far as it gives the sink something
+		if len(p.eval.decisions) > 0 { // it counts as received only if it causes a message for the sink
 			p.eval.received++
 			p.eval.ticks++
 		}

@@ -23,7 +23,7 @@ import (
 	"cellgate/test/check"
 )
 
-// timeRules have every construct that depends on time, or sends without a message.
+// timeRules have every construct that depends on time or sends without a message.
 const timeRules = `
 schema: {event_at: t}
 rules:
@@ -52,14 +52,14 @@ rules:
   - {id: quiet-even, from: ["v1/+/up/telemetry"], when: payload.k > 4, silent: {for: 15s}, to: [{kafka: {topic: quiet-even}}]}
 `
 
-// timeRig is a dispatcher with such rules on a clock that the test moves.
+// timeRig is a dispatcher with timeRules and a clock that the test moves.
 type timeRig struct {
 	*sinktest.Rig
 	machine      *clocktest.Clock
 	kafka, redis *sinktest.Memory
 }
 
-// wholeJournal keeps everything.
+// wholeJournal ignores Retain, so that the journal keeps everything.
 type wholeJournal struct{ sink.Journal }
 
 func (wholeJournal) Retain(string, uint64) {}
@@ -83,7 +83,7 @@ func newTimeRig(t *testing.T, rules string, change func(*sink.Options)) *timeRig
 	return r
 }
 
-// drive publishes the same messages in every run, with more time between some of them.
+// drive publishes the same messages in every run, with longer pauses between some of them.
 func (r *timeRig) drive(during func(i int)) {
 	rnd := rand.New(rand.NewPCG(3, 5)) //nolint:gosec // a test's choices
 	for i := range 160 {
@@ -102,13 +102,13 @@ func (r *timeRig) drive(during func(i int)) {
 	r.caughtUp()
 }
 
-// caughtUp waits until everything is sent that is due.
+// caughtUp waits until everything due is sent.
 func (r *timeRig) caughtUp() {
 	r.Await(func() bool { return r.Dispatcher.Overdue() == 0 })
 	r.Settled()
 }
 
-// outputs tells what the sinks have, each message once.
+// outputs returns the sinks' messages, each once.
 func (r *timeRig) outputs(t *testing.T) []string {
 	t.Helper()
 	var out []string
@@ -132,8 +132,8 @@ func difference(a, b []string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
 }
 
-// TestTimeIsReplayed: what rules that know time send is a matter of the journal alone: live, with kills anywhere, by way of the
-// decision logs of sinks that lag over a reload, and in a backtest.
+// TestTimeIsReplayed checks that the messages of rules with time depend only on the journal: live, with kills, over the
+// decision logs of lagging sinks and a reload, and in a backtest.
 func TestTimeIsReplayed(t *testing.T) {
 	t.Parallel()
 	for name, run := range map[string]func(*testing.T) *timeRig{
@@ -199,7 +199,7 @@ func lagging(t *testing.T) *timeRig {
 	return r
 }
 
-// replay is what a backtest of the rig's journal counts, and each message that the rules make of it.
+// replay returns a backtest's counts for the rig's journal, and each message of the rules.
 func (r *timeRig) replay(t *testing.T) (out []string) {
 	t.Helper()
 	dir := rulestest.WriteFiles(t, map[string]string{"t.rules.yaml": timeRules})
@@ -245,7 +245,7 @@ func (r *timeRig) replay(t *testing.T) (out []string) {
 	return out
 }
 
-// records gives all of the journal.
+// records calls f for all records of the journal.
 func (r *timeRig) records(t *testing.T, f func(rec *message.Record)) {
 	t.Helper()
 	if err := r.Journal.WaitDurable(context.Background(), r.Journal.Last()); err != nil {
@@ -270,7 +270,7 @@ func (r *timeRig) records(t *testing.T, f func(rec *message.Record)) {
 	}
 }
 
-// TestTicksComeOnlyWhenSomethingWaits: rules that send nothing by themselves have no ticks, those that do have few.
+// TestTicksComeOnlyWhenSomethingWaits checks that rules that send only on messages have no ticks, and others few.
 func TestTicksComeOnlyWhenSomethingWaits(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -312,7 +312,8 @@ func (r *timeRig) ticks(t *testing.T) (n int) {
 	return n
 }
 
-// TestNobodyIsSilentToAGatewayThatStoodStill: silence counts from the start of a process on, and not before its rule is there.
+// TestNobodyIsSilentToAGatewayThatStoodStill checks that silence counts from the start of the process, and not before
+// its rule is in force.
 func TestNobodyIsSilentToAGatewayThatStoodStill(t *testing.T) {
 	t.Parallel()
 	const rules = `rules: [{id: quiet, from: ["v1/+/up/telemetry"], silent: 10s, to: [{kafka: {topic: quiet}}]}]`
@@ -341,7 +342,7 @@ func TestNobodyIsSilentToAGatewayThatStoodStill(t *testing.T) {
 	}
 }
 
-// TestSilenceGoesOnOverClockSteps: a step of the clock is no time that has passed, nor one that has to pass again.
+// TestSilenceGoesOnOverClockSteps checks that a step of the clock neither counts as elapsed time nor extends the wait.
 func TestSilenceGoesOnOverClockSteps(t *testing.T) {
 	t.Parallel()
 	const rules = `rules: [{id: quiet, from: ["v1/+/up/telemetry"], silent: 9s, to: [{kafka: {topic: quiet}}]}]`

@@ -7,8 +7,8 @@ import (
 	"cellgate/broker/shared/trace"
 )
 
-// publishTraced is publish; each message that somebody looks on is evaluated by itself, with what the operators remember
-// before it.
+// publishTraced is publish with tracing: each traced message is evaluated by itself, with the operators' state before
+// it.
 func (d *Dispatcher) publishTraced(recs []message.Record) {
 	if !d.o.Trace.On() || d.o.Explain == nil {
 		d.publish(recs)
@@ -26,7 +26,7 @@ func (d *Dispatcher) publishTraced(recs []message.Record) {
 	d.publish(recs[from:])
 }
 
-// traced evaluates one message and tells of it before any target gets its part.
+// traced evaluates one message and reports it before any target gets its part.
 func (d *Dispatcher) traced(rec *message.Record) {
 	e := d.evaluationOf(rec)
 	d.scratch = d.current.worker.Eval(rec, d.scratch[:0])
@@ -48,13 +48,13 @@ func (d *Dispatcher) evaluationOf(rec *message.Record) *trace.Evaluation {
 	return e
 }
 
-// traceSettled tells what has become of one message.
+// traceSettled reports the outcome of one message.
 func (p *pipeline) traceSettled(seq uint64, rule, target uint16, o outcome, reason string) {
 	name := [...]string{delivered: trace.Delivered, deadLettered: trace.DeadLettered, dropped: trace.GivenUp}[o]
 	p.env.trace.Settled(seq, rule, target, p.name, name, reason)
 }
 
-// traceWaits tells that a record's messages wait in the decision log. The evaluator calls it.
+// traceWaits reports that a record's messages wait in the decision log. The evaluator calls it.
 func (p *pipeline) traceWaits(seq uint64) {
 	for i := range p.eval.decisions {
 		p.env.trace.Settled(seq, p.eval.decisions[i].Rule, p.eval.decisions[i].Target, p.name, trace.Waits, "the sink lags")

@@ -1,33 +1,32 @@
 package sink
 
-// tracker keeps the records that are under way to one sink, in journal order, from the first one that
-// is not settled. It belongs to its pipeline's mutex.
+// tracker keeps the records in flight to one sink, in journal order, from the first unsettled one. The pipeline's mutex
+// guards it.
 //
-// A record that has no message for the sink has no entry. Entries behind the front may be settled
-// before it; the cursor moves only over a settled prefix.
+// Records without a message for the sink have no entry. Entries may be settled out of order; the cursor moves only over
+// a settled prefix.
 type tracker struct {
 	ring  []entry // its length is a power of two
 	first uint64  // slot of the oldest entry
 	next  uint64  // slot of the next entry
-	open  uint64  // entries with messages outstanding
+	open  uint64  // entries with outstanding messages
 }
 
 type entry struct {
 	seq     uint64
 	at      int64 // ReceivedAt
-	open    int32 // messages outstanding
-	parked  int32 // messages that are parked: the cursor does not wait for them
+	open    int32 // outstanding messages
+	parked  int32 // parked messages: the cursor does not wait for them
 	many    bool  // the record has several messages for the sink
 	outcome outcome
 	reason  string // of dropped
 }
 
-// len is how many entries there are.
 func (t *tracker) len() int { return int(t.next - t.first) } //nolint:gosec // bounded by the window
 
 func (t *tracker) at(slot uint64) *entry { return &t.ring[slot&uint64(len(t.ring)-1)] }
 
-// add makes an entry with n ≥ 1 messages outstanding and returns its slot.
+// add adds an entry with n ≥ 1 outstanding messages and returns its slot.
 func (t *tracker) add(seq uint64, at int64, n int) uint64 {
 	if t.len() == len(t.ring) {
 		t.grow()
@@ -47,7 +46,7 @@ func (t *tracker) grow() {
 	t.ring = bigger
 }
 
-// settle takes one message's outcome and returns the entry when it was the last one outstanding.
+// settle records one message's outcome and returns the entry if it was the last outstanding one.
 func (t *tracker) settle(slot uint64, o outcome, reason string) *entry {
 	e := t.at(slot)
 	if o > e.outcome {
@@ -61,14 +60,14 @@ func (t *tracker) settle(slot uint64, o outcome, reason string) *entry {
 	return e
 }
 
-// park takes note that one message is parked.
+// park records that one message is parked.
 func (t *tracker) park(slot uint64) {
 	e := t.at(slot)
 	e.open--
 	e.parked++
 }
 
-// pop removes the oldest entry if none of its messages is outstanding.
+// pop removes the oldest entry if it has no outstanding messages.
 func (t *tracker) pop() (entry, bool) {
 	if t.first == t.next {
 		return entry{}, false
@@ -86,7 +85,7 @@ func (t *tracker) pop() (entry, bool) {
 	return out, true
 }
 
-// oldest returns the first entry that is not settled.
+// oldest returns the first unsettled entry.
 func (t *tracker) oldest() (entry, bool) {
 	if t.first == t.next {
 		return entry{}, false

@@ -12,7 +12,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// travel is what the dispatcher knows of vehicles that come from other gateways and go to them.
+// travel tracks vehicles that come from and go to other gateways.
 type travel struct {
 	remembers atomic.Bool // the rules in force have operators
 
@@ -20,7 +20,7 @@ type travel struct {
 	waiting map[string]*export // by VIN
 }
 
-// export waits for the evaluator to reach the record that says that a vehicle has gone.
+// export waits until the evaluator reaches the record of a vehicle's departure.
 type export struct {
 	behind uint64 // the journal's end before the record
 	done   chan []byte
@@ -33,13 +33,13 @@ var (
 	errNotReached = errors.New("the rules have not come to the vehicle's last message in time")
 )
 
-// Remembers reports whether the rules in force have operators, and so may remember something of a vehicle.
+// Remembers reports whether the rules in force have operators, and so may have state of a vehicle.
 func (d *Dispatcher) Remembers() bool { return d.travel.remembers.Load() }
 
-// Export forgets what the operators remember of a vehicle that another gateway has, and returns it as Import takes it, nil when that is
-// nothing. The vehicle's messages are in the journal, and none comes before Export returns. Behind them a record says that it has gone, so
-// that every replay forgets it there; the evaluator answers when it comes to that. After an error it is forgotten all the same, unless the
-// record could not be appended.
+// Export forgets the operators' state of a vehicle that another gateway has, and returns it for Import, nil if there is
+// none. The vehicle's messages must be in the journal, and none may follow before Export returns. Export appends a
+// record of the departure after them, so that every replay forgets the state there, and the evaluator answers when it
+// reaches it. After an error the state is forgotten anyway, unless the record could not be appended.
 func (d *Dispatcher) Export(ctx context.Context, vin string) ([]byte, error) {
 	t := &d.travel
 	e := &export{behind: d.o.Journal.Last(), done: make(chan []byte, 1)}
@@ -66,11 +66,11 @@ func (d *Dispatcher) Export(ctx context.Context, vin string) ([]byte, error) {
 	}
 }
 
-// Forget has the operators forget a vehicle that another gateway has, from here on in the journal.
+// Forget makes the operators forget a vehicle that another gateway has, from here on in the journal.
 func (d *Dispatcher) Forget(vin string) error { return d.append(message.OperatorState(vin, nil)) }
 
-// Import has the operators go on with what Export of another gateway has returned, from here on in the journal. Of an operator that remembers
-// something of the vehicle here too the later counts.
+// Import makes the operators continue with the result of another gateway's Export, from here on in the journal. If an
+// operator has state of the vehicle here too, the later one counts.
 func (d *Dispatcher) Import(vin string, data []byte) error {
 	if len(data) > d.o.State.MaxVINBytes {
 		return fmt.Errorf("%w: %d bytes", ErrTooMuch, len(data))
@@ -113,7 +113,7 @@ func (d *Dispatcher) answerExport(rec *message.Record) {
 	}
 }
 
-// CaughtUp returns nil when everything in the journal is evaluated.
+// CaughtUp waits until everything in the journal is evaluated.
 func (d *Dispatcher) CaughtUp(ctx context.Context) error {
 	for d.ticker.evaluated.Load() < d.o.Journal.Last() {
 		if sleep(ctx, 2*time.Millisecond); ctx.Err() != nil {
@@ -123,15 +123,15 @@ func (d *Dispatcher) CaughtUp(ctx context.Context) error {
 	return nil
 }
 
-// Remembered gives fn what the operators remember of each vehicle, as Import takes it, those that were heard of last first, until fn returns
-// false. Nothing is evaluated meanwhile.
+// Remembered calls fn with the operators' state of each vehicle in the form for Import, most recently heard first,
+// until fn returns false. Nothing is evaluated meanwhile.
 func (d *Dispatcher) Remembered(fn func(vin string, data []byte) bool) {
 	d.evalMu.Lock()
 	defer d.evalMu.Unlock()
 	d.state.Latest(func(vin string) bool { return fn(vin, d.state.Current(vin)) })
 }
 
-// VINs are those of which the operators remember something.
+// VINs returns the vehicles with operator state.
 func (d *Dispatcher) VINs() []string {
 	d.evalMu.Lock()
 	defer d.evalMu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"cellgate/test/check"
 )
 
-// travellers are gateways between which vehicles travel, on clocks that agree.
+// travellers are gateways with the same time between which vehicles move.
 type travellers struct {
 	t     *testing.T
 	gw    []*timeRig
@@ -29,7 +29,7 @@ func newTravellers(t *testing.T, n int) *travellers {
 	return r
 }
 
-// move takes a vehicle to a gateway, as its connection does.
+// move moves a vehicle to a gateway, as its connection does.
 func (r *travellers) move(vin string, to int) {
 	r.t.Helper()
 	from := r.at[vin]
@@ -44,7 +44,7 @@ func (r *travellers) move(vin string, to int) {
 	}
 }
 
-// drive publishes what every number of gateways is given, and sends vehicles from one to the other now and then.
+// drive publishes the same messages for any number of gateways, and occasionally moves vehicles between them.
 func (r *travellers) drive(during func(i int)) {
 	r.t.Helper()
 	rnd, way := rand.New(rand.NewPCG(3, 5)), rand.New(rand.NewPCG(8, 8)) //nolint:gosec // a test's choices
@@ -88,8 +88,8 @@ func (r *travellers) outputs() (out []string) {
 	return out
 }
 
-// TestVehiclesTravel: with vehicles that go from one gateway to another and back, rules send what one gateway with all vehicles sends, and
-// each gateway's journal has it sent again by a replay and a backtest.
+// TestVehiclesTravel checks that with vehicles that move between gateways, rules send what one gateway with all
+// vehicles sends, and that a replay and a backtest of each gateway's journal give the same.
 func TestVehiclesTravel(t *testing.T) {
 	t.Parallel()
 	one, three := newTravellers(t, 1), newTravellers(t, 3)
@@ -103,7 +103,7 @@ func TestVehiclesTravel(t *testing.T) {
 	three.replayed()
 }
 
-// replayed holds what each gateway has sent against its journal.
+// replayed compares what each gateway has sent with a replay of its journal.
 func (r *travellers) replayed() {
 	r.t.Helper()
 	for i, one := range r.gw {
@@ -116,7 +116,8 @@ func (r *travellers) replayed() {
 	}
 }
 
-// TestTravelIsReplayed: gateways that are killed decide once more as before, before and behind a vehicle's coming and going.
+// TestTravelIsReplayed checks that gateways killed before or after a vehicle's arrival or departure decide the same
+// again.
 func TestTravelIsReplayed(t *testing.T) {
 	t.Parallel()
 	r, rnd := newTravellers(t, 2), rand.New(rand.NewPCG(9, 9)) //nolint:gosec // a test's choices

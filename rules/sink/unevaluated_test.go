@@ -15,7 +15,7 @@ import (
 	"cellgate/rules/sink/sinktest"
 )
 
-// gate is a sink that holds the evaluator up: Deliver waits while it is shut.
+// gate is a sink that stops the evaluator: Deliver waits while the gate is shut.
 type gate struct {
 	*sinktest.Memory
 	mu *sync.Mutex
@@ -27,7 +27,7 @@ func (g gate) Deliver(d *sink.Message, t sink.Ticket) {
 	g.Memory.Deliver(d, t)
 }
 
-// slowRig is a rig whose evaluator stands still while the gate is locked.
+// slowRig is a rig whose evaluator waits while the gate is locked.
 type slowRig struct {
 	*sinktest.Rig
 	gate   sync.Mutex
@@ -49,8 +49,8 @@ func newSlowRig(t *testing.T, change func(*sink.Options)) *slowRig {
 	return r
 }
 
-// TestTheLedgerHasWhatIsNotEvaluated holds the evaluator up while messages are acknowledged: every sink's account has them, at
-// once and after a crash, with their age.
+// TestTheLedgerHasWhatIsNotEvaluated stops the evaluator while messages are acknowledged: every sink's account has
+// them, at once and after a crash, with their age.
 func TestTheLedgerHasWhatIsNotEvaluated(t *testing.T) {
 	t.Parallel()
 	for _, kill := range []bool{false, true} {
@@ -102,8 +102,8 @@ func TestTheLedgerHasWhatIsNotEvaluated(t *testing.T) {
 	}
 }
 
-// TestALaggingSinkIsReported: what has been pending for too long is told of each sink, also of one that has nothing to do
-// with what holds it up, and no more when it has gone.
+// TestALaggingSinkIsReported checks that a sink with records pending for too long is reported, even if it does not
+// cause the delay, and no longer once they are settled.
 func TestALaggingSinkIsReported(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewRegistry()
@@ -135,8 +135,8 @@ func (r *slowRig) reason(name string) string {
 	return ""
 }
 
-// TestABacklogHasItsAgeAfterARestart: a sink that is away has nothing under way after a start, and its lag is that of what
-// waits in its decision log.
+// TestABacklogHasItsAgeAfterARestart checks that the lag of an unreachable sink after a start is the age of its
+// decision log's records.
 func TestABacklogHasItsAgeAfterARestart(t *testing.T) {
 	t.Parallel()
 	var age []time.Duration
@@ -162,7 +162,7 @@ func TestABacklogHasItsAgeAfterARestart(t *testing.T) {
 	r.Stop()
 }
 
-// TestLossesDoNotUpsetWhatIsReceived damages messages that are not evaluated, with records that are no messages among them.
+// TestLossesDoNotUpsetWhatIsReceived damages unevaluated messages with other records among them.
 func TestLossesDoNotUpsetWhatIsReceived(t *testing.T) {
 	t.Parallel()
 	r := newDamagedRig(t)
@@ -178,8 +178,8 @@ func TestLossesDoNotUpsetWhatIsReceived(t *testing.T) {
 	r.Stop()
 }
 
-// TestAnEndThatCannotBeReadDoesNotHoldUpTheStart damages the newest messages, of which none is evaluated: they are received, and
-// dropped as soon as the evaluator can tell where they end.
+// TestAnEndThatCannotBeReadDoesNotHoldUpTheStart damages the newest, unevaluated messages: they count as received, and
+// as dropped once the evaluator can tell where they end.
 func TestAnEndThatCannotBeReadDoesNotHoldUpTheStart(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -200,7 +200,7 @@ func TestAnEndThatCannotBeReadDoesNotHoldUpTheStart(t *testing.T) {
 	r.Stop()
 }
 
-// gaugeOf is the value of a metric for a sink, -1 if there is none.
+// gaugeOf returns the value of a sink's metric, -1 if there is none.
 func gaugeOf(t *testing.T, reg *prometheus.Registry, name, sink string) float64 {
 	t.Helper()
 	families, err := reg.Gather()

@@ -15,7 +15,7 @@ import (
 	"cellgate/test/check"
 )
 
-// unpack puts what a version before has left into dir.
+// unpack extracts the files of an earlier version into dir.
 func unpack(t *testing.T, archive, dir string) {
 	t.Helper()
 	f, err := os.Open(archive)
@@ -39,9 +39,9 @@ func unpack(t *testing.T, archive, dir string) {
 	}
 }
 
-// TestUpgradeFromTheLogsOfBefore goes on where a gateway was killed that wrote logs of another format: 400 messages, of which 16 of
-// each sink were under way and 6 parked, all the rest in decision logs, and thresholds that had fired. It is killed
-// once more halfway, so that logs are of both formats.
+// TestUpgradeFromTheLogsOfBefore continues from a killed gateway with logs of an earlier format: 400 messages, of which
+// 16 per sink were in flight and 6 parked, the rest in decision logs, and thresholds that had fired. It is killed again
+// halfway, so that both formats occur.
 func TestUpgradeFromTheLogsOfBefore(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) {
@@ -79,7 +79,7 @@ func TestUpgradeFromTheLogsOfBefore(t *testing.T) {
 		for j := range taken {
 			came[wantOf(&taken[j])] = true
 		}
-		missing := slices.DeleteFunc(a.all, func(w want) bool { return came[w] || w.seq <= 60 }) // those before were delivered then
+		missing := slices.DeleteFunc(a.all, func(w want) bool { return came[w] || w.seq <= 60 }) // earlier ones were delivered then
 		if len(missing) > 0 {
 			t.Errorf("%d messages are missing, the first %+v of %d that came", len(missing), missing[0], len(taken))
 		}

@@ -9,7 +9,7 @@ import (
 	"cellgate/rules/sink"
 )
 
-// follower is a Watcher of the Kafka sink of a rig, and keeps what it is told.
+// follower is a Watcher of a rig's Kafka sink that records its calls.
 type follower struct {
 	t    *testing.T
 	mu   sync.Mutex
@@ -44,7 +44,7 @@ func (f *follower) told() (mark uint64, open map[uint64]bool) {
 	return f.mark, maps.Clone(f.open)
 }
 
-// watchedRig is a rig whose Kafka sink is watched, by a watcher of its own after each start.
+// watchedRig is a rig whose Kafka sink has a new watcher after each start.
 func watchedRig(t *testing.T, change func(*sink.Options)) (r *memRig, watcher func() *follower) {
 	t.Helper()
 	var f *follower
@@ -58,7 +58,7 @@ func watchedRig(t *testing.T, change func(*sink.Options)) (r *memRig, watcher fu
 	return r, func() *follower { return f }
 }
 
-// A record is done when it is at the sink, not when those in front of it are.
+// A record is done when the sink has it, not when earlier ones are done.
 func TestWatchFollowsEachRecord(t *testing.T) {
 	t.Parallel()
 	r, watcher := watchedRig(t, nil)
@@ -75,7 +75,7 @@ func TestWatchFollowsEachRecord(t *testing.T) {
 	r.Stop()
 }
 
-// What a watcher takes for settled is: all messages of the record are at the sink, while a topic comes and goes, the sink lags,
+// What a watcher takes for settled is at the sink with all its messages, while a topic comes and goes, the sink lags,
 // and over kills.
 func TestWatchTellsWhatHasSettled(t *testing.T) {
 	t.Parallel()
@@ -87,7 +87,7 @@ func TestWatchTellsWhatHasSettled(t *testing.T) {
 		t.Helper()
 		mark, open := watcher().told()
 		left := maps.Clone(sent)
-		seen := map[string]bool{} // a kill has messages come twice
+		seen := map[string]bool{} // a kill repeats messages
 		for _, m := range r.kafka.Settled() {
 			if key := m.ID + m.Topic; !seen[key] {
 				seen[key] = true
@@ -122,7 +122,7 @@ func TestWatchTellsWhatHasSettled(t *testing.T) {
 			r.Kill()
 			r.kafka.Forget()
 			r.Open()
-			r.Await(func() bool { // somebody is told what had settled before the start
+			r.Await(func() bool { // a watcher learns what had settled before the start
 				mark, _ := watcher().told()
 				return mark > 0 || r.Dispatcher.Lag()[0].Cursor == 0
 			})

@@ -14,9 +14,8 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// TestFaultsInARow meets a cluster of three brokers with one random fault after the other while messages
-// flow, and now and then kills the dispatcher. Nothing may be lost or change its order; the ledger
-// balances at every look.
+// TestFaultsInARow exposes a cluster of three brokers to random faults while messages flow, and occasionally kills the
+// dispatcher. No message may be lost or reordered; the ledger must balance at all times.
 func TestFaultsInARow(t *testing.T) {
 	t.Parallel()
 	faults := 40
@@ -25,7 +24,7 @@ func TestFaultsInARow(t *testing.T) {
 	}
 	rnd := rand.New(rand.NewPCG(11, 5)) //nolint:gosec // a test's choices
 	c := cluster(t, kfake.NumBrokers(3))
-	var cuts atomic.Int64 // requests that are still to lose their connection
+	var cuts atomic.Int64 // number of requests that still lose their connection
 	c.Control(func(kmsg.Request) (kmsg.Response, error, bool) {
 		c.KeepControl()
 		if cuts.Add(-1) >= 0 {

@@ -32,7 +32,7 @@ rules:
     to: [{kafka: {topic: t}}]
 `
 
-// inOrderByKey checks that the messages of each key came in the order in which they were sent, repetitions apart.
+// inOrderByKey checks that the messages of each key came in the order sent, apart from repetitions.
 func inOrderByKey(t *testing.T, recs []*kgo.Record) {
 	t.Helper()
 	seen, last := map[string]bool{}, map[string]int{}
@@ -61,8 +61,8 @@ func parked(r *sinktest.Rig) string {
 	return strings.Join(names, " ")
 }
 
-// A missing topic holds up neither another topic nor the cursor, over a crash too. When it is made, its messages come in
-// order.
+// A missing topic holds up neither another topic nor the cursor, also over a crash. Once it is created, its messages
+// come in order.
 func TestAMissingTopicHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)
@@ -87,7 +87,7 @@ func TestAMissingTopicHoldsUpNoOther(t *testing.T) {
 	r.Stop()
 }
 
-// A missing error topic holds up nothing: not what a vehicle makes of it that sends what no rule can read.
+// A missing error topic holds up nothing, not even dead letters that a vehicle causes with undecodable messages.
 func TestAMissingErrorTopicHoldsUpNothing(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)
@@ -113,8 +113,7 @@ func TestAMissingErrorTopicHoldsUpNothing(t *testing.T) {
 	r.Stop()
 }
 
-// A partition that takes nothing, as one without enough replicas, holds up no other partition of its topic, and no other
-// topic.
+// A partition that takes nothing, for example without enough replicas, holds up no other partition and no other topic.
 func TestAPartitionThatTakesNothingHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)
@@ -139,8 +138,8 @@ func TestAPartitionThatTakesNothingHoldsUpNoOther(t *testing.T) {
 	r.Stop()
 }
 
-// A topic that is made anew with fewer partitions, or with more, takes messages again without a restart. Of what was
-// accepted nothing is missing but what was deleted with the old topic.
+// A topic recreated with fewer or more partitions takes messages again without a restart. Only what was deleted with
+// the previous topic is missing.
 func TestATopicMadeAnewTakesMessagesAgain(t *testing.T) {
 	t.Parallel()
 	for name, partitions := range map[string]int32{"fewer": 1, "as many": 3, "more": 5} {
@@ -168,7 +167,7 @@ func TestATopicMadeAnewTakesMessagesAgain(t *testing.T) {
 	}
 }
 
-// A topic may be made anew so quickly that nobody sees it missing.
+// A topic may be recreated so quickly that it is never seen missing.
 func TestATopicMadeAnewAtOnceTakesMessagesAgain(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)

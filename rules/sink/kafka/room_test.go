@@ -8,8 +8,8 @@ import (
 	"cellgate/rules/sink"
 )
 
-// TestWaitingMessagesTakeWhatTheyNeed holds the buffer of a message to its size: a window full of them waits
-// when Kafka is away, and buffers grown by doubling took half as much again.
+// TestWaitingMessagesTakeWhatTheyNeed checks that a message's buffer is not larger than needed: a full window of them
+// waits while Kafka is away, and buffers grown by doubling take half as much again.
 func TestWaitingMessagesTakeWhatTheyNeed(t *testing.T) {
 	t.Parallel()
 	const vin = "LTEST000000000001"

@@ -17,27 +17,27 @@ import (
 
 // Options configure a Sink.
 type Options struct {
-	// Producer belongs to the sink: closing the sink closes it.
+	// Producer is owned by the sink, which closes it.
 	Producer *kafkaclient.Producer
 	// Cell is the value of the header cell.
 	Cell string
-	// Outbox makes this the sink of central targets: lane p0 goes to the topic central.p0, and the
-	// header central-topic names where the record is bound for.
+	// Outbox makes this the sink for central targets: lane p0 is the topic central.p0, and the header central-topic
+	// names the record's topic at the centre.
 	Outbox bool
-	// Sampling tells which messages are traced.
+	// Sampling selects the traced messages.
 	Sampling *trace.Sampling `zero:"none"`
 }
 
-// maxKept is the largest buffer that is kept for another message.
+// maxKept is the largest buffer that is reused.
 const maxKept = 64 << 10
 
-// Sink implements sink.Sink on Kafka.
+// Sink implements sink.Sink for Kafka.
 type Sink struct {
 	o    Options
 	jobs sync.Pool // *job
 }
 
-// New makes a sink. Messages for a cluster that is away wait in the producer.
+// New returns a sink. While the cluster is away messages wait in the producer.
 func New(o Options) *Sink {
 	s := &Sink{o: o}
 	s.jobs.New = func() any { return &job{s: s} }
@@ -74,7 +74,7 @@ func (s *Sink) Health() remote.Health { return s.o.Producer.Health() }
 // Close implements sink.Sink.
 func (s *Sink) Close(ctx context.Context) error { return s.o.Producer.Close(ctx) }
 
-// job is one message under way: the record, and in buf all the bytes that it refers to.
+// job is a message in flight: its record, and in buf all bytes that the record refers to.
 type job struct {
 	s      *Sink
 	record kafkaclient.Record
@@ -82,16 +82,16 @@ type job struct {
 	buf    []byte
 }
 
-// Deliver implements sink.Sink. It is safe for concurrent use. It allocates only while the pool of jobs
-// grows, and for topics made of templates.
+// Deliver implements sink.Sink. It is safe for concurrent use. It allocates only while the pool of jobs grows, and for
+// templated topics.
 func (s *Sink) Deliver(m *sink.Message, t sink.Ticket) { s.o.Producer.Produce(&s.job(m, t).record) }
 
-// job makes the record of a message.
+// job returns the record of a message.
 func (s *Sink) job(m *sink.Message, t sink.Ticket) *job {
 	j := s.jobs.Get().(*job) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	j.ticket = t
 	if j.buf == nil {
-		j.buf = make([]byte, 0, s.room(m)) // grown by doubling, a full window would hold half as much again
+		j.buf = make([]byte, 0, s.room(m)) // growing it by doubling would waste half as much again in a full window
 	}
 	b := j.buf[:0]
 	b = append(b, m.Out.Key...)
@@ -110,7 +110,7 @@ func (s *Sink) job(m *sink.Message, t sink.Ticket) *job {
 	return j
 }
 
-// room is about what the message takes: the fixed headers are 128 bytes besides their values, and 32 with an epoch.
+// room estimates the message's bytes: the fixed headers are 128 bytes plus their values, and 32 with an epoch.
 func (s *Sink) room(m *sink.Message) int {
 	n := 128 + len(m.Out.Key) + len(m.Out.Value) + len(s.o.Cell) + len(m.Record.VIN()) + len(m.Record.Topic) + 64
 	if m.Record.Epoch != 0 {
@@ -135,9 +135,9 @@ func (s *Sink) topic(out *op.Rendered) string {
 	return kafkaclient.OutboxP2
 }
 
-// headers appends the record's headers: those that every record has, those of the rule, and the MQTT 5
-// user properties under a prefix, so that a vehicle cannot forge the others. A message without headers has the one by which
-// the sync worker finds its way.
+// headers appends the record's headers: the fixed ones, those of the rule, and the MQTT 5 user properties with a
+// prefix, so that a vehicle cannot forge the others. A message without headers still has the one that the sync worker
+// needs.
 func (s *Sink) headers(b []byte, m *sink.Message) ([]byte, int) {
 	rec := m.Record
 	if m.Out.Bare {
@@ -173,8 +173,8 @@ func (s *Sink) headers(b []byte, m *sink.Message) ([]byte, int) {
 	return b, n + users
 }
 
-// userHeaders appends the user properties with a prefix, so that none passes for one of ours; and, under its own name, which
-// those who trace look for, the traceparent: that of the span in which the record is sent, else the one that the vehicle gave.
+// userHeaders appends the user properties with a prefix, so that none can be taken for one of ours. The traceparent
+// keeps its own name, which tracing tools expect: that of the record's span, else the vehicle's.
 func (s *Sink) userHeaders(b []byte, m *sink.Message) ([]byte, int) {
 	user := m.Record.Props.User
 	n := len(user)
@@ -194,7 +194,7 @@ func (s *Sink) userHeaders(b []byte, m *sink.Message) ([]byte, int) {
 	return b, n
 }
 
-// ruleOf reads the headers by which a message says where it comes from.
+// ruleOf returns the headers that name a message's rule and target.
 func ruleOf(out *op.Rendered) (rule, target string) {
 	for _, h := range out.Headers {
 		switch h.Name {
@@ -219,7 +219,7 @@ func (j *job) Produced(_ *kafkaclient.Record, err error) {
 	case errors.Is(err, kafkaclient.ErrAbandoned):
 		t.Dropped(sink.Retention)
 	}
-	// Otherwise the producer was closed: the message stays pending, and is delivered after the next start.
+	// Otherwise the producer was closed: the message stays pending and is delivered after the next start.
 }
 
 // Park implements kafkaclient.Parker.

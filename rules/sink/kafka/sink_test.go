@@ -46,7 +46,7 @@ func newRig(t *testing.T, c *kfake.Cluster, limit int) *sinktest.Rig {
 	return newRigWith(t, c, limit, testRules, &kafkaclient.TopicSpec{Partitions: 2, Replication: 1})
 }
 
-// newRigWith makes a rig that creates missing topics as create says; nil: it does not.
+// newRigWith returns a rig that creates missing topics with create, unless it is nil.
 func newRigWith(t *testing.T, c *kfake.Cluster, limit int, text string, create *kafkaclient.TopicSpec) *sinktest.Rig {
 	t.Helper()
 	return sinktest.New(t, sinktest.Setup{Rules: text, Sinks: func() []sink.Binding {
@@ -109,8 +109,8 @@ func TestRecordsAreAsTheContractSays(t *testing.T) {
 	r.Stop()
 }
 
-// TestRecordsWithoutHeaders: with `headers: none` nothing is there but what the way to the centre needs, and nothing that the
-// vehicle has sent along.
+// TestRecordsWithoutHeaders checks that `headers: none` leaves only the header for the way to the centre, and no
+// property of the vehicle.
 func TestRecordsWithoutHeaders(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)
@@ -204,7 +204,7 @@ func TestCrashInTheMiddleOfDelivery(t *testing.T) {
 
 func TestTooLargeGoesToTheErrorTopic(t *testing.T) {
 	t.Parallel()
-	// The topic takes little, the error topic what the broker takes.
+	// The topic takes only small records, the error topic everything that the broker takes.
 	c := cluster(t)
 	check.OK(t, c.CreateTopic("small", 1, map[string]string{"max.message.bytes": "500"}))
 	r := newRig(t, c, 0)
@@ -218,7 +218,7 @@ rules:
 	big := sinktest.Telemetry(0)
 	big.Payload = make([]byte, 4000)
 	for i := range big.Payload {
-		big.Payload[i] = byte(i * i >> 3) //nolint:gosec // anything that does not compress well
+		big.Payload[i] = byte(i * i >> 3) //nolint:gosec // compresses badly
 	}
 	r.Append(big)
 	r.Publish(1, 3)

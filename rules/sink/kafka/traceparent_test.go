@@ -9,7 +9,7 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// TestTraceParent: a traceparent that a vehicle sends reaches Kafka under the name that tracing looks for, and nothing else does.
+// TestTraceParent checks that a vehicle's traceparent, and no other property, reaches Kafka under its own name.
 func TestTraceParent(t *testing.T) {
 	t.Parallel()
 	const good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

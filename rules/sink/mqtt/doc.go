@@ -1,5 +1,6 @@
-// Package mqtt delivers messages to the gateway's own MQTT clients: it puts them into the journal, from where the fan-out takes
-// them to all sessions that subscribe, those included that are away. They are records of no client, and rules do not see them.
+// Package mqtt delivers messages to the gateway's own MQTT clients: it appends them to the journal, and the fan-out
+// delivers them to all subscribed sessions, offline ones included. Their records belong to no client, and rules do not
+// see them.
 //
 // Delivered means durable in the journal.
 package mqtt

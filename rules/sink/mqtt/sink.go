@@ -16,7 +16,7 @@ import (
 	"cellgate/rules/sink"
 )
 
-// Journal is what the sink needs of a *journal.Journal. A test has one that is full.
+// Journal is the part of *journal.Journal that the sink uses. Tests replace it.
 type Journal interface {
 	Append(recs []message.Record, w journal.Waiter) (uint64, error)
 	WaitDurable(ctx context.Context, seq uint64) error
@@ -29,10 +29,10 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// maxBatch is the most messages that are appended at a time.
+// maxBatch is the maximum number of messages per append.
 const maxBatch = 256
 
-// Sink implements sink.Sink on the gateway's journal.
+// Sink implements sink.Sink for the gateway's journal.
 type Sink struct {
 	o      Options
 	health *remote.HealthTracker
@@ -91,7 +91,7 @@ func (s *Sink) Deliver(m *sink.Message, t sink.Ticket) {
 	}
 }
 
-// record is the message as the journal has it. MQTT 5 clients see by its user properties which one it is.
+// record returns the message's journal record. Its user properties identify the message for MQTT 5 clients.
 func record(m *sink.Message) message.Record {
 	r := message.Record{Kind: message.KindPublish, QoS: 1, Topic: m.Out.Topic, Payload: bytes.Clone(m.Out.Value)}
 	r.ByRules()
@@ -112,7 +112,7 @@ func record(m *sink.Message) message.Record {
 	return r
 }
 
-// run appends until the sink is closed and nothing is left, or no time.
+// run appends until the sink is closed and either nothing or no time is left.
 func (s *Sink) run() {
 	var batch []job
 	tries := 0
@@ -143,7 +143,7 @@ func (s *Sink) run() {
 	}
 }
 
-// fill returns batch, or what waits when that is empty; nothing when the sink is closed.
+// fill returns batch, or if it is empty the waiting messages; none if the sink is closed.
 func (s *Sink) fill(batch []job) []job {
 	for closing := false; len(batch) == 0; {
 		s.mu.Lock()
@@ -184,7 +184,7 @@ func (s *Sink) append(batch []job) error {
 	return nil
 }
 
-// oneByOne tells the messages that are too large from the others, and returns what is left.
+// oneByOne appends messages singly to find those that are too large, and returns the rest.
 func (s *Sink) oneByOne(batch []job) []job {
 	for len(batch) > 0 {
 		err := s.append(batch[:1])
@@ -199,7 +199,7 @@ func (s *Sink) oneByOne(batch []job) []job {
 	return nil
 }
 
-// drop takes out the messages that age_out has passed over.
+// drop removes the messages that age_out has skipped.
 func drop(batch []job) []job {
 	kept := batch[:0]
 	for _, j := range batch {
@@ -212,7 +212,7 @@ func drop(batch []job) []job {
 	return kept
 }
 
-// pause waits before the next try; false when there is no time any more.
+// pause waits before the next try; false if no time is left.
 func (s *Sink) pause(tries int) bool {
 	t := time.NewTimer(remote.Backoff(tries, s.o.BackoffMin, s.o.BackoffMax))
 	defer t.Stop()

@@ -35,7 +35,7 @@ rules:
     to: [{mqtt: {topic: "fleet/${class}/${vin}", headers: none}}]
 `
 
-// fullJournal takes what comes but for the rules' messages while it is full.
+// fullJournal is a journal that takes all records except for the rules' messages while it is full.
 type fullJournal struct {
 	mqtt.Journal
 	full *atomic.Bool
@@ -64,7 +64,7 @@ func newRig(t *testing.T) (*sinktest.Rig, *atomic.Bool) {
 	}), full
 }
 
-// published are the records that the rules have put into the journal.
+// published returns the records that the rules have appended to the journal.
 func published(t *testing.T, r *sinktest.Rig) []message.Record {
 	t.Helper()
 	reader, err := r.Journal.NewReader(1)
@@ -85,8 +85,8 @@ func published(t *testing.T, r *sinktest.Rig) []message.Record {
 	}
 }
 
-// TestMessagesAreJournaledAndNotSeenByRules: each is there once, in order, as the reference says, and although the rules take
-// every topic none of theirs comes back to them.
+// TestMessagesAreJournaledAndNotSeenByRules checks that each message is journaled once, in order, as the reference
+// describes, and that the rules do not get it although they take every topic.
 func TestMessagesAreJournaledAndNotSeenByRules(t *testing.T) {
 	t.Parallel()
 	r, full := newRig(t)
@@ -99,10 +99,10 @@ func TestMessagesAreJournaledAndNotSeenByRules(t *testing.T) {
 	full.Store(false)
 	r.Settled()
 	recs := published(t, r)
-	if len(recs) != 120 { // one for each, and one more for each third
+	if len(recs) != 120 { // one for each, and another for each third
 		t.Fatalf("%d messages", len(recs))
 	}
-	// 90 of vehicles, and what the rules made of them, which nobody evaluates.
+	// 90 of vehicles, and the rules' own messages, which are not evaluated.
 	if l := r.Ledger("mqtt"); l.Received != 210 || l.Delivered != 90 || l.Filtered != 120 {
 		t.Errorf("ledger %+v", l)
 	}
@@ -128,7 +128,7 @@ func TestMessagesAreJournaledAndNotSeenByRules(t *testing.T) {
 	r.Stop()
 }
 
-// TestAStopDoesNotWaitForAFullJournal: what is not taken is pending, and sent after the next start.
+// TestAStopDoesNotWaitForAFullJournal checks that messages not taken stay pending and are sent after the next start.
 func TestAStopDoesNotWaitForAFullJournal(t *testing.T) {
 	t.Parallel()
 	r, full := newRig(t)

@@ -22,7 +22,7 @@ import (
 	"cellgate/test/check"
 )
 
-// clusterRig is a gateway's sinks with a cluster of two shards, each with half of the slots.
+// clusterRig has a gateway's sinks and a cluster of two shards, each with half of the slots.
 type clusterRig struct {
 	*sinktest.Rig
 	shards [2]*miniredis.Miniredis
@@ -45,7 +45,7 @@ func newClusterRig(t *testing.T) *clusterRig {
 		r.looks[i] = goredis.NewClient(&goredis.Options{Addr: r.shards[i].Addr(), DisableIdentity: true})
 		t.Cleanup(func() { _ = r.looks[i].Close() })
 	}
-	// The addresses outlive the servers, which are stopped and started.
+	// The addresses outlive the servers, which are stopped and restarted.
 	slots := []goredis.ClusterSlot{
 		{Start: 0, End: 8191, Nodes: []goredis.ClusterNode{{Addr: r.shards[0].Addr()}}},
 		{Start: 8192, End: 16383, Nodes: []goredis.ClusterNode{{Addr: r.shards[1].Addr()}}},
@@ -65,7 +65,7 @@ func newClusterRig(t *testing.T) *clusterRig {
 	return r
 }
 
-// stored is how many messages a shard has of the rig's seven vehicles.
+// stored returns the number of messages of the rig's seven vehicles in a shard.
 func (r *clusterRig) stored(shard int) (n int64) {
 	for v := range 7 {
 		n += r.looks[shard].XLen(context.Background(), "x:"+sinktest.VIN(v)).Val()
@@ -73,8 +73,8 @@ func (r *clusterRig) stored(shard int) (n int64) {
 	return n
 }
 
-// inOrder fails unless the shards together have each of the messages, each vehicle's in order. One that came through a pipeline
-// in which one before it failed comes again behind that.
+// inOrder checks that the shards together have all messages, each vehicle's in order. After a failed message, later
+// ones of the same pipeline may be repeated.
 func (r *clusterRig) inOrder(t *testing.T, messages int) {
 	t.Helper()
 	seen := map[int]bool{}
@@ -97,7 +97,7 @@ func (r *clusterRig) inOrder(t *testing.T, messages int) {
 	}
 }
 
-// silent has a server accept connections and say nothing.
+// silent makes a server accept connections without answering.
 func silent(t *testing.T, m *miniredis.Miniredis) (end func()) {
 	addr := m.Addr()
 	m.Close()
@@ -123,8 +123,8 @@ func silent(t *testing.T, m *miniredis.Miniredis) (end func()) {
 	}
 }
 
-// TestAShardThatTakesNothingHoldsUpNobody: with one shard of a cluster away, full, or silent, what is for the other goes on
-// at once, beyond what the window holds and over a restart; when it is back it gets everything, in order.
+// TestAShardThatTakesNothingHoldsUpNobody checks that while one shard is away, full, or silent, messages for the other
+// are delivered, beyond the window and over a restart; once it is back it gets everything, in order.
 func TestAShardThatTakesNothingHoldsUpNobody(t *testing.T) {
 	t.Parallel()
 	says := func(reply string) func(*testing.T, *miniredis.Miniredis) (end func()) {
@@ -181,14 +181,14 @@ func TestAShardThatTakesNothingHoldsUpNobody(t *testing.T) {
 	}
 }
 
-// TestAnOutageOfAClusterParksNothing: while no slots take messages, they wait as for a Redis without shards.
+// TestAnOutageOfAClusterParksNothing checks that while no slots take messages, they wait as for a Redis without shards.
 func TestAnOutageOfAClusterParksNothing(t *testing.T) {
 	t.Parallel()
 	r := newClusterRig(t)
 	for _, m := range r.shards {
 		m.SetError("CLUSTERDOWN The cluster is down")
 	}
-	for v := range 200 { // all slots get some
+	for v := range 200 { // some for each part of the slots
 		r.Append(uplink(sinktest.VIN(v), sinktest.Payload(v)))
 	}
 	began := time.Now()

@@ -7,15 +7,14 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 )
 
-// newerScript writes fields of a hash unless the hash is newer. KEYS[1] is the hash; ARGV is the name of
-// the time field, the time, the name of the sequence field, the sequence, the life time in ms (0 none), the time after
-// which no stored time is believed, 1 if the time is the message's own and not that of its receipt, then names and
-// values. Times are texts of equal length that sort as times do. It answers 1 if it wrote. The same message again writes
-// the same again.
+// newerScript writes fields of a hash unless the hash is newer. KEYS[1] is the hash. ARGV is the name of the time
+// field, the time, the name of the sequence field, the sequence, the time to live in ms (0 for none), the latest
+// credible stored time, 1 if the time is the message's own and not that of its receipt, then names and values. Times
+// are texts of equal length that sort like times. It returns 1 if it wrote. Repeating a message writes the same again.
 //
-// A stored time that lies too far ahead is a wrong clock's, the vehicle's or the gateway's: it holds nobody up, unless the
-// message is from as far ahead. A message without a time of its own is older only if time and sequence say so: the
-// gateway's clock may have stepped back, and sequences begin anew with another journal.
+// A stored time too far ahead comes from a wrong clock, the vehicle's or the gateway's: it does not block updates,
+// unless the message is as far ahead. A message without its own time is older only if both time and sequence say so:
+// the gateway's clock may have stepped back, and sequences begin again with another journal.
 const newerScript = `
 local at = redis.call('HGET', KEYS[1], ARGV[1])
 if at and (at <= ARGV[6] or ARGV[2] > ARGV[6]) then
@@ -38,26 +37,26 @@ if ARGV[5] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
 return 1
 `
 
-// seqSuffix makes the name of the hidden field that decides between equal times.
+// seqSuffix is the suffix of the hidden field that decides between equal times.
 const seqSuffix = "_seq"
 
-// verdict says what an answer means.
+// verdict classifies a reply.
 type verdict int
 
 const (
 	done   verdict = iota
-	again          // Redis cannot at the moment, or did not answer
-	script         // the script is not known there
+	again          // a transient failure, or no reply
+	script         // the server does not know the script
 	refuse         // Redis will never take this command on this key
 )
 
-// passing are the beginnings of error replies that are about the state of Redis, not about the command.
+// passing are prefixes of error replies about the state of Redis, not about the command.
 var passing = []string{
 	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "OOM", "MISCONF", "NOREPLICAS",
 	"MOVED", "ASK", "EXECABORT", "UNBLOCKED",
 }
 
-// setup are those about how Redis or our login is configured, which people mend.
+// setup are prefixes of error replies about the configuration of Redis or of our login, which an operator must fix.
 var setup = []string{
 	"NOAUTH", "WRONGPASS", "NOPERM", "DENIED", "ERR max number of clients", "ERR unknown command", "ERR AUTH", "ERR DB index",
 }
@@ -66,7 +65,7 @@ func judge(err error) verdict {
 	if err == nil || err == goredis.Nil { //nolint:errorlint // the reply itself, never wrapped
 		return done
 	}
-	reply, ok := err.(goredis.Error) //nolint:errorlint // an answer of the server, never wrapped
+	reply, ok := err.(goredis.Error) //nolint:errorlint // a server reply is never wrapped
 	if !ok {
 		return again
 	}
@@ -79,7 +78,7 @@ func judge(err error) verdict {
 			return again
 		}
 	}
-	// Before Redis 7 an error inside a script comes wrapped.
+	// Before Redis 7 an error inside a script is wrapped.
 	if strings.Contains(said, "running script") {
 		for _, p := range passing {
 			if strings.Contains(said, p+" ") {
@@ -90,7 +89,7 @@ func judge(err error) verdict {
 	return refuse
 }
 
-// loadScript makes the script known to the master that has a key.
+// loadScript loads the script at the master that has a key.
 func loadScript(ctx context.Context, c goredis.UniversalClient, key string) error {
 	var master goredis.Scripter = c
 	if cluster, ok := c.(*goredis.ClusterClient); ok {

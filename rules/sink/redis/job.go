@@ -9,27 +9,26 @@ import (
 	"cellgate/rules/sink"
 )
 
-// maxKept is the largest memory of a job that is kept for another message, in bytes.
+// maxKept is the largest buffer of a job that is reused, in bytes.
 const maxKept = 16 << 10
 
-// job is one message under way: its ticket and its commands. Thousands wait at a time, so their arguments stand close
-// together, and only the worker that is about to send makes of them what go-redis wants. Jobs are used again and
-// again: a message costs no allocation here but while the pool grows.
+// job is a message in flight: its ticket and its commands. Thousands wait at a time. Their arguments are therefore
+// stored compactly, and only the worker that sends them converts them for go-redis. Jobs are pooled: a message
+// allocates nothing here except while the pool grows.
 type job struct {
 	ticket sink.Ticket
 	vin    string
-	// name is the command's; a script's name and number of keys stand between it and the key.
+	// name is the command's name; a script's hash and number of keys precede the key.
 	name   any
 	script bool
 	key    string
-	// buf holds the arguments behind the key, and ends where each one ends.
+	// buf holds the arguments after the key, ends where each one ends.
 	buf  []byte
 	ends []uint32
-	// ttl is the life time that a second command gives the key, in ms; 0 for none.
+	// ttl is the time to live that a second command sets, in ms; 0 for none.
 	ttl int64
 }
 
-// jobs is a pool of them.
 type jobs struct{ pool sync.Pool }
 
 func (p *jobs) get() *job {
@@ -39,7 +38,7 @@ func (p *jobs) get() *job {
 	return &job{}
 }
 
-// put takes a job back that nothing refers to any more.
+// put returns an unreferenced job to the pool.
 func (p *jobs) put(j *job) {
 	if cap(j.buf) <= maxKept && cap(j.ends) <= maxKept/4 {
 		*j = job{buf: j.buf[:0], ends: j.ends[:0]}
@@ -47,15 +46,15 @@ func (p *jobs) put(j *job) {
 	}
 }
 
-// command is how an operation is sent.
+// command describes how an operation is sent.
 type command struct {
 	name any
-	// lives says that a second command gives the key its life time.
+	// lives means that a second command sets the key's time to live.
 	lives bool
 	args  func(j *job, o *op.RedisOp)
 }
 
-// commands are those of all operations, by kind.
+// commands maps kinds of operations to commands.
 var commands = [op.RedisKinds]command{
 	op.RedisHash:      {"hset", true, (*job).hash},
 	op.RedisString:    {"set", false, (*job).set},
@@ -68,7 +67,7 @@ var commands = [op.RedisKinds]command{
 	op.RedisDelete:    {"del", false, func(*job, *op.RedisOp) {}},
 }
 
-// build copies an operation into the job; false for one that is not known.
+// build copies an operation into the job; false for an unknown one.
 func (j *job) build(o *op.RedisOp) bool {
 	if int(o.Kind) >= len(commands) || commands[o.Kind].args == nil {
 		return false
@@ -118,7 +117,7 @@ func (j *job) member(o *op.RedisOp) { j.bytes(o.Member) }
 func (j *job) value(o *op.RedisOp)  { j.bytes(o.Value) }
 func (j *job) ttlArg(o *op.RedisOp) { j.end(strconv.AppendInt(j.buf, o.TTL.Milliseconds(), 10)) }
 
-// newer are the arguments of newerScript, which gives the key its life time itself.
+// newer appends the arguments of newerScript, which sets the key's time to live itself.
 func (j *job) newer(o *op.RedisOp) {
 	j.name, j.script, j.ttl = "evalsha", true, 0
 	j.text(o.NewerThan)
@@ -145,37 +144,37 @@ func (j *job) fields(o *op.RedisOp) {
 func (j *job) text(s string)  { j.end(append(j.buf, s...)) }
 func (j *job) bytes(b []byte) { j.end(append(j.buf, b...)) }
 
-// end takes buf with one more argument behind it.
+// end sets buf after another argument was appended to it.
 func (j *job) end(buf []byte) {
 	j.buf = buf
 	j.ends = append(j.ends, uint32(len(buf))) //nolint:gosec // bounded by what rules render, a few MB
 }
 
-// arguments is the memory for the arguments of one pipeline.
+// arguments is the memory for one pipeline's arguments.
 type arguments struct {
-	sha   any // the script's name
+	sha   any // the script's hash
 	args  []any
 	texts []text
 }
 
-// text is an argument that is sent as it is. A pointer to one goes into an interface without an allocation, which a
-// string or a slice does not.
+// text is an argument sent unchanged. A pointer to one converts to an interface without an allocation, unlike a string
+// or slice.
 type text []byte
 
-// MarshalBinary implements encoding.BinaryMarshaler, through which go-redis asks for it.
+// MarshalBinary implements encoding.BinaryMarshaler for go-redis.
 func (t *text) MarshalBinary() ([]byte, error) { return *t, nil }
 
 func (a *arguments) reset() { a.args, a.texts = a.args[:0], a.texts[:0] }
 
-// first makes the arguments of a job's operation. They hold until reset. While the memory grows and moves, arguments
-// made before stay where they are.
+// first returns the arguments of a job's operation, valid until reset. When the memory grows and moves, earlier
+// arguments stay valid.
 func (a *arguments) first(j *job) []any {
 	from := len(a.args)
 	a.args = append(a.args, j.name)
 	if j.script {
 		a.args = append(a.args, a.sha, "1")
 	}
-	a.args = append(a.args, &j.key) // go-redis reads it to find the node of a cluster
+	a.args = append(a.args, &j.key) // go-redis finds the cluster's node by it
 	at := uint32(0)
 	for _, end := range j.ends {
 		a.texts = append(a.texts, j.buf[at:end:end])
@@ -185,7 +184,7 @@ func (a *arguments) first(j *job) []any {
 	return a.args[from:len(a.args):len(a.args)]
 }
 
-// second makes those of the command that gives the key its life time; none when there is no such.
+// second returns the arguments of the command that sets the key's time to live; none if there is no such command.
 func (a *arguments) second(j *job) []any {
 	if j.ttl <= 0 {
 		return nil

@@ -18,8 +18,7 @@ func state(i int) *op.RedisOp {
 	return op
 }
 
-// TestArgumentsHoldWhileTheirMemoryGrows builds a whole pipeline in memory that begins empty, and looks at all of it
-// afterwards.
+// TestArgumentsHoldWhileTheirMemoryGrows builds a whole pipeline in empty memory and checks all of it afterwards.
 func TestArgumentsHoldWhileTheirMemoryGrows(t *testing.T) {
 	t.Parallel()
 	a := arguments{sha: "sha"}
@@ -49,7 +48,7 @@ func TestArgumentsHoldWhileTheirMemoryGrows(t *testing.T) {
 	}
 }
 
-// argument is what go-redis sends for an argument.
+// argument returns what go-redis sends for an argument.
 func argument(t *testing.T, arg any) string {
 	t.Helper()
 	switch v := arg.(type) {
@@ -66,7 +65,7 @@ func argument(t *testing.T, arg any) string {
 	return ""
 }
 
-// TestMessagesDoNotAllocate holds what the sink itself does for a message to no allocation.
+// TestMessagesDoNotAllocate checks that the sink itself does not allocate per message.
 func TestMessagesDoNotAllocate(t *testing.T) {
 	a := arguments{sha: "sha"}
 	op := state(1)
@@ -83,7 +82,7 @@ func TestMessagesDoNotAllocate(t *testing.T) {
 	}
 }
 
-// TestEveryOperationHasACommand: a kind that rules can make and the sink does not know would be refused at run time.
+// TestEveryOperationHasACommand checks that the sink knows every kind of operation that rules can produce.
 func TestEveryOperationHasACommand(t *testing.T) {
 	t.Parallel()
 	for kind := op.RedisKind(1); kind < op.RedisKinds; kind++ {

@@ -11,18 +11,19 @@ import (
 )
 
 const (
-	// clusterParts is how many workers a cluster has, each for as many slots. They are parked one by one, whichever shards the slots
-	// are at: a log of what waits for them must not depend on what the cluster looks like at the time.
+	// clusterParts is the number of workers for a cluster, each for the same number of slots. They are parked one by
+	// one, independent of which shard has the slots: a log must not depend on the cluster's layout at the time.
 	clusterParts = 16
-	// parkAfter is how long a worker takes nothing before what it has is parked, parkWaiting how many messages wait for it
-	// then at the latest once it has failed, so that no worker has the window to itself.
+	// parkAfter is how long a worker fails before its messages are parked; parkWaiting is the number of waiting
+	// messages from which a failing one is parked at once, so that no worker fills the window.
 	parkAfter   = 2 * time.Second
 	parkWaiting = 256
 )
 
 var errNoAnswer = errors.New("redis does not answer")
 
-// slotsOf names the slots of a worker as a part of the cluster: what cannot be parked for it waits in the window.
+// slotsOf returns the name of a worker's slots as a destination. It is a part of the cluster: messages that cannot be
+// parked for it wait in the window.
 func slotsOf(part int) string {
 	const each = remote.RedisSlots / clusterParts
 	return fmt.Sprintf("slots/%d-%d", part*each, (part+1)*each-1)
@@ -30,15 +31,15 @@ func slotsOf(part int) string {
 
 func partOf(key string) int { return remote.RedisSlot(key) / (remote.RedisSlots / clusterParts) }
 
-// parking is what a worker knows of its slots.
+// parking is a worker's parking state.
 type parking struct {
-	waiting int // messages, in the queue or on their way
+	waiting int // messages queued or in flight
 	shut    bool
-	given   bool               // shut, and nothing is left that could be parked: what comes is given back at once
+	given   bool               // shut, and nothing is left to park: new messages are returned at once
 	failing atomic.Bool        // the last pipeline failed
-	why     error              // it failed
-	since   time.Time          // when the first began since one that was taken; zero: none is under way
-	stop    context.CancelFunc // ends the one under way
+	why     error              // the error
+	since   time.Time          // when the first pipeline since the last success began; zero: none is in flight
+	stop    context.CancelFunc // cancels the one in flight
 }
 
 func (p *parking) reason() error {
@@ -48,13 +49,14 @@ func (p *parking) reason() error {
 	return p.why
 }
 
-// close has what waits given back. A pipeline without an answer is broken off: it may have come through, and is sent again.
+// close makes the worker return its waiting messages. It cancels an unanswered pipeline, which may have been executed
+// and is sent again.
 func (p *parking) close() {
 	p.shut = true
 	p.stop()
 }
 
-// tries is told of a pipeline that begins.
+// tries records that a pipeline begins.
 func (w *worker) tries(stop context.CancelFunc) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -63,7 +65,7 @@ func (w *worker) tries(stop context.CancelFunc) {
 	}
 }
 
-// tried is told what became of it.
+// tried records a pipeline's result.
 func (w *worker) tried(err error) {
 	w.park.failing.Store(err != nil)
 	w.mu.Lock()
@@ -89,7 +91,8 @@ func (w *worker) stuckLocked() bool {
 	return (time.Since(p.since) >= parkAfter || p.why != nil && p.waiting >= parkWaiting) && w.s.othersTake(w)
 }
 
-// othersTake reports whether there is a worker that does not fail: else it is an outage, in which messages wait in the window.
+// othersTake reports whether another worker does not fail. Otherwise it is an outage, in which messages wait in the
+// window.
 func (s *Sink) othersTake(than *worker) bool {
 	for _, w := range s.workers {
 		if w != than && !w.park.failing.Load() {
@@ -106,7 +109,8 @@ func (w *worker) toGive() bool {
 	return w.park.shut && !w.park.given
 }
 
-// give gives back the batch and the queue when the worker is to be parked, and returns what stays: messages that were parked before.
+// give returns batch and queue to their tickets if the worker must be parked. Messages that were parked before stay;
+// they are the result.
 func (w *worker) give(batch []*job) []*job {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -142,7 +146,7 @@ func (s *Sink) Park(dest string) {
 	}
 }
 
-// Open implements sink.Parker. What was parked for slots that are not divided so any more is sent like any other.
+// Open implements sink.Parker. Messages parked under a former division of the slots are sent like any other.
 func (s *Sink) Open(dest string, empty func() bool) {
 	w := s.worker(dest)
 	if w == nil {
@@ -159,7 +163,7 @@ func (s *Sink) Open(dest string, empty func() bool) {
 	p.failing.Store(false)
 }
 
-// worker is the one that a destination belongs to.
+// worker returns a destination's worker.
 func (s *Sink) worker(dest string) *worker {
 	for _, w := range s.workers {
 		if w.slots != "" && w.slots == dest {

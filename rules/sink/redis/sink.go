@@ -16,25 +16,24 @@ import (
 	"cellgate/rules/sink"
 )
 
-// errOperation is the refusal of an operation that this version does not know.
+// errOperation refuses an operation that this version does not know.
 var errOperation = errors.New("unknown redis operation")
 
 // Options configure a Sink.
 type Options struct {
-	// Client belongs to the sink: closing the sink closes it. It must not try again itself (MaxRetries -1):
-	// the sink does, and knows what must stay in order. It must end a call with its context
-	// (ContextTimeoutEnabled).
+	// Client is owned by the sink, which closes it. It must not retry (MaxRetries -1), because only the sink knows what
+	// must stay in order, and must end a call with its context (ContextTimeoutEnabled).
 	Client goredis.UniversalClient
 	remote.Pace
 	Log *slog.Logger
 }
 
 const (
-	workers  = 4   // pipelines side by side, each for its share of the VINs
-	maxBatch = 512 // the most messages of one pipeline
+	workers  = 4   // concurrent pipelines, each for its share of the VINs
+	maxBatch = 512 // maximum messages per pipeline
 )
 
-// Sink implements sink.Sink on Redis.
+// Sink implements sink.Sink for Redis.
 type Sink struct {
 	o       Options
 	seed    maphash.Seed
@@ -114,7 +113,7 @@ func (s *Sink) Health() remote.Health { return s.health.Get() }
 // Announce implements sink.Sink: it has no topics.
 func (s *Sink) Announce([]string) {}
 
-// Parker implements sink.Sink: a Redis that is no cluster takes all or nothing.
+// Parker implements sink.Sink: only a cluster has destinations to park.
 func (s *Sink) Parker() sink.Parker {
 	if !s.cluster {
 		return nil

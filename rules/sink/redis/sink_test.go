@@ -37,7 +37,7 @@ rules:
       - redis: {hash: "veh:${vin}", fields: payload, newer_than: _at}
 `
 
-// servers runs a test on miniredis and, where it is installed, on a real Redis.
+// servers runs a test with miniredis and, if installed, with a real Redis.
 func servers(t *testing.T, f func(t *testing.T, addr string)) {
 	t.Helper()
 	t.Run("miniredis", func(t *testing.T) {
@@ -71,7 +71,7 @@ func realRedis(t *testing.T, path string) string {
 	return addr
 }
 
-// rig is a dispatcher with the Redis sink, and a client to look with.
+// rig is a dispatcher with the Redis sink, and a client for checks.
 type rig struct {
 	*sinktest.Rig
 	kafka *sinktest.Memory
@@ -111,7 +111,7 @@ func TestHashNeverGoesBackInTime(t *testing.T) {
 		const v = "LTEST000000000001"
 		r.Append(uplink(v, `{"ts":1763600002000,"soc":50,"speed":10.5,"on":true,"name":"x"}`))
 		r.Append(uplink(v, `{"ts":1763600001000,"soc":99,"old":1}`)) // older
-		r.Append(uplink(v, `{"ts":1763600002000,"soc":51}`))         // as old, later in the journal
+		r.Append(uplink(v, `{"ts":1763600002000,"soc":51}`))         // same time, later in the journal
 		r.Settled()
 		got := r.look.HGetAll(context.Background(), "veh:"+v).Val()
 		if got["soc"] != "51" || got["speed"] != "10.5" || got["on"] != "true" || got["name"] != "x" || got["old"] != "" ||
@@ -127,7 +127,7 @@ func TestHashNeverGoesBackInTime(t *testing.T) {
 	})
 }
 
-// TestWrongClocksFreezeNoHash: neither a vehicle's clock that was once ahead nor the gateway's holds up what comes behind.
+// TestWrongClocksFreezeNoHash checks that a vehicle's or gateway's clock that was ahead does not block later updates.
 func TestWrongClocksFreezeNoHash(t *testing.T) {
 	t.Parallel()
 	servers(t, func(t *testing.T, addr string) {
@@ -297,8 +297,8 @@ func healthy(r *rig) bool {
 	return false
 }
 
-// A worker whose messages were all passed over while Redis was away has nothing left that fails, whether or not it
-// is ever given another.
+// A worker whose messages were all skipped while Redis was away reports no failure, whether or not it gets another
+// message.
 func TestAgeOutLeavesRedisWell(t *testing.T) {
 	t.Parallel()
 	mini := miniredis.RunT(t)
@@ -312,7 +312,7 @@ func TestAgeOutLeavesRedisWell(t *testing.T) {
 		r.Append(uplink(sinktest.VIN(v+1), `{"ts":1763600001000,"soc":50}`))
 	}
 	r.Await(func() bool { return !healthy(r) })
-	for range 400 { // of one vehicle, and so of one worker
+	for range 400 { // one vehicle, so one worker
 		r.Append(uplink(sinktest.VIN(0), `{"ts":1763600001000,"soc":50}`))
 	}
 	r.Await(func() bool { return r.Ledger("redis").Dropped[sink.Retention] > 2*others })
@@ -341,7 +341,7 @@ func TestPassingErrorsAreTriedAgain(t *testing.T) {
 	if l := r.Ledger("redis"); l.DeadLettered != 0 || l.Delivered != 140 {
 		t.Fatalf("ledger %+v", l)
 	}
-	mini.FlushAll() // and the script with it
+	mini.FlushAll() // removes the script too
 	r.Publish(0, 20)
 	r.Settled()
 	r.Stop()

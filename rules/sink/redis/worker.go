@@ -11,17 +11,17 @@ import (
 	"cellgate/rules/sink"
 )
 
-// worker runs the commands of its share of the VINs, or of a cluster's slots, one pipeline at a time.
+// worker executes the commands of its share of the VINs, or of a cluster's slots, one pipeline at a time.
 type worker struct {
 	s     *Sink
 	wake  chan struct{}
-	slots string // of a cluster: the destination that is parked when its shard takes nothing
+	slots string // of a cluster: the destination that is parked if its shard takes nothing
 
 	mu    sync.Mutex // guards queue and park; Ticket.Park and empty are called under it
 	queue []*job
 	park  parking
 
-	// run's own, used again for every pipeline.
+	// Owned by run, reused for every pipeline.
 	began time.Time // of the last one
 	args  arguments
 	cmds  []*goredis.Cmd
@@ -71,20 +71,20 @@ func (w *worker) run() {
 		}
 		tries++
 		if !w.pause(tries) {
-			return // what is left stays pending
+			return // the rest stays pending
 		}
 		if batch = w.give(w.drop(batch)); len(batch) == 0 {
-			w.s.health.Set(w, nil) // nothing is left that fails here; the next message will tell
+			w.s.health.Set(w, nil) // no failing message is left
 		}
 	}
 }
 
-// linger is the least time between two pipelines of a worker that are not full. A message that comes later than that
-// leaves at once; those that come close together share the cost of a round trip.
+// linger is the minimum time between two pipelines of a worker that are not full. A message that comes later is sent at
+// once; messages in quick succession share a round trip.
 const linger = 10 * time.Millisecond
 
-// fill tops the batch up from the queue, and waits while there is nothing, or until the linger is over. An empty batch
-// means that the sink is closed and everything done.
+// fill tops the batch up from the queue. It waits while there is nothing, or until the linger is over. An empty batch
+// means that the sink is closed and everything is done.
 func (w *worker) fill(batch []*job) []*job {
 	var over <-chan time.Time
 	for closing := false; ; {
@@ -111,7 +111,7 @@ func (w *worker) waiting() int {
 	return len(w.queue)
 }
 
-// top moves what there is room for from the queue to the batch.
+// top moves messages from the queue to the batch while there is room.
 func (w *worker) top(batch []*job) []*job {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -123,25 +123,25 @@ func (w *worker) top(batch []*job) []*job {
 	return batch
 }
 
-// settled is told that so many messages are not the worker's any more.
+// settled subtracts n messages from the worker's.
 func (w *worker) settled(n int) {
 	w.mu.Lock()
 	w.park.waiting -= n
 	w.mu.Unlock()
 }
 
-// exec runs the batch and settles what has an answer. It returns what must be run again, in order, and
-// why: the messages that failed for the moment, and behind each the later ones of the same VIN, even if
-// they went well, because running the failed one alone would put old over new.
+// exec runs the batch and settles the answered messages. It returns those to run again, in order, and the error:
+// messages with a transient failure, and after each the later ones of the same VIN, even if they succeeded, because
+// repeating only the failed one would overwrite new data with old.
 func (w *worker) exec(batch []*job) ([]*job, error) {
 	ctx, cancel := context.WithTimeout(w.s.ctx, time.Minute)
 	defer cancel()
 	w.tries(cancel)
 	w.pipeline(ctx, batch)
 	var (
-		held    map[string]bool // VINs with a message to be run again
+		held    map[string]bool // VINs with a message to run again
 		cause   error
-		unknown *job // its script
+		unknown *job // its script is not known to the server
 	)
 	w.rest = w.rest[:0]
 	for i, j := range batch {
@@ -178,15 +178,15 @@ func (w *worker) exec(batch []*job) ([]*job, error) {
 	return batch[:n], cause
 }
 
-// release gives a job back and returns the ticket, which is still to be settled.
+// release returns a job to the pool and its ticket, which is still to be settled, to the caller.
 func (w *worker) release(j *job) sink.Ticket {
 	t := j.ticket
 	w.s.jobs.put(j)
 	return t
 }
 
-// pipeline runs the commands of the batch in one go and leaves each message's error, the first of its commands', in
-// errs. When it returns, go-redis refers to no argument any more.
+// pipeline runs the commands of the batch in one pipeline and sets each message's error, the first of its commands', in
+// errs. When it returns, go-redis no longer refers to any argument.
 func (w *worker) pipeline(ctx context.Context, batch []*job) {
 	pipe := w.s.o.Client.Pipeline()
 	w.cmds, w.errs = w.cmds[:0], w.errs[:0]
@@ -197,7 +197,7 @@ func (w *worker) pipeline(ctx context.Context, batch []*job) {
 			w.cmds = append(w.cmds, pipe.Do(ctx, second...))
 		}
 	}
-	_, _ = pipe.Exec(ctx) // every command has its own error
+	_, _ = pipe.Exec(ctx) // errors are checked per command
 	next := 0
 	for _, j := range batch {
 		err := w.cmds[next].Err()
@@ -213,7 +213,7 @@ func (w *worker) pipeline(ctx context.Context, batch []*job) {
 	clear(w.cmds)
 }
 
-// drop takes out the messages that age_out has passed over.
+// drop removes the messages that age_out has skipped.
 func (w *worker) drop(batch []*job) []*job {
 	kept := batch[:0]
 	for _, j := range batch {
@@ -228,7 +228,7 @@ func (w *worker) drop(batch []*job) []*job {
 	return kept
 }
 
-// pause waits before the next try, or until the worker is parked; false when the sink is closed.
+// pause waits before the next try, or until the worker is parked; false if the sink is closed.
 func (w *worker) pause(tries int) bool {
 	over := time.After(remote.Backoff(tries, w.s.o.BackoffMin, w.s.o.BackoffMax))
 	for {

@@ -1,4 +1,3 @@
-// Package sinktest runs sinks the way the gateway does, for tests: a real journal, a real rule set and a
-// real dispatcher around them, which can be stopped, killed and opened again; and a sink in memory to
-// compare with.
+// Package sinktest runs sinks as the gateway does, for tests: with a real journal, rule set and dispatcher, which can
+// be stopped, killed and reopened; and has a sink in memory to compare with.
 package sinktest

@@ -11,7 +11,7 @@ import (
 	"cellgate/rules/sink"
 )
 
-// Message is what a sink has been given.
+// Message is a message given to a sink.
 type Message struct {
 	Seq   uint64
 	ID    string
@@ -20,15 +20,14 @@ type Message struct {
 	Value string
 	Rule  string
 	Item  string // of a rule with each
-	// Rules are those of a dead letter that could not be decoded.
+	// Rules are those of an undecodable message's dead letter.
 	Rules string
-	// Dead says that it is a dead letter, for the reason Reason.
+	// Dead means that it is a dead letter, for Reason.
 	Dead   bool
 	Reason string
 }
 
-// Memory is a sink that keeps what it is given. While held it settles nothing. Topics that are shut take nothing: messages
-// for them are parked.
+// Memory is a sink that keeps its messages. While held it settles nothing. Messages for shut topics are parked.
 type Memory struct {
 	kind op.SinkKind
 
@@ -43,13 +42,13 @@ type Memory struct {
 	gates   map[string]bool // topics whose messages go to Ticket.Park
 }
 
-// given is a message that waits.
+// given is a waiting message.
 type given struct {
 	m Message
 	t sink.Ticket
 }
 
-// NewMemory makes a sink of a kind.
+// NewMemory returns a sink of a kind.
 func NewMemory(kind op.SinkKind) *Memory {
 	return &Memory{kind: kind, shut: map[string]bool{}, gates: map[string]bool{}}
 }
@@ -92,7 +91,7 @@ var (
 	errPoison = errors.New("poison")
 )
 
-// Shut has a topic take nothing, or take messages again. What it has not settled of the topic it gives back.
+// Shut makes a topic take nothing, or take messages again. It returns the topic's unsettled messages to their tickets.
 func (s *Memory) Shut(topic string, on bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,7 +174,7 @@ func (s *Memory) flushLocked() {
 	})
 }
 
-// settleLocked has the message before it says so.
+// settleLocked settles a message.
 func (s *Memory) settleLocked(g given) {
 	s.settled = append(s.settled, g.m)
 	g.t.Delivered()
@@ -191,7 +190,7 @@ func (s *Memory) Hold(on bool) {
 	}
 }
 
-// Settle settles up to n of the messages that wait, beginning at the from-th, modulo how many there are.
+// Settle settles up to n of the waiting messages, beginning at the from-th, modulo their number.
 func (s *Memory) Settle(from, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -205,7 +204,7 @@ func (s *Memory) Settle(from, n int) {
 	}
 }
 
-// LetGo drops what has been abandoned among the messages that wait, as a sink does between tries.
+// LetGo drops abandoned messages among the waiting ones, as a sink does between tries.
 func (s *Memory) LetGo() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,35 +217,35 @@ func (s *Memory) LetGo() {
 	})
 }
 
-// Refuse has the sink refuse what f says.
+// Refuse makes the sink refuse the messages that f selects.
 func (s *Memory) Refuse(f func(m Message) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refuse = f
 }
 
-// Taken returns what the sink was given and did not refuse, in the order of Deliver.
+// Taken returns the messages that the sink did not refuse, in the order of Deliver.
 func (s *Memory) Taken() []Message {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.taken)
 }
 
-// Settled returns what the sink has settled as delivered, in that order.
+// Settled returns the messages settled as delivered, in that order.
 func (s *Memory) Settled() []Message {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.settled)
 }
 
-// Peak is the most messages that waited at one time.
+// Peak returns the highest number of waiting messages.
 func (s *Memory) Peak() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.peak
 }
 
-// Forget lets go of what waits, unsettled, as the end of the process does.
+// Forget drops the waiting messages unsettled, as the end of the process does.
 func (s *Memory) Forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -26,7 +26,7 @@ import (
 	"cellgate/test/parts"
 )
 
-// Rig is a dispatcher on a real journal with real rules. It belongs to one test.
+// Rig is a dispatcher with a real journal and real rules, for one test.
 type Rig struct {
 	t     testing.TB
 	setup Setup
@@ -35,20 +35,20 @@ type Rig struct {
 	Journal    *journal.Journal
 	Dispatcher *sink.Dispatcher
 	db         *statefile.DB
-	clock      clock.Source // the journal's
+	clock      clock.Source // of the journal
 }
 
-// Setup says how a Rig is made.
+// Setup configures a Rig.
 type Setup struct {
-	// Sinks makes the sinks anew for every start of the rig.
+	// Sinks creates the sinks for each start of the rig.
 	Sinks func() []sink.Binding
-	// Rules is the text of the rule file that every start applies.
+	// Rules is the text of the rule file applied at each start.
 	Rules string
-	// Change may change the options of the dispatcher.
+	// Change may change the dispatcher's options.
 	Change func(*sink.Options)
-	// Journal may change the options of the journal.
+	// Journal may change the journal's options.
 	Journal func(*journal.Options)
-	// BeforeStart may do something to every new dispatcher.
+	// BeforeStart is called with every new dispatcher.
 	BeforeStart func(*sink.Dispatcher) error
 }
 
@@ -76,12 +76,12 @@ func (r *Rig) Open() {
 	r.Apply(r.setup.Rules)
 }
 
-// TryOpen opens journal, database and dispatcher. When it fails, they are closed.
+// TryOpen opens journal, database and dispatcher. If it fails, it closes them.
 func (r *Rig) TryOpen() error {
 	r.t.Helper()
 	r.openJournal()
 	var err error
-	// The kill of a process does not need the database to be on disk.
+	// To survive a kill the database need not be synced.
 	r.db, err = statefile.Open(filepath.Join(r.dir, "state.db"), statefile.Options{Sync: statefile.SyncNever})
 	r.must(err)
 	o := sink.Options{
@@ -98,7 +98,7 @@ func (r *Rig) TryOpen() error {
 	return nil
 }
 
-// Completed makes options of what a test says about a dispatcher: the rest is as the gateway has it.
+// Completed fills the options that a test leaves out with the gateway's defaults.
 func Completed(o sink.Options) sink.Options {
 	c, journal := configs.Default().Rules, o.Journal.Stat().MaxBytes
 	options.Fill(&o, sink.Options{
@@ -133,10 +133,10 @@ func (r *Rig) openJournal() {
 	r.must(err)
 }
 
-// ChangeJournal has f change the options of every journal to come.
+// ChangeJournal changes the options of later journals with f.
 func (r *Rig) ChangeJournal(f func(*journal.Options)) { r.setup.Journal = f }
 
-// Setup has f called on every dispatcher to come, before it starts.
+// Setup sets f to be called with every later dispatcher before it starts.
 func (r *Rig) Setup(f func(*sink.Dispatcher) error) { r.setup.BeforeStart = f }
 
 func (r *Rig) must(err error) {
@@ -146,18 +146,18 @@ func (r *Rig) must(err error) {
 	}
 }
 
-// Source makes a rule source of one file's text.
+// Source returns a rule source of one file.
 func Source(text string) *lang.Source {
 	return lang.NewSource(map[string][]byte{"test.rules.yaml": []byte(text)})
 }
 
-// Apply makes rules govern.
+// Apply puts rules in force.
 func (r *Rig) Apply(text string) {
 	r.t.Helper()
 	r.must(r.Dispatcher.ApplyRules(context.Background(), Source(text)))
 }
 
-// Kill ends everything as a crash would: no checkpoint, nothing finished.
+// Kill ends everything like a crash: no checkpoint, nothing finished.
 func (r *Rig) Kill() {
 	r.Dispatcher.Abandon()
 	_ = r.db.Close()
@@ -165,8 +165,7 @@ func (r *Rig) Kill() {
 	r.Dispatcher = nil
 }
 
-// Tear does to the decision logs of a killed rig what a power loss may: behind what was synced last stands
-// something else.
+// Tear damages the decision logs of a killed rig as a power loss may: it appends zeros after what was synced.
 func (r *Rig) Tear(rnd *rand.Rand) {
 	r.t.Helper()
 	dirs, err := filepath.Glob(filepath.Join(r.dir, "decisions", "*"))
@@ -188,7 +187,7 @@ func (r *Rig) Tear(rnd *rand.Rand) {
 	}
 }
 
-// PublishUnseen is Publish on a rig that is stopped: the dispatcher finds the messages with the next Open.
+// PublishUnseen is Publish for a stopped rig: the dispatcher finds the messages at the next Open.
 func (r *Rig) PublishUnseen(first, n int) {
 	r.t.Helper()
 	r.openJournal()
@@ -196,8 +195,7 @@ func (r *Rig) PublishUnseen(first, n int) {
 	r.must(r.Journal.Close(context.Background()))
 }
 
-// Damage overwrites the i-th telemetry message in the journal of a rig that is stopped. The whole batch is
-// lost with it.
+// Damage overwrites the i-th telemetry message in the journal of a stopped rig. Its whole batch is lost.
 func (r *Rig) Damage(i int) {
 	r.t.Helper()
 	files, err := filepath.Glob(filepath.Join(r.dir, "journal", "*"))
@@ -214,7 +212,7 @@ func (r *Rig) Damage(i int) {
 	r.t.Fatalf("message %d is not in the journal", i)
 }
 
-// LoseJournal removes the journal of a killed rig, as if its disk had been replaced.
+// LoseJournal removes the journal of a killed rig, as if its disk was replaced.
 func (r *Rig) LoseJournal() {
 	r.t.Helper()
 	r.must(os.RemoveAll(filepath.Join(r.dir, "journal")))
@@ -237,20 +235,19 @@ func (r *Rig) Stop() {
 	r.Dispatcher = nil
 }
 
-// Writes is how many times the database has been written.
+// Writes returns the number of writes to the database.
 func (r *Rig) Writes() int64 {
 	st := r.db.Stats()
 	return st.TxStats.GetWrite()
 }
 
-// VIN names the i-th vehicle.
+// VIN returns the VIN of the i-th vehicle.
 func VIN(i int) string { return fmt.Sprintf("LTEST%012d", i) }
 
-// Payload is the payload of the i-th telemetry message: its number n, and the remainders h by 3 and k by
-// 10.
+// Payload returns the payload of the i-th telemetry message: its number n, and the remainders h by 3 and k by 10.
 func Payload(i int) string { return fmt.Sprintf(`{"n":%d,"h":%d,"k":%d}`, i, i%3, i%10) }
 
-// Telemetry is the i-th telemetry message, of one of seven vehicles.
+// Telemetry returns the i-th telemetry message, of one of seven vehicles.
 func Telemetry(i int) message.Record {
 	v := VIN(i % 7)
 	return message.Record{
@@ -259,7 +256,7 @@ func Telemetry(i int) message.Record {
 	}
 }
 
-// Publish appends n telemetry messages from the first-th on and waits until they are durable.
+// Publish appends n telemetry messages from number first on and waits until they are durable.
 func (r *Rig) Publish(first, n int) {
 	r.t.Helper()
 	var recs []message.Record
@@ -280,7 +277,7 @@ func (r *Rig) Append(recs ...message.Record) {
 	r.must(r.Journal.WaitDurable(context.Background(), last))
 }
 
-// Ledger is the account of one sink.
+// Ledger returns the account of one sink.
 func (r *Rig) Ledger(name string) sink.SinkLedger {
 	r.t.Helper()
 	for _, l := range r.Dispatcher.Ledger() {
@@ -292,7 +289,7 @@ func (r *Rig) Ledger(name string) sink.SinkLedger {
 	return sink.SinkLedger{}
 }
 
-// Settled waits until nothing is pending, and checks that the ledger balances at every look.
+// Settled waits until nothing is pending, and checks each time that the ledger balances.
 func (r *Rig) Settled() {
 	r.t.Helper()
 	r.Await(func() bool {
@@ -327,8 +324,8 @@ func (r *Rig) Await(ok func() bool) {
 	}
 }
 
-// InOrder checks that the first appearances of each VIN's and rule's messages are in journal order. A
-// message may come again, under the same id.
+// InOrder checks that the first appearances of each VIN's and rule's messages are in journal order. A message may be
+// repeated with the same id.
 func InOrder(t testing.TB, all []Message) {
 	t.Helper()
 	seen := map[string]bool{}
@@ -346,16 +343,16 @@ func InOrder(t testing.TB, all []Message) {
 	}
 }
 
-// Pages is how many pages of the database have been written.
+// Pages returns the number of database pages written.
 func (r *Rig) Pages() int64 {
 	st := r.db.Stats()
 	return st.TxStats.GetPageCount()
 }
 
-// Dir is where everything is.
+// Dir returns the rig's directory.
 func (r *Rig) Dir() string { return r.dir }
 
-// Write commits something to the database, as another part of the gateway does.
+// Write commits something to the database, like another part of the gateway.
 func (r *Rig) Write(t testing.TB) {
 	err := r.db.Update(func(tx *statefile.Tx) error {
 		b, err := tx.CreateBucketIfNotExists([]byte("another"))
@@ -369,7 +366,7 @@ func (r *Rig) Write(t testing.TB) {
 	}
 }
 
-// Evaluated waits until the rules have seen everything and a sink has so many records pending.
+// Evaluated waits until everything is evaluated and a sink has so many records pending.
 func (r *Rig) Evaluated(name string, pending uint64) {
 	r.t.Helper()
 	r.Await(func() bool {

@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// errAddress is wrapped by the error of a connection that is not made because of where it would lead.
+// errAddress is wrapped by the error of a connection refused because of its address.
 var errAddress = errors.New("the address is not a public one")
 
-// guard refuses connections to addresses that are not public, unless they are in a network that the endpoint may reach. It is
-// asked with the address that is about to be connected to: behind the DNS, whatever that says the next time.
+// guard refuses connections to addresses that are not public, unless the endpoint may reach their network. It checks
+// the address being connected to, after the DNS lookup, so that a later lookup cannot bypass it.
 type guard struct {
 	private []netip.Prefix
-	plain   bool // the URL is http: only the networks of private, never the Internet
+	plain   bool // the URL is http: only the private networks, never the Internet
 }
 
-// dialer makes connections that the guard lets pass.
+// dialer returns a dialer with the guard.
 func (g *guard) dialer(timeout time.Duration) *net.Dialer {
 	return &net.Dialer{Timeout: timeout, ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 		return g.check(address)
@@ -46,13 +46,13 @@ func (g *guard) check(address string) error {
 	return nil
 }
 
-// public reports whether an address is one of the Internet's. Addresses that stand for others (NAT64, 6to4, Teredo) could lead
-// anywhere and are none.
+// public reports whether an address belongs to the Internet. Addresses that embed others (NAT64, 6to4, Teredo) could
+// lead anywhere and are not public.
 func public(ip netip.Addr) bool {
 	return ip.IsGlobalUnicast() && !ip.IsPrivate() && !slices.ContainsFunc(reserved, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
-// reserved are the networks of the IANA's registries of special purposes that are unicast and not the Internet.
+// reserved are the unicast networks of IANA's special-purpose registries that are not part of the Internet.
 var reserved = prefixes("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24",
 	"203.0.113.0/24", "240.0.0.0/4", "::/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
 	"5f00::/16", "fec0::/10")

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestAddresses holds which addresses an endpoint may be at.
+// TestAddresses checks which addresses an endpoint may have.
 func TestAddresses(t *testing.T) {
 	t.Parallel()
 	for address, want := range map[string]bool{

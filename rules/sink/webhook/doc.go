@@ -1,7 +1,7 @@
-// Package webhook delivers messages to HTTP endpoints: signed POST requests (Standard Webhooks, https://www.standardwebhooks.com),
-// at least once, in order per vehicle.
+// Package webhook delivers messages to HTTP endpoints: signed POST requests (Standard Webhooks,
+// https://www.standardwebhooks.com), at least once, in order per vehicle.
 //
-// Each endpoint has lanes, between which its vehicles are divided; a lane has one request under way. What fails is tried again
-// until it is taken or refused for good. An endpoint that takes nothing, or less than comes, is parked as a Kafka topic is: its
-// messages wait in a log of its own on disk, and the others' do not wait with them.
+// The vehicles of an endpoint are divided between its lanes; a lane has one request in flight. Failures are retried
+// until the message is taken or permanently refused. An endpoint that takes nothing, or less than comes, is parked like
+// a Kafka topic: its messages wait in its own log on disk and do not hold up others.
 package webhook

@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// parkAfter is how long an endpoint fails before it is parked, parkWaiting how many messages wait for it then at the
-	// latest, so that no endpoint has the window to itself.
+	// parkAfter is how long an endpoint fails before it is parked; parkWaiting is the number of waiting messages from
+	// which it is parked at once, so that no endpoint fills the window.
 	parkAfter   = 2 * time.Second
 	parkWaiting = 1024
 )
 
-// endpoint sends what is for one URL.
+// endpoint sends the messages for one URL.
 type endpoint struct {
 	s       *Sink
 	o       *Endpoint
@@ -35,12 +35,12 @@ type endpoint struct {
 	lanes   []*lane
 	arrived uint64
 	waiting int
-	busy    int       // lanes with a request under way
+	busy    int       // lanes with a request in flight
 	parked  bool      // messages go to Ticket.Park
-	giving  bool      // what waits is given to it as soon as no lane is busy
-	since   time.Time // of the first failure since anything was taken; zero: none
+	giving  bool      // waiting messages go to it as soon as no lane is busy
+	since   time.Time // of the first failure since the last success; zero: none
 	why     error
-	tries   context.Context // of the requests under way; ended when they are not worth waiting for
+	tries   context.Context // of the requests in flight; ended to cancel them
 	end     context.CancelFunc
 }
 
@@ -74,7 +74,7 @@ func (e *endpoint) start() {
 	}
 }
 
-// add takes a message, or gives it back while the endpoint is parked.
+// add queues a message, or returns it to its ticket while the endpoint is parked.
 func (e *endpoint) add(j *job) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -91,7 +91,7 @@ func (e *endpoint) add(j *job) {
 	l.signal()
 }
 
-// count changes the number of messages that wait.
+// count changes the number of waiting messages.
 func (e *endpoint) count(n int) {
 	e.waiting += n
 	e.waits.Set(float64(e.waiting))
@@ -104,14 +104,15 @@ func (e *endpoint) reason() error {
 	return e.why
 }
 
-// park has what comes given back.
+// park makes the endpoint return later messages.
 func (e *endpoint) park() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.parked = true
 }
 
-// giveUpLocked parks the endpoint. Requests of one that fails are broken off: they may have come through, and are sent again.
+// giveUpLocked parks the endpoint. It cancels requests of a failing one; they may have been processed, and are sent
+// again.
 func (e *endpoint) giveUpLocked() {
 	if e.parked {
 		return
@@ -123,7 +124,7 @@ func (e *endpoint) giveUpLocked() {
 	e.giveLocked()
 }
 
-// giveLocked gives back what waits, in the order in which it came. Those that have been parked before stay.
+// giveLocked returns the waiting messages in the order of arrival. Those that were parked before stay.
 func (e *endpoint) giveLocked() {
 	if !e.giving || e.busy > 0 {
 		return
@@ -149,7 +150,7 @@ func (e *endpoint) giveLocked() {
 	e.tries, e.end = context.WithCancel(e.s.ctx)
 }
 
-// open lets messages through again unless those at hand fail.
+// open lets messages through again unless the present ones fail.
 func (e *endpoint) open(empty func() bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -158,11 +159,10 @@ func (e *endpoint) open(empty func() bool) {
 	}
 	if e.parked = false; e.why != nil {
 		e.since, e.why = time.Time{}, nil
-		e.s.note(e, nil) // nothing is left that fails; the next message will tell
+		e.s.note(e, nil) // no failing message is left
 	}
 }
 
-// run sends until the sink is closed.
 func (l *lane) run() {
 	for {
 		j, ctx := l.take()
@@ -173,8 +173,8 @@ func (l *lane) run() {
 	}
 }
 
-// take waits for the next message of the lane, which stays in the queue; nil when the sink is closed and nothing left, or no
-// time.
+// take waits for the lane's next message, which stays in the queue. It returns nil if the sink is closed and either
+// nothing or no time is left.
 func (l *lane) take() (*job, context.Context) {
 	e, closing := l.e, l.e.s.closing
 	for done := false; ; {
@@ -212,7 +212,7 @@ func (l *lane) signal() {
 	}
 }
 
-// settle takes the outcome of a try.
+// settle handles the outcome of a try.
 func (e *endpoint) settle(l *lane, j *job, err error) {
 	var refused *refusalError
 	final := err == nil || errors.As(err, &refused)
@@ -252,7 +252,7 @@ func (e *endpoint) settle(l *lane, j *job, err error) {
 	e.tell(err, final, brokenOff)
 }
 
-// tell counts a try and notes the endpoint's health.
+// tell counts a try and updates the endpoint's health.
 func (e *endpoint) tell(err error, final, brokenOff bool) {
 	result := "ok"
 	switch {
@@ -270,7 +270,7 @@ func (e *endpoint) tell(err error, final, brokenOff bool) {
 	e.s.o.Metrics.requests.WithLabelValues(e.o.Name, result).Inc()
 }
 
-// later is how long an endpoint asks to wait.
+// later returns how long an endpoint asks to wait.
 func later(err error) time.Duration {
 	var w *waitError
 	if errors.As(err, &w) {

@@ -21,16 +21,16 @@ import (
 	"cellgate/rules/sink"
 )
 
-// job is one message under way.
+// job is a message in flight.
 type job struct {
-	number uint64 // of its arrival at the endpoint
+	number uint64 // order of arrival at the endpoint
 	vin    string
 	ticket sink.Ticket
 	body   []byte
 	header http.Header
 }
 
-// newJob makes the request of a message but for the time and the signature, which each try has of its own.
+// newJob builds the request of a message, except for time and signature, which differ per try.
 func (s *Sink) newJob(m *sink.Message, t sink.Ticket) *job {
 	rec := m.Record
 	id := string(m.AppendMsgID(nil))
@@ -65,7 +65,7 @@ func (s *Sink) newJob(m *sink.Message, t sink.Ticket) *job {
 	return j
 }
 
-// typeOf is the content type of a body: the vehicle's word for it when that is one, else what the body shows.
+// typeOf returns a body's content type: the vehicle's if valid, else one detected from the body.
 func typeOf(said string, out *op.Rendered) string {
 	if _, _, err := mime.ParseMediaType(said); err == nil && printable(said) == said {
 		return said
@@ -76,7 +76,7 @@ func typeOf(said string, out *op.Rendered) string {
 	return "application/octet-stream"
 }
 
-// printable is a text as a header may hold it: whatever is not printable ASCII is written as %XX.
+// printable makes a text valid in a header: other bytes than printable ASCII become %XX.
 func printable(s string) string {
 	const hex = "0123456789ABCDEF"
 	var b []byte
@@ -90,7 +90,7 @@ func printable(s string) string {
 	return string(b)
 }
 
-// sign is the signature of a try, by each of the keys.
+// sign returns a try's signatures, one per key.
 func sign(keys [][]byte, id, timestamp string, body []byte) string {
 	out := ""
 	for i, key := range keys {
@@ -105,18 +105,18 @@ func sign(keys [][]byte, id, timestamp string, body []byte) string {
 	return out
 }
 
-// maxAnswer bounds what is read of an answer, so that its connection can be used again.
+// maxAnswer bounds what is read of a response, so that its connection can be reused.
 const maxAnswer = 64 << 10
 
-// refusalError is an answer by which the endpoint will never take the message.
+// refusalError is a response that refuses the message permanently.
 type refusalError struct{ status string }
 
 func (e *refusalError) Error() string { return "the endpoint answers " + e.status }
 
-// waitError is an answer by which the endpoint may take the message later.
+// waitError is a response after which the message is retried.
 type waitError struct {
 	status string
-	after  time.Duration // as it asks for; 0: it does not
+	after  time.Duration // requested delay; 0: none
 }
 
 func (e *waitError) Error() string { return "the endpoint answers " + e.status }
@@ -138,7 +138,7 @@ func (e *endpoint) try(ctx context.Context, j *job) error {
 	if err != nil {
 		var u *url.Error
 		if errors.As(err, &u) {
-			err = u.Err // without the URL, which may hold a secret
+			err = u.Err // without the URL, which may contain a secret
 		}
 		return err
 	}
@@ -148,8 +148,8 @@ func (e *endpoint) try(ctx context.Context, j *job) error {
 	return judge(res)
 }
 
-// judge tells what an answer means. Refused for good is only what is about the message itself: a wrong key or path is the
-// configuration's, and waits until that is mended.
+// judge classifies a response. Only responses about the message itself refuse it permanently: a wrong key or path is a
+// matter of configuration, and the message waits until that is fixed.
 func judge(res *http.Response) error {
 	status := strconv.Itoa(res.StatusCode) + " " + http.StatusText(res.StatusCode)
 	switch code := res.StatusCode; {
@@ -163,7 +163,7 @@ func judge(res *http.Response) error {
 	return &waitError{status, retryAfter(res)}
 }
 
-// maxRetryAfter bounds what an endpoint may ask for.
+// maxRetryAfter bounds the delay that an endpoint may request.
 const maxRetryAfter = time.Minute
 
 func retryAfter(res *http.Response) time.Duration {
@@ -177,7 +177,7 @@ func retryAfter(res *http.Response) time.Duration {
 	return 0
 }
 
-// newClient makes an endpoint's client: net/http without what would lead past the guard, proxies and redirects.
+// newClient returns an endpoint's HTTP client, without proxies and redirects, which would bypass the guard.
 func newClient(o *Endpoint) (*http.Client, error) {
 	u, err := url.Parse(o.URL)
 	if err != nil {

@@ -19,17 +19,17 @@ import (
 	"cellgate/rules/sink"
 )
 
-// Endpoint is where messages are posted to.
+// Endpoint is an HTTP endpoint.
 type Endpoint struct {
 	Name string
 	URL  string
-	// Keys sign each request, the newest first.
+	// Keys sign each request, newest first.
 	Keys [][]byte
 	// Timeout bounds one request, its connection included.
 	Timeout time.Duration
-	// Requests is how many are under way at a time.
+	// Requests is the number of concurrent requests.
 	Requests int
-	// PrivateNetworks are those of the networks that are not the Internet that it may be in.
+	// PrivateNetworks are the networks outside the Internet that the endpoint may be in.
 	PrivateNetworks []netip.Prefix `zero:"none"`
 	TLS             *tls.Config    `zero:"the system's authorities"`
 }
@@ -43,7 +43,7 @@ type Options struct {
 	Metrics *Metrics
 }
 
-// Metrics of the sink.
+// Metrics are the sink's metrics.
 type Metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
@@ -61,7 +61,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 }
 
-// Sink implements sink.Sink on HTTP endpoints.
+// Sink implements sink.Sink for HTTP endpoints.
 type Sink struct {
 	o         Options
 	seed      maphash.Seed
@@ -106,7 +106,7 @@ func (s *Sink) Name() string { return string(s.Kind()) }
 // Kind implements sink.Sink.
 func (s *Sink) Kind() op.SinkKind { return kind }
 
-// Announce implements sink.Sink: endpoints are the configuration's.
+// Announce implements sink.Sink: endpoints come from the configuration.
 func (s *Sink) Announce([]string) {}
 
 // Parker implements sink.Sink.
@@ -115,7 +115,7 @@ func (s *Sink) Parker() sink.Parker { return s }
 // Health implements sink.Sink.
 func (s *Sink) Health() remote.Health { return s.health.Get() }
 
-// Deliver implements sink.Sink. An endpoint that is not in the configuration any more takes nothing for good.
+// Deliver implements sink.Sink. Messages for an endpoint that is no longer configured are refused.
 func (s *Sink) Deliver(m *sink.Message, t sink.Ticket) {
 	e := s.endpoints[m.Out.Topic]
 	if e == nil {
@@ -132,7 +132,7 @@ func (s *Sink) Park(dest string) {
 	}
 }
 
-// Open implements sink.Parker. What is parked for an endpoint that is no more is refused when it is sent.
+// Open implements sink.Parker. Parked messages for an endpoint that no longer exists are refused when they are sent.
 func (s *Sink) Open(dest string, empty func() bool) {
 	if e := s.endpoints[dest]; e != nil {
 		e.open(empty)

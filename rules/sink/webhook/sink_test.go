@@ -43,12 +43,12 @@ rules:
 
 const key = "a key of a receiver"
 
-// receiver is an HTTP endpoint that notes what it has answered with 204.
+// receiver is an HTTP endpoint that records what it has answered with 204.
 type receiver struct {
 	*httptest.Server
 
 	mu     sync.Mutex
-	status func(n int) int // of message n; nil: 204
+	status func(n int) int // for message n; nil: 204
 	taken  []*http.Request
 	bodies []string
 	asked  int
@@ -78,7 +78,7 @@ func (r *receiver) serve(w http.ResponseWriter, req *http.Request) {
 	w.WriteHeader(status)
 }
 
-// answer has the receiver answer so from now on.
+// answer sets the receiver's answers from now on.
 func (r *receiver) answer(status func(n int) int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -87,7 +87,7 @@ func (r *receiver) answer(status func(n int) int) {
 
 func always(status int) func(int) int { return func(int) int { return status } }
 
-// inOrder checks that it has got all of n messages, each vehicle's in order but for repetitions.
+// inOrder checks that the receiver has all n messages, each vehicle's in order except for repetitions.
 func (r *receiver) inOrder(t *testing.T, want int) {
 	t.Helper()
 	r.mu.Lock()
@@ -144,7 +144,8 @@ func newRig(t *testing.T, change func(*webhook.Endpoint)) *rig {
 	return r
 }
 
-// TestRequestsAreAsTheReferenceSays holds the form of a request, and that a receiver written after the reference accepts it.
+// TestRequestsAreAsTheReferenceSays checks the form of a request, and that a receiver written from the reference
+// accepts it.
 func TestRequestsAreAsTheReferenceSays(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -225,8 +226,8 @@ func TestRefusedRequestsAreDeadLetters(t *testing.T) {
 	r.Stop()
 }
 
-// TestAnEndpointThatTakesNothingIsParked: its messages wait on disk, over a kill too; the other endpoint's do not wait with
-// them; then all come, in order, and the ledger has each once.
+// TestAnEndpointThatTakesNothingIsParked checks that its messages wait on disk, also over a kill, without holding up
+// the other endpoint's; afterwards all come in order, and the ledger counts each once.
 func TestAnEndpointThatTakesNothingIsParked(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -261,7 +262,7 @@ func TestAnEndpointThatTakesNothingIsParked(t *testing.T) {
 	r.Stop()
 }
 
-// TestWhatComesAndGoesKeepsItsOrder: answers of every kind, while messages come.
+// TestWhatComesAndGoesKeepsItsOrder checks the order with answers of every kind while messages come.
 func TestWhatComesAndGoesKeepsItsOrder(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -281,7 +282,7 @@ func TestWhatComesAndGoesKeepsItsOrder(t *testing.T) {
 	r.Stop()
 }
 
-// TestAnEndpointThatHangsIsParked: requests without an answer hold up neither the other endpoint nor the stop.
+// TestAnEndpointThatHangsIsParked checks that unanswered requests hold up neither the other endpoint nor the stop.
 func TestAnEndpointThatHangsIsParked(t *testing.T) {
 	t.Parallel()
 	hang := make(chan struct{})
@@ -311,7 +312,8 @@ func TestAnEndpointThatHangsIsParked(t *testing.T) {
 	r.Stop()
 }
 
-// TestPrivateAddressesAreNotReached: neither by name, which only the DNS knows the address of, nor by a redirect.
+// TestPrivateAddressesAreNotReached checks that they are reached neither by a name that only resolves at connect, nor
+// by a redirect.
 func TestPrivateAddressesAreNotReached(t *testing.T) {
 	t.Parallel()
 	inner := newReceiver(t)

@@ -9,10 +9,9 @@ import (
 	"cellgate/rules/op"
 )
 
-// kind is that of target and sink.
 const kind op.SinkKind = "webhook"
 
-// Target are the HTTP endpoints of the configuration.
+// Target describes the configured HTTP endpoints.
 var Target = op.Target{
 	Kind: kind,
 	Keys: []op.Key{
@@ -26,7 +25,7 @@ var Target = op.Target{
 		"per vehicle. `headers: none` sends no header that tells of the vehicle. See [Webhooks](#webhooks).",
 }
 
-// target makes the bodies of requests.
+// target renders request bodies.
 type target struct {
 	name      string
 	transform *expr.Value // nil: the payload
@@ -36,7 +35,7 @@ type target struct {
 func newTarget(a *op.Args) op.Sender {
 	s, known := a.Scalar("name"), a.Env().Webhooks
 	if s == nil {
-		return nil // reported
+		return nil // already reported
 	}
 	if known != nil && !a.Env().Stored && !slices.Contains(known, s.Value) {
 		suggestion := "define it: webhooks: {" + s.Value + ": {url: …, keys: […]}}"
