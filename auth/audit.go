@@ -88,7 +88,7 @@ func (e *AuditEvent) security() bool {
 	switch e.Event {
 	case AuditIssue:
 		return e.Role != RoleVehicle
-	case AuditRevoke, AuditRotate, AuditDisconnect, AuditDrain, AuditForget, AuditRules, AuditConfiguration, AuditSkip, AuditSync:
+	case AuditRevoke, AuditRotate, AuditDisconnect, AuditSession, AuditDrain, AuditForget, AuditRules, AuditConfiguration, AuditTrace, AuditSkip, AuditSync:
 		return true
 	}
 	return false

@@ -194,7 +194,7 @@ func (m *Manager) Shortages() []Shortage {
 
 // meet records that a client has reached a bound, and logs the start of a shortage.
 func (m *Manager) meet(bound string, owner Owner) {
-	if m.shortages.note(bound, owner, m.o.Now()) {
+	if m.shortages.note(bound, owner, time.Now()) { // not the time that the gateway has run: it lags after a stop
 		m.log.Warn("session limit reached", "bound", bound, "subject", owner.Subject())
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"cellgate/broker/shared/message"
 	"cellgate/test/check"
@@ -32,7 +33,8 @@ func TestCommandsHaveRoomOfTheirOwn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			e := newEnv(t, change)
+			stood := func(o *Options) { o.Now = func() time.Time { return time.Now().Add(-time.Hour) } } // the gateway has stood still for an hour
+			e := newEnv(t, change, stood)
 			v, _ := e.attach("V", vehicle)
 			v.subscribe(sub("v1/V/cmd/#", 1))
 			for i := range 50 { // of as many subjects

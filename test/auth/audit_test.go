@@ -11,7 +11,7 @@ import (
 	"cellgate/test/harness"
 )
 
-// TestOperatorsAreAudited checks that disconnects, drains and changes of rules or the configuration are in the file of
+// TestOperatorsAreAudited checks that disconnects, ends of sessions, drains and changes of rules or the configuration are in the file of
 // security events, with name, role and issuer of the operator.
 func TestOperatorsAreAudited(t *testing.T) {
 	t.Parallel()
@@ -26,6 +26,7 @@ func TestOperatorsAreAudited(t *testing.T) {
 		{"POST", "/v1/drain", map[string]any{"rate": 7}, 202},
 		{"DELETE", "/v1/drain", nil, 200},
 		{"POST", "/v1/rules/reload", nil, 200},
+		{"DELETE", "/v1/sessions/gone", nil, 404},
 	} {
 		if status, answer, err := g.Do(call.method, call.path, operator, call.body); err != nil || status != call.status {
 			t.Fatalf("%s %s: %d %s %v", call.method, call.path, status, answer, err)
@@ -43,6 +44,7 @@ func TestOperatorsAreAudited(t *testing.T) {
 		{`"drain"`, `POST /v1/drain {\"rate\":7}`, `"outcome":"202"`, who},
 		{`"drain"`, `DELETE /v1/drain`, who},
 		{`"rules"`, `POST /v1/rules/reload`, who},
+		{`"session"`, `"outcome":"404"`, who},
 		{`"configuration"`, "SIGHUP", "limits.messages_per_second"},
 	} {
 		check.Eventually(t, "security event with "+strings.Join(want, " "), func() bool {
