@@ -36,13 +36,13 @@ func newAPIClient(base, token string, config *tls.Config) (*apiClient, error) {
 	return &apiClient{strings.TrimSuffix(base, "/"), token, &http.Client{Transport: transport, Timeout: 2 * time.Minute}}, nil
 }
 
-// apiError is an answer that says no.
+// apiError is an error answer of the API.
 type apiError struct {
 	Status int
 	Title  string `json:"title"`
 	Detail string `json:"detail"`
 	call   string
-	hint   string // what to do, with its semicolon
+	hint   string // what to do, with its leading semicolon
 }
 
 func (e *apiError) Error() string {
@@ -53,11 +53,11 @@ func (e *apiError) Error() string {
 	return fmt.Sprintf("%s: %d: %s%s", e.call, e.Status, why, e.hint)
 }
 
-// maxAnswer bounds what a call reads.
+// maxAnswer bounds what a call reads, in bytes.
 const maxAnswer = 64 << 20
 
-// stream makes a call whose answer is server-sent events, and gives their data to tell one after the other, until ctx or the
-// gateway ends it, or tell answers an error.
+// stream makes a call that answers with server-sent events and passes their data to tell, until ctx ends, the gateway
+// ends the stream, or tell returns an error.
 func (a *apiClient) stream(ctx context.Context, path string, tell func(data []byte) error) error {
 	req, err := http.NewRequestWithContext(ctx, "GET", a.base+path, nil)
 	if err != nil {
@@ -72,7 +72,7 @@ func (a *apiClient) stream(ctx context.Context, path string, tell func(data []by
 	}
 	defer resp.Body.Close() //nolint:errcheck // nothing is left to do with it
 	if resp.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) //nolint:errcheck // the status says it
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) //nolint:errcheck // the status says enough
 		no := problemOf("GET "+path, resp.StatusCode, body)
 		no.hint = a.hint(no, resp.Header.Get("Retry-After"))
 		return no
@@ -95,10 +95,10 @@ func (a *apiClient) stream(ctx context.Context, path string, tell func(data []by
 	return fmt.Errorf("GET %s: the gateway has ended it", path)
 }
 
-// maxEvent bounds one event of a stream.
+// maxEvent bounds one event of a stream, in bytes.
 const maxEvent = 4 << 20
 
-// do makes one call; in is sent as JSON unless nil, and the answer decoded into out unless nil.
+// do makes one call. It sends in as JSON unless nil, and decodes the answer into out unless nil.
 func (a *apiClient) do(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -139,14 +139,14 @@ func (a *apiClient) do(ctx context.Context, method, path string, in, out any) er
 	return nil
 }
 
-// call is one call of the API whose answer a command prints.
+// call is a call of the API whose answer a command prints.
 type call[T any] struct {
 	method, path string
 	body         any
 	show         func(w io.Writer, answer *T, now time.Time) error
 }
 
-// print makes the call of the gateway that t names, and prints the answer.
+// print calls the gateway named by t and prints the answer.
 func (r call[T]) print(cmd *cobra.Command, c *cli, t *target) error {
 	client, err := t.client()
 	if err != nil {
@@ -159,7 +159,7 @@ func (r call[T]) print(cmd *cobra.Command, c *cli, t *target) error {
 	return c.print(&answer, func(w io.Writer) error { return r.show(w, &answer, time.Now()) })
 }
 
-// remove asks the gateway that t names to end something, and tells what that means: done with --json, text without.
+// remove asks the gateway named by t to delete something and prints the outcome: done with --json, text without.
 func (c *cli) remove(cmd *cobra.Command, t *target, path string, done map[string]string, text string) error {
 	client, err := t.client()
 	if err != nil {
@@ -174,7 +174,7 @@ func (c *cli) remove(cmd *cobra.Command, t *target, path string, done map[string
 	})
 }
 
-// problemOf reads a problem document (RFC 9457), or takes the text as it is.
+// problemOf decodes a problem document (RFC 9457), or keeps the body as text.
 func problemOf(call string, status int, body []byte) *apiError {
 	e := &apiError{}
 	if err := json.Unmarshal(body, e); err != nil || e.Title == "" {
@@ -187,7 +187,7 @@ func problemOf(call string, status int, body []byte) *apiError {
 	return e
 }
 
-// hint is what can be done about an answer.
+// hint returns what the user can do about an error answer.
 func (a *apiClient) hint(no *apiError, retryAfter string) string {
 	switch no.Status {
 	case http.StatusUnauthorized:
@@ -206,7 +206,7 @@ func (a *apiClient) hint(no *apiError, retryAfter string) string {
 	return ""
 }
 
-// tokenEnd is when a token says that it ends; zero when it does not say. It is not verified: the gateway does.
+// tokenEnd returns the expiry of a token; zero when it has none. The token is not verified: the gateway does that.
 func tokenEnd(token string) time.Time {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {

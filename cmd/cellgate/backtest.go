@@ -14,7 +14,7 @@ import (
 	"cellgate/rules/workbench"
 )
 
-// backtestFlags are what `rules backtest` is told.
+// backtestFlags are the flags of `rules backtest`.
 type backtestFlags struct {
 	ruleFlags
 	journal, against string
@@ -70,7 +70,7 @@ func (c *cli) backtest(f *backtestFlags, path string) error {
 		paths = append(paths, f.against)
 	}
 	o := f.options(c).Options
-	o.Webhooks = nil // what is tried need not be configured
+	o.Webhooks = nil // the endpoints of rules under test need not be configured
 	for _, p := range paths {
 		t, err := workbench.NewTrial(p, o, bounds)
 		if err != nil {
@@ -97,7 +97,7 @@ func (c *cli) backtest(f *backtestFlags, path string) error {
 	return c.print(report, func(w io.Writer) error { return printBacktest(w, &report) })
 }
 
-// printFindings tells what a reader of the table is to know about a rule.
+// printFindings prints what a reader of the table must know about a rule.
 func printFindings(w io.Writer, n *workbench.RuleCount) error {
 	var text string
 	if n.Example != "" {

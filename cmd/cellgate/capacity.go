@@ -39,7 +39,7 @@ func printCapacity(w io.Writer, s *app.Capacity, _ time.Time) error {
 	share("connections", &s.Connections, countText)
 	share("journal", &s.Journal, sizeText)
 	t.row("open commands", countText(s.Commands), "", "")
-	t.row("memory", sizeText(int64(s.HeapBytes)), "", "") //nolint:gosec // of this machine
+	t.row("memory", sizeText(int64(s.HeapBytes)), "", "") //nolint:gosec // memory of this machine
 	t.row("goroutines", countText(s.Goroutines), "", "")
 	t.row("processors", countText(s.CPUs), "", "")
 	return t.write(w)

@@ -45,7 +45,7 @@ type commandState struct {
 	Expires   time.Time       `json:"expires_at"`
 }
 
-// final reports whether nothing follows the state but a late result.
+// final reports whether only a late result can follow the state.
 func (s *commandState) final() bool {
 	switch s.State {
 	case "succeeded", "failed", "rejected", "expired", "cancelled", "late":
@@ -57,13 +57,13 @@ func (s *commandState) final() bool {
 // failed reports whether the command did not do what was asked.
 func (s *commandState) failed() bool { return s.final() && s.State != "succeeded" }
 
-// reachedAt is when a command came into a state.
+// reachedAt is when a command reached a state.
 type reachedAt struct {
 	state string
 	at    time.Time
 }
 
-// print shows the command, and how long after its creation it came into each state.
+// print shows the command, and how long after its creation it reached each state.
 func (s *commandState) print(w io.Writer, now time.Time) error {
 	t := table{}
 	t.row("id", s.ID)
@@ -84,7 +84,7 @@ func (s *commandState) print(w io.Writer, now time.Time) error {
 	}
 	t.row("created", whenText(s.Created, now))
 	reached := []reachedAt{{"sent", s.Sent}, {"delivered", s.Delivered}, {"accepted", s.Accepted}, {s.State, s.Finished}}
-	slices.SortStableFunc(reached, func(a, b reachedAt) int { return a.at.Compare(b.at) }) // an answer may overtake the PUBACK
+	slices.SortStableFunc(reached, func(a, b reachedAt) int { return a.at.Compare(b.at) }) // a result may overtake the PUBACK
 	for _, r := range reached {
 		if !r.at.IsZero() {
 			t.row(r.state, "after "+r.at.Sub(s.Created).String())
@@ -96,7 +96,7 @@ func (s *commandState) print(w io.Writer, now time.Time) error {
 	return t.pairs(w)
 }
 
-// sendFlags are what `command send` is told.
+// sendFlags are the flags of `command send`.
 type sendFlags struct {
 	target
 	vin, name, payload, id string
@@ -187,12 +187,12 @@ func (c *cli) send(cmd *cobra.Command, f *sendFlags) error {
 	return nil
 }
 
-// longestWait is how long one call may wait; the gateway's own bound is a minute.
+// longestWait is the ?wait= of one call; the gateway's own bound is a minute.
 const longestWait = 50 * time.Second
 
-// follow sends a command, which gives it its id, and then waits for its final state, over several calls when that takes
-// longer than one may: the same command under the same id is the same command. With an error in the waiting come the
-// last answer and state; s is nil when the command has not been taken.
+// follow sends a command and waits for its final state. A long wait takes several calls with the same id: they do not
+// repeat the command. When waiting fails, it returns the last answer and state with the error. s is nil when the
+// command was not accepted.
 func follow(ctx context.Context, client *apiClient, path string, body map[string]any, wait time.Duration) (json.RawMessage, *commandState, error) {
 	deadline := time.Now().Add(wait)
 	raw, s, err := commandCall(ctx, client, "POST", path, body)
@@ -209,7 +209,7 @@ func follow(ctx context.Context, client *apiClient, path string, body map[string
 	return raw, s, err
 }
 
-// commandCall makes a call whose answer is a command.
+// commandCall makes a call that answers with a command.
 func commandCall(ctx context.Context, client *apiClient, method, path string, body any) (json.RawMessage, *commandState, error) {
 	var raw json.RawMessage
 	if err := client.do(ctx, method, path, body, &raw); err != nil {
@@ -222,7 +222,7 @@ func commandCall(ctx context.Context, client *apiClient, method, path string, bo
 	return raw, s, nil
 }
 
-// commandFlags name one command.
+// commandFlags identify a command.
 type commandFlags struct {
 	target
 	vin string
@@ -234,7 +234,7 @@ func (f *commandFlags) flags(c *cli, cmd *cobra.Command) {
 	c.jsonFlag(cmd)
 }
 
-// path is that of the command's document.
+// path returns the path of the command's document.
 func (f *commandFlags) path(cmd *cobra.Command, id string) (client *apiClient, path string, err error) {
 	if client, err = f.client(); err != nil {
 		return nil, "", err
@@ -260,7 +260,7 @@ func commandStatusCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-// one makes a call about a command, and prints what the command then is.
+// one makes a call about a command and prints the command's new state.
 func (c *cli) one(cmd *cobra.Command, f *commandFlags, method, id string) error {
 	client, path, err := f.path(cmd, id)
 	if err != nil {
@@ -273,7 +273,7 @@ func (c *cli) one(cmd *cobra.Command, f *commandFlags, method, id string) error 
 	return c.print(raw, func(w io.Writer) error { return s.print(w, time.Now()) })
 }
 
-// findCommand looks for the vehicle of a command among all of them.
+// findCommand searches all commands for the vehicle of a command.
 func findCommand(cmd *cobra.Command, client *apiClient, id string) (vin string, err error) {
 	var page struct {
 		Commands []commandState `json:"commands"`

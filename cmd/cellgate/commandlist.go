@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// watchEvery is how often the state of a command that is watched is asked for.
+// watchEvery is how often the state of a watched command is polled.
 const watchEvery = 250 * time.Millisecond
 
 func commandCancelCommand(c *cli) *cobra.Command {
@@ -55,7 +55,7 @@ is not "succeeded". With --json each line is the command's document.`,
 	return cmd
 }
 
-// watchCommand calls tell for each state that a command is seen in, and returns the final one.
+// watchCommand calls tell for each state that it sees, and returns the final one.
 func watchCommand(ctx context.Context, client *apiClient, path string, tell func(json.RawMessage, *commandState) error) (*commandState, error) {
 	for seen := ""; ; {
 		raw, s, err := commandCall(ctx, client, "GET", path, nil)
@@ -79,7 +79,7 @@ func watchCommand(ctx context.Context, client *apiClient, path string, tell func
 	}
 }
 
-// line prints the state that the command is in, and why.
+// line prints the command's state and its reason.
 func (s *commandState) line(w io.Writer, now time.Time) error {
 	text := now.UTC().Format(time.TimeOnly) + "  " + s.State
 	for _, more := range []string{s.Cause, string(s.Result)} {
@@ -94,7 +94,7 @@ func (s *commandState) line(w io.Writer, now time.Time) error {
 // commandPage is GET /v1/commands.
 type commandPage struct {
 	Commands []commandState `json:"commands"`
-	Cursor   string         `json:"next"` // where the list goes on; absent at its end
+	Cursor   string         `json:"next"` // cursor of the next page; absent on the last
 }
 
 func commandListCommand(c *cli) *cobra.Command {

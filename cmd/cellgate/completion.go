@@ -14,13 +14,13 @@ import (
 	"cellgate/cmd/cellgate/app"
 )
 
-// completionPatience is how long a gateway is asked while somebody waits at the keyboard.
+// completionPatience is the timeout of a completion's call: the user waits at the keyboard.
 const completionPatience = 2 * time.Second
 
-// candidates are what may stand in a place, as far as it begins with what has been typed.
+// candidates returns the possible values that begin with what has been typed.
 type candidates func(ctx context.Context, c *apiClient, typed string) []string
 
-// asked are the places whose values a running gateway knows: by the name of a flag, or of an argument in the usage line.
+// asked has the flags and arguments whose values a running gateway knows, by name.
 func asked() map[string]candidates {
 	return map[string]candidates{
 		"vin": vehicleNames, "VIN": vehicleNames, "rule": ruleNames, "RULE": ruleNames, "topic": ruleTopics,
@@ -28,7 +28,7 @@ func asked() map[string]candidates {
 	}
 }
 
-// fixed are the places whose values are the same everywhere.
+// fixed has the flags and arguments with fixed values.
 func fixed() map[string][]string {
 	return map[string][]string{
 		"LANE": {"p0", "p1", "p2"}, "state": commandStates(), "scope": auth.Scopes(), "alg": {"ES256", "EdDSA"},
@@ -36,12 +36,12 @@ func fixed() map[string][]string {
 	}
 }
 
-// commandStates are all that a command can be in.
+// commandStates returns all states of a command.
 func commandStates() []string {
 	return []string{"queued", "sent", "delivered", "accepted", "succeeded", "failed", "rejected", "expired", "cancelled"}
 }
 
-// complete has the shell complete the values of flags and arguments, for the whole tree.
+// complete adds completion of flag and argument values to the whole command tree.
 func complete(cmd *cobra.Command) {
 	of := func(name string) cobra.CompletionFunc {
 		if values, ok := fixed()[name]; ok {
@@ -59,7 +59,7 @@ func complete(cmd *cobra.Command) {
 	}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if fn := of(f.Name); fn != nil {
-			_ = cmd.RegisterFlagCompletionFunc(f.Name, fn) //nolint:errcheck // the flag is there, and has none yet
+			_ = cmd.RegisterFlagCompletionFunc(f.Name, fn) //nolint:errcheck // the flag exists and has none yet
 		}
 	})
 	if words := strings.Fields(cmd.Use); len(words) > 1 {
@@ -77,7 +77,7 @@ func complete(cmd *cobra.Command) {
 	}
 }
 
-// askGateway asks the gateway that the command's flags name. Whoever cannot be asked has nothing to say.
+// askGateway asks the gateway named by the command's flags. It returns nothing when that fails.
 func askGateway(cmd *cobra.Command, find candidates, typed string) []string {
 	value := func(name string) string {
 		if f := cmd.Flags().Lookup(name); f != nil {
@@ -99,13 +99,13 @@ func beginning(values []string, typed string) []string {
 	return slices.DeleteFunc(values, func(s string) bool { return !strings.HasPrefix(s, typed) })
 }
 
-// completionsShown bounds what a shell is given.
+// completionsShown bounds the number of completions.
 const completionsShown = "100"
 
 func vehicleNames(ctx context.Context, c *apiClient, typed string) []string {
 	query := url.Values{"limit": {completionsShown}}
 	if typed != "" {
-		query.Set("cursor", typed) // the list is in order: those that begin with it come behind it
+		query.Set("cursor", typed) // the list is sorted: matches come after it
 	}
 	var page app.VehiclePage
 	if c.do(ctx, "GET", "/v1/vehicles?"+query.Encode(), nil, &page) != nil {
@@ -120,7 +120,7 @@ func vehicleNames(ctx context.Context, c *apiClient, typed string) []string {
 
 func rulesInForce(ctx context.Context, c *apiClient) *app.RuleSet {
 	var s app.RuleSet
-	_ = c.do(ctx, "GET", "/v1/rules", nil, &s) //nolint:errcheck // no rules are no completions
+	_ = c.do(ctx, "GET", "/v1/rules", nil, &s) //nolint:errcheck // without rules there are no completions
 	return &s
 }
 
@@ -132,7 +132,7 @@ func ruleNames(ctx context.Context, c *apiClient, _ string) []string {
 	return names
 }
 
-// ruleTopics are the topic filters of the rules in force.
+// ruleTopics returns the topic filters of the rules in force.
 func ruleTopics(ctx context.Context, c *apiClient, _ string) []string {
 	var topics []string
 	for _, r := range rulesInForce(ctx, c).Rules {
@@ -142,7 +142,7 @@ func ruleTopics(ctx context.Context, c *apiClient, _ string) []string {
 	return slices.Compact(topics)
 }
 
-// gatewayNames are those that may be gone: all that do not live.
+// gatewayNames returns the gateways that may be gone: those that do not live.
 func gatewayNames(ctx context.Context, c *apiClient, _ string) []string {
 	var list app.GatewayList
 	if c.do(ctx, "GET", "/v1/gateways", nil, &list) != nil {

@@ -48,7 +48,7 @@ is an error, not for warnings.`,
 			result := map[string]any{"valid": true, "file": args[0], "cell": cfg.Cell.ID, "warnings": append(configs.Problems{}, cfg.Warnings...)}
 			return c.print(result, func(w io.Writer) error {
 				for _, warning := range cfg.Warnings {
-					fmt.Fprintf(w, "warning: %v\n", warning) //nolint:errcheck // the last write tells
+					fmt.Fprintf(w, "warning: %v\n", warning) //nolint:errcheck // the last write reports the error
 				}
 				_, err := fmt.Fprintf(w, "%s: valid, cell %s\n", args[0], cfg.Cell.ID)
 				return err
@@ -60,7 +60,7 @@ is an error, not for warnings.`,
 	return cmd
 }
 
-// checkDeep prints what a look at everything has found.
+// checkDeep prints the findings of preflight.
 func (c *cli) checkDeep(ctx context.Context, cfg *configs.Config) error {
 	found := preflight.Run(ctx, cfg)
 	bad := preflight.Worst(found) == preflight.Bad
@@ -114,7 +114,7 @@ func (c *cli) invalid(file string, err error) error {
 	return silentError{}
 }
 
-// loadConfig reads a configuration. A file that cannot be read is named once.
+// loadConfig reads a configuration. The error for an unreadable file names it once.
 func loadConfig(file string) (*configs.Config, error) {
 	cfg, err := configs.Load(file)
 	var path *fs.PathError
@@ -128,7 +128,7 @@ func loadConfig(file string) (*configs.Config, error) {
 	return cfg, err
 }
 
-// fileError says of a file why it cannot be used, and names it once.
+// fileError returns an error that says why a file cannot be used and names it once.
 func fileError(file string, err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {

@@ -16,7 +16,7 @@ import (
 	"cellgate/cmd/cellgate/fleet"
 )
 
-// devFlags are what `dev` is told.
+// devFlags are the flags of `dev`.
 type devFlags struct {
 	data      string
 	vehicles  int
@@ -78,16 +78,16 @@ func (c *cli) dev(ctx context.Context, f *devFlags) error {
 	return errors.Join(err, d.Stop(stop))
 }
 
-// maxDevGateways bounds what one machine is to bear, roamTime is about how long a vehicle stays at one of them.
+// maxDevGateways bounds the load on one machine. roamTime is how long a vehicle stays at a gateway, on average.
 const (
 	maxDevGateways = 8
 	roamTime       = 30 * time.Second
 )
 
-// demoVehicle is the number of the vehicle in the banner's commands: one that the fleet does not drive.
+// demoVehicle is the number of the vehicle in the banner's commands. The fleet does not drive it.
 const demoVehicle = fleet.MaxVehicles - 1
 
-// programName is how the user called the program, for commands to copy.
+// programName returns how the user called the program, for commands to copy.
 func programName() string {
 	name := os.Args[0]
 	if filepath.Base(name) == name {
@@ -104,7 +104,7 @@ func programName() string {
 	return name
 }
 
-// attend drives the fleet until Ctrl-C or until the gateway fails.
+// attend runs the fleet until Ctrl-C or until the gateway fails.
 func (c *cli) attend(ctx context.Context, d *dev.Dev, f *devFlags) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -123,7 +123,7 @@ func (c *cli) attend(ctx context.Context, d *dev.Dev, f *devFlags) error {
 	return failed
 }
 
-// anyOther delivers what the first of the further gateways that fails says.
+// anyOther delivers the error of the first further gateway that fails.
 func anyOther(ctx context.Context, all []*app.App) <-chan error {
 	failed := make(chan error, len(all))
 	for _, a := range all {

@@ -10,7 +10,7 @@ import (
 	"cellgate/cmd/cellgate/app"
 )
 
-// devPartCommands stop and start what a running `cellgate dev` embeds.
+// devPartCommands returns the commands that stop and start the parts of a running `cellgate dev`.
 func devPartCommands(c *cli) []*cobra.Command {
 	part := func(use, short string, running bool) *cobra.Command {
 		t := &target{}

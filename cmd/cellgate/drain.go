@@ -74,7 +74,7 @@ connected any more, or with exit code 1 when the time is over.`,
 	return cmd
 }
 
-// awaitDrain waits until the drain has left no vehicle connected, and tells how far it is.
+// awaitDrain waits until the drain has left no vehicle connected, and prints its progress.
 func awaitDrain(parent context.Context, client *apiClient, limit time.Duration, progress io.Writer) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()
@@ -107,7 +107,7 @@ func awaitDrain(parent context.Context, client *apiClient, limit time.Duration, 
 	}
 }
 
-// hostPort checks that an address can be dialled.
+// hostPort returns an error for an address that cannot be dialled.
 func hostPort(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 || host == "" {

@@ -44,7 +44,7 @@ what must not be missed is in Kafka. A line with "reason" and "detail" says why 
 			var end struct{ Reason, Detail string }
 			err = client.stream(cmd.Context(), path, func(data []byte) error {
 				end.Reason = ""
-				_ = json.Unmarshal(data, &end) //nolint:errcheck // that of other events is not looked at
+				_ = json.Unmarshal(data, &end) //nolint:errcheck // other events are not examined
 				if _, err := io.WriteString(c.out, string(data)+"\n"); err != nil {
 					return fmt.Errorf("output: %w", err)
 				}

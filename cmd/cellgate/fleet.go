@@ -17,7 +17,7 @@ import (
 	"cellgate/configs"
 )
 
-// fleetFlags are what `fleet` is told.
+// fleetFlags are the flags of `fleet`.
 type fleetFlags struct {
 	target
 	o                        fleet.Options
@@ -162,7 +162,7 @@ func (f *fleetFlags) where() (string, *tls.Config, error) {
 		if f.ca == "" && !f.tls {
 			return f.o.Broker, nil, nil
 		}
-		f.api = f.o.Broker // a gateway elsewhere: no certificate of this machine's is its own
+		f.api = f.o.Broker // no certificate of this machine belongs to a gateway elsewhere
 		config, err := f.clientTLS()
 		return f.o.Broker, config, err
 	}
@@ -184,8 +184,7 @@ func (f *fleetFlags) where() (string, *tls.Config, error) {
 	return l.Address, config, err
 }
 
-// vehicleListener finds where vehicles connect: at a running gateway's actual address, else at the
-// configured one.
+// vehicleListener returns the listener for vehicles: the actual one of a running gateway, else the configured one.
 func vehicleListener(cfg *configs.Config, run *runfile.File) (runfile.Listener, bool) {
 	if run == nil {
 		run = &runfile.File{}
@@ -198,7 +197,7 @@ func vehicleListener(cfg *configs.Config, run *runfile.File) (runfile.Listener, 
 	return l, ok
 }
 
-// credentials sets where the vehicles' tokens come from. done lets go of it.
+// credentials sets the source of the vehicles' tokens. done releases it.
 func (f *fleetFlags) credentials(o *fleet.Options) (done func(), err error) {
 	done = func() {}
 	var set *fleet.TokenSet
@@ -224,8 +223,8 @@ func (f *fleetFlags) credentials(o *fleet.Options) (done func(), err error) {
 	return done, nil
 }
 
-// issuer issues tokens for the fleet with the gateway's own keys, a new one when the last has less than a
-// fifth of its life left.
+// issuer issues tokens for the fleet with the gateway's own keys. It renews a token when less than a fifth of its life
+// is left.
 type issuer struct {
 	authority *auth.Authority
 	mu        sync.Mutex

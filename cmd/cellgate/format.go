@@ -7,13 +7,13 @@ import (
 	"cellgate/cmd/cellgate/human"
 )
 
-// sizeText is a number of bytes for people.
+// sizeText formats a number of bytes.
 func sizeText(n int64) string { return human.Size(n) }
 
-// spanText is a duration for people, by its two largest units.
+// spanText formats a duration in its two largest units.
 func spanText(d time.Duration) string { return human.Span(d) }
 
-// timeText is a time to the second, in UTC; empty for none.
+// timeText formats a time to the second, in UTC; empty for none.
 func timeText(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -21,7 +21,7 @@ func timeText(t time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
-// whenText is a time and how far it is from now; empty for none.
+// whenText formats a time and its distance from now; empty for none.
 func whenText(t, now time.Time) string {
 	switch {
 	case t.IsZero():
@@ -32,7 +32,7 @@ func whenText(t, now time.Time) string {
 	return fmt.Sprintf("%s (%s ago)", timeText(t), spanText(now.Sub(t)))
 }
 
-// many is a number and its noun.
+// many returns a number with its noun.
 func many(n int, one, more string) string {
 	if n == 1 {
 		return "1 " + one
@@ -47,7 +47,7 @@ func yes(v bool) string {
 	return "no"
 }
 
-// yesNO is yes for what should be and NO, to be seen, for what should not.
+// yesNO returns yes for true, and a conspicuous NO for false.
 func yesNO(v bool) string {
 	if v {
 		return "yes"

@@ -96,7 +96,7 @@ A gateway that lives is not forgotten. It shows what it would do, with exit code
 	return cmd
 }
 
-// wouldForget shows what is known of a gateway, and changes nothing.
+// wouldForget shows what is known of a gateway without changing anything.
 func (c *cli) wouldForget(cmd *cobra.Command, client *apiClient, node string) error {
 	var list app.GatewayList
 	if err := client.do(cmd.Context(), "GET", "/v1/gateways", nil, &list); err != nil {

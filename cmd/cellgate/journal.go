@@ -122,10 +122,10 @@ func printJournal(w io.Writer, r *journal.Report) error {
 	return nil
 }
 
-// millisText is a time of the journal.
+// millisText formats a time of the journal.
 func millisText(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z") }
 
-// dumpFlags are what `journal dump` is told.
+// dumpFlags are the flags of `journal dump`.
 type dumpFlags struct {
 	from, limit uint64
 	topic       string
@@ -179,13 +179,13 @@ func (c *cli) dumpJournal(dir string, f *dumpFlags) error {
 	return out.Flush()
 }
 
-// dumped is one record as `dump --json` prints it.
+// dumped is a record as printed by `dump --json`.
 type dumped struct {
 	Seq        uint64                 `json:"seq"`
 	ReceivedAt time.Time              `json:"received_at"`
 	Kind       string                 `json:"kind"`
 	Client     string                 `json:"client,omitempty"`
-	Role       string                 `json:"role,omitempty"` // with Issuer: of a client that is no vehicle
+	Role       string                 `json:"role,omitempty"` // with Issuer: of a client that is not a vehicle
 	Issuer     string                 `json:"issuer,omitempty"`
 	Topic      string                 `json:"topic,omitempty"`
 	QoS        byte                   `json:"qos"`
@@ -194,7 +194,7 @@ type dumped struct {
 	PacketID   uint16                 `json:"packet_id,omitempty"`
 	Type       string                 `json:"content_type,omitempty"`
 	User       []message.UserProperty `json:"user_properties,omitempty"`
-	Payload    any                    `json:"payload,omitempty"` // JSON as it is, else text
+	Payload    any                    `json:"payload,omitempty"` // JSON unchanged, else text
 	Base64     string                 `json:"payload_base64,omitempty"`
 }
 
@@ -247,7 +247,7 @@ func kindName(k message.Kind) string {
 	return fmt.Sprintf("kind-%d", k)
 }
 
-// printable is a payload as one line of text; what is not UTF-8 is quoted.
+// printable returns a payload as one line of text. It quotes what is not UTF-8.
 func printable(p []byte) string {
 	if !utf8.Valid(p) {
 		return fmt.Sprintf("%q", p)

@@ -7,7 +7,7 @@ import (
 	"cellgate/broker/wal"
 )
 
-// journalReport is a journal's report as `stat --json` and `verify --json` print it.
+// journalReport is a journal's report as printed by `stat --json` and `verify --json`.
 type journalReport struct {
 	Dir         string           `json:"dir"`
 	Epoch       uint64           `json:"epoch"`

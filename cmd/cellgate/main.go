@@ -1,5 +1,5 @@
-// Command cellgate is the MQTT gateway of one cell of a connected-vehicle platform, and the tools around
-// it. `cellgate --help` lists the commands.
+// Command cellgate is the MQTT gateway of one cell of a connected-vehicle platform, with its tools. `cellgate --help`
+// lists the commands.
 package main
 
 import (
@@ -29,23 +29,23 @@ var (
 // Exit codes.
 const (
 	exitDone  = 0
-	exitNo    = 1 // it ran, and the answer is no: invalid, failed, refused
+	exitNo    = 1 // the command ran and the answer is no: invalid, failed, refused
 	exitUsage = 2
 )
 
 func main() {
 	hangups := make(chan os.Signal, 1)
 	if len(os.Args) > 1 && slices.Contains(serving(), os.Args[1]) {
-		signal.Notify(hangups, syscall.SIGHUP) // before anything else: one that comes during the start reloads behind it
+		signal.Notify(hangups, syscall.SIGHUP) // first, so that one that comes during the start reloads after it
 	}
 	redis.SetLogger(quiet{})
 	os.Exit(run(os.Args[1:], hangups, os.Stdin, os.Stdout, os.Stderr))
 }
 
-// serving are the commands that reload at SIGHUP. It ends the others, as when their terminal is closed.
+// serving returns the commands that reload on SIGHUP. Others end, as when their terminal is closed.
 func serving() []string { return []string{"run", "dev"} }
 
-// run is main with its surroundings as arguments.
+// run is main with its environment as arguments.
 func run(args []string, hangups <-chan os.Signal, in io.Reader, out, errOut io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -58,7 +58,7 @@ func run(args []string, hangups <-chan os.Signal, in io.Reader, out, errOut io.W
 	}
 	var silent silentError
 	if !errors.As(err, &silent) {
-		fmt.Fprintln(errOut, complaint(err)) //nolint:errcheck // nowhere else to tell
+		fmt.Fprintln(errOut, complaint(err)) //nolint:errcheck // there is nowhere else to report it
 	}
 	var usage *usageError
 	if errors.As(err, &usage) {
@@ -67,15 +67,15 @@ func run(args []string, hangups <-chan os.Signal, in io.Reader, out, errOut io.W
 	return exitNo
 }
 
-// quiet takes the place of go-redis's own logger, which is one for the whole process and writes to stderr in a
-// form of its own. Every error that it tells of is returned to a caller too, and logged there.
+// quiet replaces go-redis's logger, which is global and writes to stderr in its own format. go-redis also returns every
+// error that it logs, and the callers log them.
 type quiet struct{}
 
 // Printf implements go-redis's logger.
 func (quiet) Printf(context.Context, string, ...any) {}
 
-// complaint is what stderr gets: one line for each problem of a configuration, else the error as it is, and for a
-// file that may not be read what to do.
+// complaint returns what is printed to stderr: a line for each problem of a configuration, else the error, with advice
+// for a file that may not be read.
 func complaint(err error) string {
 	text := "cellgate: " + strings.TrimSpace(err.Error())
 	var problems configs.Problems
@@ -88,14 +88,14 @@ func complaint(err error) string {
 	return text
 }
 
-// usageError says that the command line itself is wrong.
+// usageError means that the command line is wrong.
 type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
 
-// silentError is an answer of no that has been printed already.
+// silentError means that the answer no has already been printed.
 type silentError struct{}
 
 func (silentError) Error() string { return "no" }

@@ -9,12 +9,12 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// cli is what every command has: where it reads and writes, and how results are printed.
+// cli is common to all commands: input, output, and how results are printed.
 type cli struct {
 	in       io.Reader
 	out, err io.Writer
 	json     bool
-	hangups  <-chan os.Signal // SIGHUP, of the commands that serve
+	hangups  <-chan os.Signal // SIGHUP, for the commands that serve
 }
 
 func newRoot(c *cli) *cobra.Command {
@@ -50,7 +50,7 @@ func (c *cli) jsonFlag(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&c.json, "json", false, "print the result as JSON")
 }
 
-// print writes a result: as JSON with --json, else by text.
+// print writes a result: as JSON with --json, else with text.
 func (c *cli) print(v any, text func(w io.Writer) error) error {
 	if !c.json {
 		return text(onScreen(c.out))

@@ -32,7 +32,7 @@ the rules of the gateway that --data or --config names.`,
 	return cmd
 }
 
-// ruleFlags are common to the tools.
+// ruleFlags are common to the rule tools.
 type ruleFlags struct {
 	target
 	cell string
@@ -45,10 +45,10 @@ func (f *ruleFlags) add(cmd *cobra.Command) {
 
 const cellUsage = "cell id for ${cell} (default that of --data or --config, else cell-test)"
 
-// testCell is the cell id when no gateway is named.
+// testCell is the cell ID when no gateway is named.
 const testCell = "cell-test"
 
-// paths returns what the tool works on: the arguments, else the gateway's rules.
+// paths returns the arguments, or without any the gateway's rules.
 func (f *ruleFlags) paths(args []string) ([]string, error) {
 	if len(args) > 0 {
 		return args, nil
@@ -74,7 +74,7 @@ func (f *ruleFlags) options(c *cli) workbench.ToolOptions {
 	return o
 }
 
-// answer turns a tool's ok into the exit code.
+// answer turns the ok of a tool into an exit code.
 func answer(ok bool, err error) error {
 	if err == nil && !ok {
 		return silentError{}
@@ -105,7 +105,7 @@ func rulesToolCommand(c *cli, name, short string, tool func(io.Writer, []string,
 	return cmd
 }
 
-// explainFlags are what `rules explain` is told.
+// explainFlags are the flags of `rules explain`.
 type explainFlags struct {
 	ruleFlags
 	topic, vin, class, payload, at, journal string
@@ -157,7 +157,7 @@ remember of the vehicle now. Without a payload it is the vehicle's last message.
 	return cmd
 }
 
-// record is the message to explain.
+// record returns the message to explain.
 func (f *explainFlags) record(in io.Reader) (*message.Record, error) {
 	if f.journal != "" {
 		return recordAt(f.journal, f.seq)
@@ -181,7 +181,7 @@ func (f *explainFlags) record(in io.Reader) (*message.Record, error) {
 	return rec, err
 }
 
-// maxPayload bounds what is read as a payload: MQTT's own limit.
+// maxPayload bounds a payload in bytes: MQTT's own limit.
 const maxPayload = 256 << 20
 
 func readPayload(text string, in io.Reader) ([]byte, error) {

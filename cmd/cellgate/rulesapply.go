@@ -87,7 +87,7 @@ anew from then on. A rule that is mended needs no lift: a change of it, or of wh
 	})
 }
 
-// rulesChange is a command that changes the rules in force by one call.
+// rulesChange completes a command that changes the rules in force with one call.
 func (c *cli) rulesChange(path string, body func(args []string) any, cmd *cobra.Command) *cobra.Command {
 	t := &target{}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -167,7 +167,7 @@ func (c *cli) changeRules(ctx context.Context, t *target, method, path string, b
 	})
 }
 
-// explainLive asks a running gateway.
+// explainLive lets a running gateway explain a message.
 func (c *cli) explainLive(ctx context.Context, f *explainFlags, args []string) error {
 	if len(args) > 0 || f.journal != "" {
 		return usagef("explain: a running gateway explains by the rules in force: give neither PATH nor --journal with --live or --api")

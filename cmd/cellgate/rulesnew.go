@@ -55,13 +55,13 @@ passes, or neither is written. What no flag says it asks for.`,
 	return cmd
 }
 
-// asker asks for what no flag has said.
+// asker asks the user for values not set by flags.
 type asker struct {
 	in  *bufio.Scanner
 	out io.Writer
 }
 
-// need asks for a value; an empty answer, or none, stands for the default.
+// need asks for a value. An empty answer, or none, selects the default.
 func (a *asker) need(name, what, fallback string, to *string) {
 	if *to != "" {
 		return

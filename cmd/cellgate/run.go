@@ -14,7 +14,7 @@ import (
 	"cellgate/configs"
 )
 
-// stopLimit is how long a gateway may take to stop when clients or disks are slow.
+// stopLimit is the timeout of a stop when clients or disks are slow.
 const stopLimit = 30 * time.Second
 
 func runCommand(c *cli) *cobra.Command {
@@ -53,14 +53,15 @@ func (c *cli) serve(ctx context.Context, cfg *configs.Config) error {
 	return nil
 }
 
-// reloader is a process that takes over a changed configuration.
+// reloader is a process that can reload its configuration.
 type reloader interface {
 	Serving() <-chan struct{}
 	Reload(ctx context.Context) (app.Reloaded, error)
 	Log() *slog.Logger
 }
 
-// onHangup reloads at each SIGHUP, once the gateway serves. The log has the outcome. What comes while it stops is let pass.
+// onHangup reloads on each SIGHUP once the gateway serves. The outcome is in the log. Signals during the stop are
+// ignored.
 func (c *cli) onHangup(a reloader) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {

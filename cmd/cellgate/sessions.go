@@ -64,7 +64,7 @@ func printSessions(w io.Writer, page *app.SessionPage, now time.Time) error {
 	return err
 }
 
-// sessionName says whose session is meant.
+// sessionName identifies the role and issuer of a session.
 type sessionName struct{ role, issuer string }
 
 func (n *sessionName) flags(cmd *cobra.Command) {

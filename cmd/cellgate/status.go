@@ -56,8 +56,8 @@ seen yet. The exit code is 1 when a line does not add up.`,
 	return cmd
 }
 
-// printStatus lays the state out on a page: a header, the figures, and a table each for dependencies, sinks with
-// their ledger, and lanes.
+// printStatus prints the state as a page: a header, the figures, and tables of dependencies, sinks with their ledgers,
+// and lanes.
 func printStatus(w io.Writer, raw json.RawMessage, ledger []sink.SinkLedger, now time.Time) error {
 	var s app.Status
 	if err := json.Unmarshal(raw, &s); err != nil {
@@ -79,7 +79,7 @@ func printStatus(w io.Writer, raw json.RawMessage, ledger []sink.SinkLedger, now
 	return err
 }
 
-// header tells in one line which gateway this is and how it does.
+// header returns one line with the gateway's name and state.
 func header(s *app.Status) string {
 	parts := []string{"cell " + s.Cell}
 	if s.Region != "" {
@@ -117,7 +117,7 @@ func figures(s *app.Status, now time.Time) *table {
 		rules += ", since " + whenText(s.Rules.Since, now)
 	}
 	t.row("rules", rules)
-	if s.Rules.Error != "" { // has the source line and a caret below it
+	if s.Rules.Error != "" { // contains the source line and a caret below it
 		for i, line := range strings.Split("ERROR: the rule files are not in force: "+s.Rules.Error, "\n") {
 			if i > 0 {
 				line = "  " + line
@@ -172,7 +172,7 @@ func dependencyTable(s *app.Status, now time.Time) *table {
 	return t
 }
 
-// gatewayTable has a line for each gateway of a cell of several.
+// gatewayTable has a line for each gateway, in a cell of several.
 func gatewayTable(s *app.Status, now time.Time) *table {
 	return gatewaysTable(s.Gateways, now)
 }
@@ -188,7 +188,7 @@ func gatewaysTable(gateways []app.GatewayStatus, now time.Time) *table {
 	return t
 }
 
-// sinkTable has a line per sink: its ledger, and how far it is behind.
+// sinkTable has a line for each sink, with its ledger and its lag.
 func sinkTable(s *app.Status, ledger []sink.SinkLedger) *table {
 	loads := make(map[string]app.SinkLoad, len(s.Sinks))
 	for _, l := range s.Sinks {
@@ -206,7 +206,7 @@ func sinkTable(s *app.Status, ledger []sink.SinkLedger) *table {
 	return t
 }
 
-// parkedTable has a line per destination that takes no messages.
+// parkedTable has a line for each destination that takes no messages.
 func parkedTable(s *app.Status, now time.Time) *table {
 	t := &table{}
 	for _, p := range s.Parked {
@@ -222,7 +222,7 @@ func parkedTable(s *app.Status, now time.Time) *table {
 	return t
 }
 
-// droppedText is how many were dropped, and for what.
+// droppedText returns how many messages were dropped, by reason.
 func droppedText(l *sink.SinkLedger) string {
 	total := uint64(0)
 	var why []string
@@ -259,7 +259,7 @@ func laneTable(lanes []app.LaneLoad) *table {
 	return t
 }
 
-// laneName is a lane's, with its centre's when there are several.
+// laneName returns a lane's name, with its centre's if there are several.
 func laneName(lanes []app.LaneLoad, l *app.LaneLoad) string {
 	for i := range lanes {
 		if lanes[i].Centre != l.Centre {
@@ -269,7 +269,7 @@ func laneName(lanes []app.LaneLoad, l *app.LaneLoad) string {
 	return l.Lane
 }
 
-// countText is fleet.Count of what cannot be negative but is counted with a sign.
+// countText is fleet.Count for signed counts that are never negative.
 func countText[N int | int64](n N) string { return fleet.Count(uint64(max(n, 0))) }
 
 func secondsText(s float64) string { return spanText(time.Duration(s * float64(time.Second))) }

@@ -53,7 +53,7 @@ gateway. What is on its way arrives; the rest waits in the outbox. It holds over
 	return cmd
 }
 
-// forward runs the sync worker alone.
+// forward runs the sync worker as its own process.
 func (c *cli) forward(ctx context.Context, cfg *configs.Config) error {
 	w, err := app.NewSyncWorker(ctx, app.Options{Config: cfg, Build: app.Build{Version: version, Commit: commit}, Log: c.err, Clock: clock.System()})
 	if err != nil {
@@ -85,7 +85,7 @@ have skipped.`,
 	return cmd
 }
 
-// lanesOf is the body of a call about a lane, or all of them, to a centre, or all of them.
+// lanesOf returns the body of a call about one lane or all, to one centre or all.
 func lanesOf(args []string, centre string) map[string]string {
 	body := map[string]string{}
 	if len(args) == 1 {
@@ -137,7 +137,7 @@ and audited with the operator's name; it holds over restarts and for every gatew
 	return cmd
 }
 
-// flowTable tells how the lanes go, and how long what waits may wait.
+// flowTable has a line for each lane: its flow, and how long waiting records may still wait.
 func flowTable(lanes []app.LaneLoad) *table {
 	t := &table{}
 	t.row("LANE", "RECORDS/S", "WAITING", "DRAINED IN", "RETENTION IN", "IN FLIGHT", "SENT", "OF", "SENT AGAIN")
@@ -158,7 +158,7 @@ func flowTable(lanes []app.LaneLoad) *table {
 	return t
 }
 
-// reasonsText are counts by reason, the most frequent first.
+// reasonsText formats counts by reason, most frequent first.
 func reasonsText(counts map[string]uint64) string {
 	reasons := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
 		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
@@ -169,7 +169,7 @@ func reasonsText(counts map[string]uint64) string {
 	return cmp.Or(strings.Join(reasons, ", "), "-")
 }
 
-// shownSkips is how many of the last skips a page shows.
+// shownSkips is how many of the last skips are shown.
 const shownSkips = 20
 
 func printSync(w io.Writer, s *app.SyncAnswer, now time.Time) error {
@@ -219,7 +219,7 @@ func printSkipped(w io.Writer, all []app.SkippedGap, now time.Time) error {
 	return t.write(w)
 }
 
-// goneText says which records are gone.
+// goneText returns which records are missing.
 func goneText(g *app.LaneGap) string {
 	if g.Records == nil {
 		return fmt.Sprintf("from %s on, of an earlier topic", fleet.Count(uint64(g.From)))

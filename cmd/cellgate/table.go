@@ -48,17 +48,17 @@ func (t *table) write(w io.Writer) error {
 	return nil
 }
 
-// tooWide reports whether a table with headings does not fit a screen of so many columns; 0 fits everything. Names and
-// values need no headings to be understood when the terminal wraps them.
+// tooWide reports whether a table with headings does not fit on a screen of columns; with 0 columns everything fits.
+// Tables of names and values have no headings and may wrap.
 func (t *table) tooWide(widths []int, columns int) bool {
-	sum := -2 // the last column has no gap behind it
+	sum := -2 // no gap follows the last column
 	for _, n := range widths {
 		sum += n + 2
 	}
 	return columns > 0 && sum > columns && len(widths) > 2 && len(t.rows) > 1
 }
 
-// fold prints each row as lines of heading and value, below the row's first cell.
+// fold prints each row as lines of heading and value below the row's first cell.
 func (t *table) fold(w io.Writer) error {
 	heads := t.rows[0]
 	for i, r := range t.rows[1:] {
@@ -81,7 +81,7 @@ func (t *table) fold(w io.Writer) error {
 	return nil
 }
 
-// screen is a writer to a terminal of so many columns.
+// screen is a writer to a terminal with a known width.
 type screen struct {
 	io.Writer
 	columns int
@@ -95,12 +95,12 @@ const (
 	normal = "\x1b[0m"
 )
 
-// alarming are the words that cells begin with that somebody must see.
+// alarming returns the first words of cells that need attention.
 func alarming() []string {
 	return []string{"NO", "ERROR:", "FULL:", "CORRUPT:", "GONE ", "STANDS ", "FAIL"}
 }
 
-// paint colours a cell on a screen that shows colours: what somebody must see, and headings. The words say the same without.
+// paint colours headings, and cells that need attention, on a screen that shows colours. The words alone say the same.
 func paint(w io.Writer, cell string, heading bool) string {
 	s, ok := w.(*screen)
 	if !ok || !s.colour || cell == "" {
@@ -117,10 +117,10 @@ func paint(w io.Writer, cell string, heading bool) string {
 	return cell
 }
 
-// colourful reports whether a terminal is to be written to in colours (no-color.org).
+// colourful reports whether colours may be written to a terminal (no-color.org).
 func colourful() bool { return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" }
 
-// columnsOf is the width of the screen that w writes to, 0 for a file or a pipe, whose lines are not cut.
+// columnsOf returns the width of the screen that w writes to, 0 for a file or a pipe.
 func columnsOf(w io.Writer) int {
 	if s, ok := w.(*screen); ok {
 		return s.columns
@@ -133,7 +133,7 @@ func coloursOf(w io.Writer) bool {
 	return ok && s.colour
 }
 
-// onScreen gives w the width of the terminal that it is: COLUMNS, else what the terminal says.
+// onScreen returns w with the width of its terminal: COLUMNS, else what the terminal reports.
 func onScreen(w io.Writer) io.Writer {
 	f, ok := w.(*os.File)
 	if !ok || !isTerminal(w) {

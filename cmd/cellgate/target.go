@@ -25,8 +25,8 @@ import (
 	"cellgate/configs/authority"
 )
 
-// target is the gateway that a command is about: one on this machine, by its data folder or its
-// configuration, or any by its URL and a token.
+// target is the gateway that a command is about: one on this machine, by its data folder or configuration, or any by
+// URL and token.
 type target struct {
 	data, config   string
 	api, token, ca string
@@ -38,10 +38,10 @@ type target struct {
 	err  error
 }
 
-// defaultData is the data folder of `cellgate dev` unless told otherwise.
+// defaultData is the default data folder of `cellgate dev`.
 const defaultData = "./data"
 
-// localFlags adds the flags that find a gateway on this machine.
+// localFlags adds the flags that select a gateway on this machine.
 func (t *target) localFlags(cmd *cobra.Command) {
 	data := defaultData
 	if v := os.Getenv("CELLGATE_DATA"); v != "" {
@@ -52,7 +52,7 @@ func (t *target) localFlags(cmd *cobra.Command) {
 	cmd.MarkFlagsMutuallyExclusive("data", "config")
 }
 
-// flags adds those, and the ones for a gateway elsewhere.
+// flags adds localFlags and the flags for a gateway elsewhere.
 func (t *target) flags(cmd *cobra.Command) {
 	t.localFlags(cmd)
 	t.elsewhere = "--api"
@@ -61,7 +61,7 @@ func (t *target) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.ca, "ca", "", "PEM file of the authority that signed the gateway's certificate")
 }
 
-// load reads the configuration that the flags name, and where that gateway runs, if it does.
+// load reads the configuration that the flags select, and the run file of its gateway if it runs.
 func (t *target) load() (*configs.Config, *runfile.File, error) {
 	t.once.Do(func() {
 		file := t.config
@@ -79,7 +79,7 @@ func (t *target) load() (*configs.Config, *runfile.File, error) {
 	return t.cfg, t.run, t.err
 }
 
-// names are the flags that name another gateway.
+// names lists the flags that select another gateway.
 func (t *target) names() string {
 	if t.elsewhere == "" {
 		return "--config"
@@ -105,7 +105,7 @@ func (t *target) authority() (*auth.Authority, error) {
 	return a, err
 }
 
-// whoami names the user for the audit log.
+// whoami returns the user's name for the audit log.
 func whoami() string {
 	if u, err := user.Current(); err == nil && u.Username != "" {
 		return "cli:" + u.Username
@@ -113,10 +113,10 @@ func whoami() string {
 	return "cli"
 }
 
-// callerTTL is the life of the token that a command issues for its own calls.
+// callerTTL is the life of a token issued for a command's own calls.
 const callerTTL = 5 * time.Minute
 
-// bearer returns a token for the API: the one given, else a short one by the gateway's own keys.
+// bearer returns a token for the API: the given one, else a short-lived one issued with the gateway's own keys.
 func (t *target) bearer() (string, error) {
 	if t.token != "" {
 		return t.token, nil
@@ -136,7 +136,7 @@ func (t *target) bearer() (string, error) {
 func closeAuthority(a *auth.Authority) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	_ = a.Close(ctx) // reading tools have nothing to lose
+	_ = a.Close(ctx) // it only issued a token
 }
 
 // client returns a client of the gateway's HTTP API.
@@ -158,7 +158,7 @@ func (t *target) client() (*apiClient, error) {
 	return newAPIClient(base, token, config)
 }
 
-// localAPI is the URL of the gateway on this machine.
+// localAPI returns the URL of the gateway on this machine.
 func (t *target) localAPI() (string, error) {
 	cfg, run, err := t.load()
 	if err != nil {
@@ -174,7 +174,7 @@ func (t *target) localAPI() (string, error) {
 	return scheme + "://" + loopbackFor(cfg.HTTP.Address), nil
 }
 
-// loopbackFor makes an address to listen at one to dial.
+// loopbackFor returns the address to dial for a listening address.
 func loopbackFor(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -186,8 +186,7 @@ func loopbackFor(addr string) string {
 	return net.JoinHostPort(host, port)
 }
 
-// clientTLS trusts the authority of --ca, else ca.crt beside the gateway's own certificate, else the
-// system's.
+// clientTLS trusts the authority of --ca, else ca.crt next to the gateway's own certificate, else the system's.
 func (t *target) clientTLS() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	file := t.ca
@@ -208,7 +207,7 @@ func (t *target) clientTLS() (*tls.Config, error) {
 	return config, nil
 }
 
-// ownCA finds ca.crt beside a listener's certificate, "" when there is none.
+// ownCA returns the path of ca.crt next to a listener's certificate, "" if it does not exist.
 func (t *target) ownCA() string {
 	cfg, _, err := t.load()
 	if err != nil {
@@ -229,7 +228,7 @@ func (t *target) ownCA() string {
 // maxPage is the longest page of the API's lists.
 const maxPage = 1000
 
-// pageFlags say which part of a list is wanted.
+// pageFlags select a part of a list.
 type pageFlags struct {
 	limit  int
 	cursor string
@@ -240,7 +239,7 @@ func (p *pageFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&p.cursor, "cursor", "", "go on where the list before ended")
 }
 
-// query is what the API is asked.
+// query returns the query of the API call.
 func (p *pageFlags) query() (url.Values, error) {
 	if p.limit < 1 || p.limit > maxPage {
 		return nil, usagef("limit: %d: want 1 to %d; --cursor goes on where a list ended", p.limit, maxPage)

@@ -30,7 +30,7 @@ running gateway takes up what it changes within half a second.`,
 	return cmd
 }
 
-// issueFlags are what `token issue` is told.
+// issueFlags are the flags of `token issue`.
 type issueFlags struct {
 	target
 	vin, vins, service, operator string
@@ -71,13 +71,13 @@ token needs the scope token:issue.`,
 	return cmd
 }
 
-// commandLimit is which commands a token may send.
+// commandLimit restricts the commands that a token may send.
 type commandLimit struct {
 	CommandNames []string `json:"command_names,omitempty"`
 	CommandVINs  []string `json:"command_vins,omitempty"`
 }
 
-// issued is one token as --json prints it.
+// issued is a token as printed by --json.
 type issued struct {
 	Token   string   `json:"token"`
 	Subject string   `json:"subject"`
@@ -106,7 +106,7 @@ func (c *cli) issue(ctx context.Context, f *issueFlags) error {
 	return c.printTokens(all, f.vins == "")
 }
 
-// issueThere has a gateway elsewhere issue tokens.
+// issueThere lets a gateway elsewhere issue tokens.
 func (f *issueFlags) issueThere(ctx context.Context, subjects []string, role string) ([]issued, error) {
 	if role != auth.RoleVehicle {
 		return nil, usagef("token: a gateway issues tokens for vehicles over --api; issue others on its machine")
@@ -157,8 +157,8 @@ func (f *issueFlags) issueHere(_ context.Context, subjects []string, role string
 	return all, nil
 }
 
-// warnVINs tells of the first name that is no VIN by its form or check digit, and how many more there are. The
-// tokens are good all the same.
+// warnVINs warns of the first name whose VIN form or check digit is wrong, with the number of further ones. The tokens
+// are valid anyway.
 func (c *cli) warnVINs(all []issued) {
 	bad := slices.DeleteFunc(slices.Clone(all), func(t issued) bool { return t.Warning == "" })
 	switch len(bad) {
@@ -177,13 +177,13 @@ func (c *cli) printTokens(all []issued, one bool) error {
 	return c.print(all, func(w io.Writer) error {
 		b := bufio.NewWriter(w)
 		for _, t := range all {
-			b.WriteString(t.Token + "\n") //nolint:errcheck // Flush tells
+			b.WriteString(t.Token + "\n") //nolint:errcheck // Flush reports the error
 		}
 		return b.Flush()
 	})
 }
 
-// subjects returns whom to issue for, and in which role.
+// subjects returns the subjects to issue for, and their role.
 func (f *issueFlags) subjects(in io.Reader) ([]string, string, error) {
 	if f.role != "" && f.service == "" {
 		return nil, "", usagef("token: --role goes with --service")
@@ -214,7 +214,7 @@ func (f *issueFlags) subjects(in io.Reader) ([]string, string, error) {
 	return vins, auth.RoleVehicle, nil
 }
 
-// readLines returns the lines of a file, or of stdin for "-", but for empty ones and comments.
+// readLines returns the lines of a file, or of stdin for "-", without empty ones and comments.
 func readLines(name string, in io.Reader) ([]string, error) {
 	if name != "-" {
 		f, err := os.Open(name) //nolint:gosec // the operator names the file
@@ -252,8 +252,7 @@ name it with --cert. The exit code is 1 when the cell does not accept the token.
 	return cmd
 }
 
-// inspected is what `token inspect` prints. What an unaccepted token claims is not shown: anyone can claim
-// anything.
+// inspected is the output of `token inspect`. The claims of an unaccepted token are not shown: they prove nothing.
 type inspected struct {
 	Accepted bool     `json:"accepted"`
 	Why      string   `json:"why,omitempty"`
@@ -269,7 +268,7 @@ type inspected struct {
 	Bound    string `json:"bound_to_certificate,omitempty"`
 }
 
-// maxTokenInput bounds what is read from stdin.
+// maxTokenInput bounds what is read from stdin, in bytes.
 const maxTokenInput = 64 << 10
 
 // certificate reads the first certificate of a PEM file; nil for no file.
@@ -344,7 +343,7 @@ func (c *cli) inspect(t *target, args []string, cert string) error {
 	})
 }
 
-// refusalHint is what can be done about a token that is not accepted.
+// refusalHint returns what can be done about a refused token.
 func refusalHint(err error, token string) string {
 	switch {
 	case errors.Is(err, auth.ErrExpired):
@@ -406,7 +405,7 @@ the configuration by --issuer.`,
 	return cmd
 }
 
-// revoke ends tokens, with the keys of a gateway on this machine or over the API of another.
+// revoke revokes tokens, with the keys of a gateway on this machine or over the API of another.
 func (t *target) revoke(ctx context.Context, r auth.Revocation) (done auth.Revocation, err error) {
 	if t.api == "" {
 		a, err := t.authority()

@@ -27,7 +27,7 @@ included. Topics whose names depend on messages (${class}) are not among them.`,
 	return cmd
 }
 
-// topicLine is a topic and what the cluster says of it.
+// topicLine is a topic and its state in the cluster.
 type topicLine struct {
 	preflight.Topic
 	Partitions int    `json:"partitions"`
@@ -41,7 +41,7 @@ const (
 	topicMissing = "missing"
 )
 
-// topicsTime bounds what a cluster is asked.
+// topicsTime is the timeout for the calls to a cluster.
 const topicsTime = 30 * time.Second
 
 // topics asks both clusters about all topics.
@@ -66,7 +66,7 @@ func (t *target) topics(ctx context.Context) ([]topicLine, *configs.Config, erro
 	return lines, cfg, nil
 }
 
-// askTopics fills in what one cluster says.
+// askTopics fills in the state of the topics in one cluster.
 func askTopics(ctx context.Context, at preflight.Cluster, lines []topicLine) error {
 	var names []string
 	for i := range lines {
@@ -167,7 +167,7 @@ cluster only says whether it would.`,
 	return cmd
 }
 
-// orSection is a flag's value, else the configuration's, else the brokers' (-1).
+// orSection returns a flag's value, else the configuration's, else -1 for the brokers' default.
 func orSection(flag, section int) int {
 	switch {
 	case flag != 0:
@@ -193,7 +193,7 @@ func (l *topicLine) make(ctx context.Context, k *configs.Kafka, dry bool) {
 	}
 }
 
-// printTopics prints the topics. Missing ones, and those that could not be made, are an answer of no.
+// printTopics prints the topics. Missing topics, and those that could not be created, make the answer no.
 func (c *cli) printTopics(lines []topicLine) error {
 	err := c.print(lines, func(w io.Writer) error {
 		t := table{}

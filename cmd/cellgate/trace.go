@@ -66,7 +66,7 @@ func (c *cli) step(data []byte) error {
 	return nil
 }
 
-// stepText is a step as a line: when, which message, what.
+// stepText formats a step as a line: time, message, event.
 func stepText(s *trace.Step) string {
 	seq := "-"
 	if s.Seq > 0 {

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// asUsage makes every complaint about commands, flags and arguments a usage error, for the whole tree.
+// asUsage makes all errors about commands, flags and arguments usage errors, for the whole tree.
 func asUsage(cmd *cobra.Command) {
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrong(cmd, flagComplaint(err)) })
 	if cmd.HasSubCommands() && cmd.RunE == nil {
@@ -44,12 +44,12 @@ func asUsage(cmd *cobra.Command) {
 	}
 }
 
-// wrong names the command, and where its usage is.
+// wrong adds the command and how to get its usage to an error.
 func wrong(cmd *cobra.Command, err error) error {
 	return usagef("%s: %w; see `%s --help`", nameOf(cmd), err, cmd.CommandPath())
 }
 
-// nameOf is a command as the user writes it behind the program's name; the program itself has its own.
+// nameOf returns a command as typed after the program's name; for the program itself its own name.
 func nameOf(cmd *cobra.Command) string {
 	if name, ok := strings.CutPrefix(cmd.CommandPath(), cmd.Root().Name()+" "); ok {
 		return name
@@ -70,7 +70,7 @@ func noCommand(cmd *cobra.Command, name string) error {
 	return usagef("%s: no such command; %ssee `%s --help`", whole, hint, cmd.CommandPath())
 }
 
-// takes checks that a command gets the arguments of these names, no more and no fewer.
+// takes requires exactly the named arguments.
 func takes(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -83,7 +83,7 @@ func takes(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// mayTake checks that a command gets one argument at most.
+// mayTake permits at most one argument.
 func mayTake(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > 1 {
@@ -93,7 +93,7 @@ func mayTake(name string) cobra.PositionalArgs {
 	}
 }
 
-// tooMany says that an argument has no place. A value behind a flag that can stand alone is a frequent reason.
+// tooMany reports an unexpected argument. A frequent cause is a value after a flag whose value is optional.
 func tooMany(cmd *cobra.Command, arg string) error {
 	hint := ""
 	cmd.Flags().Visit(func(f *pflag.Flag) {
@@ -104,7 +104,7 @@ func tooMany(cmd *cobra.Command, arg string) error {
 	return fmt.Errorf("unexpected argument %q%s", arg, hint)
 }
 
-// flagComplaint says what is wrong with a flag's value without the names of Go's parsers.
+// flagComplaint rewrites an error about a flag's value without the names of Go's parsers.
 func flagComplaint(err error) error {
 	var invalid *pflag.InvalidValueError
 	if !errors.As(err, &invalid) {
@@ -121,14 +121,14 @@ func flagComplaint(err error) error {
 	return fmt.Errorf("--%s: %q is not %s", invalid.GetFlag().Name, invalid.GetValue(), want)
 }
 
-// What cobra says of required flags and of groups of flags, pinned by TestUsageComplaints.
+// Errors of cobra about required flags and flag groups, pinned by TestUsageComplaints.
 const (
 	missingForm = `^required flag\(s\) (.+) not set$`
 	eitherForm  = `^if any flags in the group .* none of the others can be; \[(.+)\] were all set$`
 	oneOfForm   = `^at least one of the flags in the group \[(.+)\] is required$`
 )
 
-// groupComplaint says in the user's words which flags are missing or exclude each other.
+// groupComplaint rewrites errors about missing or mutually exclusive flags.
 func groupComplaint(err error) error {
 	for _, form := range []struct{ pattern, before, between, after string }{
 		{missingForm, "missing ", ", ", ""},

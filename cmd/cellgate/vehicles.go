@@ -73,7 +73,7 @@ tokens.`,
 	return cmd
 }
 
-// printVehicles prints a page of the list; after is the cursor that it began at.
+// printVehicles prints a page of the list. after is the cursor that it began at.
 func printVehicles(w io.Writer, page *app.VehiclePage, after string, now time.Time) error {
 	t := table{}
 	t.row("VIN", "CONNECTED", "READY", "MQTT", "SINCE", "QUEUED")

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// buildInfo is what `cellgate version` tells.
+// buildInfo is the output of `cellgate version`.
 type buildInfo struct {
 	Version string `json:"version"`
 	Commit  string `json:"commit"`
