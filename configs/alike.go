@@ -7,8 +7,8 @@ import (
 	"reflect"
 )
 
-// Alike are hashes, by section, of what is to be the same at all gateways of a cell: not addresses, files and sizes of one machine, and
-// not the secrets.
+// Alike returns a hash by section of the settings that must be the same at all gateways of a cell. Addresses, files and
+// sizes of one machine and secrets are left out.
 func (c *Config) Alike() map[string]string {
 	alike := *c
 	alike.Auth.Audit = Audit{}
@@ -25,7 +25,7 @@ func (c *Config) Alike() map[string]string {
 		sum := sha256.New()
 		p := printer{w: bufio.NewWriter(sum)}
 		p.entry(f.name, v.Field(f.index), 0)
-		_ = p.w.Flush() // a hash takes everything
+		_ = p.w.Flush() // writing to a hash cannot fail
 		out[f.name] = hex.EncodeToString(sum.Sum(nil)[:4])
 	}
 	return out

@@ -7,7 +7,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestAlike: what is one machine's own makes no difference between gateways of a cell, and nor do secrets; all else does, by section.
+// TestAlike: per-machine settings and secrets do not change the hashes; any other setting changes the hash of its
+// section only.
 func TestAlike(t *testing.T) {
 	t.Parallel()
 	parse := func(text string) *Config {

@@ -9,7 +9,7 @@ import (
 	"cellgate/test/check"
 )
 
-// TestBadFiles holds every file of testdata/bad against the errors in the golden file beside it.
+// TestBadFiles compares the errors of every file in testdata/bad with the golden file next to it.
 func TestBadFiles(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/bad/*.yaml")
@@ -30,7 +30,7 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
-// TestErrorsHideSecrets puts a canary where a secret is written and makes something else fail.
+// TestErrorsHideSecrets sets a secret to a canary value and breaks another key.
 func TestErrorsHideSecrets(t *testing.T) {
 	t.Parallel()
 	const canary = "s3cret-canary"
@@ -52,7 +52,7 @@ func TestErrorsHideSecrets(t *testing.T) {
 	}
 }
 
-// TestDeepNesting gives the parser what costs it most: a wrong file must be an error, not the process's end.
+// TestDeepNesting parses deeply nested input: it must be refused with an error, not crash the process.
 func TestDeepNesting(t *testing.T) {
 	t.Parallel()
 	for _, unit := range []string{"[", "{a: ", "- ", "a:\n ", "&a ", "? "} {

@@ -10,11 +10,9 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// decoder reads a YAML tree into Go values and collects every problem on its way. go-yaml parses; its own
-// strict decoding is not used, because it ends at the first error, names no key path, and forgets
-// where a key stood, which the checks across keys need.
-//
-// It remembers where each key stands, so that later checks can name the place.
+// decoder reads a YAML tree into Go values and collects every problem. It records the place of each key, so that later
+// checks can name it. go-yaml's own strict decoding is not used: it stops at the first error, names no key path and
+// does not keep the places of keys.
 type decoder struct {
 	file     string
 	env      func(string) (string, bool)
@@ -25,13 +23,13 @@ type decoder struct {
 
 type place struct{ line, col int }
 
-// textSetter is a type that reads itself from a scalar; hint says what it expects.
+// textSetter is a type that parses itself from a scalar; hint describes the expected form.
 type textSetter interface {
 	setText(text string) error
 	hint() string
 }
 
-// defaulter fills a fresh value with its defaults before it is read into.
+// defaulter sets the defaults of a new value before it is decoded.
 type defaulter interface{ setDefaults() }
 
 // field is one key of a struct.
@@ -105,8 +103,8 @@ func (d *decoder) decode(n ast.Node, v reflect.Value, path string, tag reflect.S
 	}
 }
 
-// plain reports whether n is a value, not what YAML makes of one that begins with *, & or ! and is not quoted. Messages
-// about those repeat a name, which a secret's must not.
+// plain reports whether n is a literal value. An unquoted value that begins with *, & or ! is an alias, an anchor or a
+// tag; messages about these repeat a name, which may be part of a secret.
 func (d *decoder) plain(n ast.Node) bool {
 	switch n := n.(type) {
 	case *ast.AliasNode:
@@ -119,8 +117,7 @@ func (d *decoder) plain(n ast.Node) bool {
 	return true
 }
 
-// resolve follows anchors and aliases. An alias inside its own anchor is unknown there, so no cycle
-// can arise.
+// resolve follows anchors and aliases. An alias inside its own anchor is undefined there, so there are no cycles.
 func (d *decoder) resolve(n ast.Node, path string) ast.Node {
 	switch n := n.(type) {
 	case *ast.AnchorNode:
@@ -146,7 +143,7 @@ func (d *decoder) resolve(n ast.Node, path string) ast.Node {
 	return n
 }
 
-// fresh returns an addressable new value of t with its defaults.
+// fresh returns a new addressable value of t with its defaults.
 func fresh(t reflect.Type) reflect.Value {
 	p := reflect.New(t)
 	if x, ok := p.Interface().(defaulter); ok {
@@ -155,7 +152,7 @@ func fresh(t reflect.Type) reflect.Value {
 	return p.Elem()
 }
 
-// entries returns the pairs of a mapping, or false after reporting that n is none.
+// entries returns the pairs of a mapping. If n is not a mapping it reports a problem and returns false.
 func (d *decoder) entries(n ast.Node, path string) ([]*ast.MappingValueNode, bool) {
 	switch n := n.(type) {
 	case *ast.MappingNode:
@@ -289,7 +286,7 @@ func describe(n ast.Node) string {
 	return "a single value"
 }
 
-// scalarText returns a scalar as it is written.
+// scalarText returns a scalar as written in the file.
 func scalarText(n ast.Node) (string, bool) {
 	switch n := n.(type) {
 	case *ast.StringNode:

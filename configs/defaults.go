@@ -13,8 +13,8 @@ const (
 	gib = 1 << 30
 )
 
-// Default returns the configuration that an empty file stands for. It is valid but for cell.id, which
-// has no default; what derives from other keys (see Config.derive) is still empty.
+// Default returns the configuration of an empty file. It is valid except for cell.id, which has no default. Values that
+// derive from other keys (see Config.derive) are empty.
 func Default() *Config {
 	c := &Config{DataDir: "/var/lib/cellgate"}
 	c.Cell.Node, _ = os.Hostname()
@@ -69,8 +69,8 @@ func defaultListeners() []Listener {
 	return []Listener{vehicles, local}
 }
 
-// The setDefaults methods are called before a value is read into an element of a list or a map or
-// behind a pointer, where Default cannot reach.
+// The setDefaults methods run before a value is decoded into an element of a list or map or behind a pointer, which
+// Default cannot reach.
 
 func (l *Listener) setDefaults()  { l.Protocol, l.Path = "mqtt", "/mqtt" }
 func (t *ServerTLS) setDefaults() { t.ClientAuth, t.MinVersion = "none", "1.2" }
@@ -106,13 +106,13 @@ func (c *Central) setDefaults() {
 	c.Name, c.Bandwidth, c.P2Percent, c.Memory, c.Mode = "central", 20*mib, 10, 48*mib, "at_least_once"
 }
 
-// Folders of data_dir, unless the configuration says otherwise.
+// Default folders in data_dir.
 const (
 	JournalFolder = "journal"
 	KeysFolder    = "auth"
 )
 
-// derive fills in what follows from other keys, and makes paths absolute from base ("" leaves them).
+// derive fills in values that derive from other keys and makes paths absolute from base ("" leaves them).
 func (c *Config) derive(base string) {
 	resolvePaths(c, base)
 	under := func(p *Path, elem ...string) {
@@ -146,7 +146,7 @@ func (c *Config) derive(base string) {
 	}
 }
 
-// Files are the paths of the files that a reload reads besides the configuration and the rules.
+// Files returns the paths of the files that a reload reads, except the configuration and the rules.
 func (c *Config) Files() []string {
 	var all []string
 	for _, t := range c.serverTLS() {
@@ -163,7 +163,7 @@ func (c *Config) Files() []string {
 	return all
 }
 
-// serverTLS returns every TLS section of a listening address.
+// serverTLS returns the TLS sections of all listeners.
 func (c *Config) serverTLS() []*ServerTLS {
 	var all []*ServerTLS
 	for i := range c.Listeners {

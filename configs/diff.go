@@ -9,13 +9,12 @@ import (
 // Change is one key whose value differs between two configurations.
 type Change struct {
 	Path string
-	// Restart says that a running gateway cannot take the new value over.
+	// Restart means that the new value takes effect only after a restart.
 	Restart bool
 }
 
-// Diff returns what differs between the running configuration and a new one, in the order of the keys.
-// Paths that both have are compared value by value; a section or list that appears, vanishes or
-// changes its length is one change.
+// Diff returns the differences between the running configuration and a new one, in the order of the keys. Keys in both
+// are compared value by value. A section or list that is added, removed or changes its length is one change.
 func Diff(running, next *Config) []Change {
 	var changes []Change
 	diff(reflect.ValueOf(running).Elem(), reflect.ValueOf(next).Elem(), "", false, &changes)
@@ -29,7 +28,7 @@ func diff(a, b reflect.Value, path string, reload bool, out *[]Change) {
 		switch {
 		case a.IsNil() && b.IsNil():
 		case a.IsNil() || b.IsNil():
-			changed() // it opens or closes something, unless all that it is in can be reloaded
+			changed() // needs a restart unless everything around it can be reloaded
 		default:
 			diff(a.Elem(), b.Elem(), path, reload, out)
 		}

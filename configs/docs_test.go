@@ -13,8 +13,7 @@ import (
 	"cellgate/test/check"
 )
 
-// TestDocumentsNameTheDefaults fails for a document, a help text or a comment that gives a key another default than
-// Default does.
+// TestDocumentsNameTheDefaults fails if a document, a help text or a comment gives a default that differs from Default.
 func TestDocumentsNameTheDefaults(t *testing.T) {
 	t.Parallel()
 	seen := 0
@@ -52,10 +51,10 @@ func TestDocumentsNameTheDefaults(t *testing.T) {
 	}
 }
 
-// wrongDefaults finds what a text says of the defaults of keys: a key with its sections, and after it a value.
+// wrongDefaults returns the defaults that a text states, as a full key followed by a value, and those that are wrong.
 func wrongDefaults(said *regexp.Regexp, text string) (seen int, wrong []string) {
 	if !strings.ContainsAny(text, "0123456789") || !strings.Contains(text, ".") {
-		return 0, nil // most lines, quickly
+		return 0, nil // fast path for most lines
 	}
 	for _, m := range said.FindAllStringSubmatch(text, -1) {
 		keys := strings.Split(m[1], ".")
@@ -74,8 +73,8 @@ func wrongDefaults(said *regexp.Regexp, text string) (seen int, wrong []string) 
 	return seen, wrong
 }
 
-// TestCellYAMLShowsOptionalDefaults holds the keys that Default cannot show, of sections and elements that a file has to
-// begin: they stand in cell.yaml, most in comments, with what they are when they are left out.
+// TestCellYAMLShowsOptionalDefaults checks the keys of optional sections and list elements, which Default does not
+// contain: cell.yaml must list them with their defaults, most of them in comments.
 func TestCellYAMLShowsOptionalDefaults(t *testing.T) {
 	t.Parallel()
 	text, err := Samples.ReadFile("cell.yaml")

@@ -11,10 +11,10 @@ import (
 // maxProblems bounds how many problems one error shows.
 const maxProblems = 50
 
-// Problem is one thing that is wrong in a configuration file.
+// Problem is one mistake in a configuration file.
 type Problem struct {
 	File string `json:"file"`
-	Line int    `json:"line,omitempty"` // from 1; 0 when the file has no such place
+	Line int    `json:"line,omitempty"` // from 1; 0 if unknown
 	Col  int    `json:"col,omitempty"`  // from 1
 	// Path is the key, such as listeners[0].tls.cert; empty for the file as a whole.
 	Path string `json:"key,omitempty"`
@@ -40,11 +40,10 @@ func (p Problem) Error() string {
 	return b.String()
 }
 
-// Problems are all that is wrong in one file, in the order of the file. Load and Parse return it as
-// their error.
+// Problems are all mistakes in one file, in the order of the file. Load and Parse return them as their error.
 type Problems []Problem
 
-// Error gives one problem per line.
+// Error returns one problem per line.
 func (ps Problems) Error() string {
 	var b strings.Builder
 	for i, p := range ps {
@@ -60,7 +59,7 @@ func (ps Problems) Error() string {
 	return b.String()
 }
 
-// sorted returns the problems in the order of the file, or a nil error when there are none.
+// sorted returns the problems in the order of the file, or nil if there are none.
 func (ps Problems) sorted() error {
 	if len(ps) == 0 {
 		return nil
@@ -74,7 +73,7 @@ func (ps Problems) sorted() error {
 	return ps
 }
 
-// suggest says what to write instead of word, one of candidates.
+// suggest proposes one of candidates in place of word.
 func suggest(word string, candidates []string) string {
 	if near := spelling.Nearest(word, candidates); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
@@ -85,7 +84,7 @@ func suggest(word string, candidates []string) string {
 	return "write one of " + strings.Join(candidates, ", ")
 }
 
-// suggestOne is suggest, and names all candidates in either case.
+// suggestOne is like suggest, but always lists all candidates.
 func suggestOne(word string, candidates []string) string {
 	all := "write one of " + strings.Join(candidates, ", ")
 	if near := spelling.Nearest(word, candidates); near != "" {

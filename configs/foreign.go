@@ -9,12 +9,12 @@ import (
 	"cellgate/broker/shared/spelling"
 )
 
-// foreign reports whether data cannot be meant as a configuration.
+// foreign reports whether data is not a configuration at all.
 func foreign(data []byte) bool {
 	return spelling.Foreign(data, names(fieldsOf(reflect.TypeFor[Config]())))
 }
 
-// notConfiguration is the one finding in a foreign file: where reading it ended, if it did.
+// notConfiguration returns the only problem of a foreign file, at the place where parsing failed, if it did.
 func notConfiguration(name string, body ast.Node, err error) error {
 	at := placeOf(body)
 	var found Problems

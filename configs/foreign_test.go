@@ -9,8 +9,8 @@ import (
 	"cellgate/test/check"
 )
 
-// TestForeignFiles holds that a file that is no configuration is told as one finding that names the place,
-// what was expected and what to do, and shows none of the file's contents.
+// TestForeignFiles checks that a file that is not a configuration gives one problem with the place, what was expected
+// and what to do, and without any of the file's contents.
 func TestForeignFiles(t *testing.T) {
 	t.Parallel()
 	shape := regexp.MustCompile(`^f\.yaml:\d+:\d+: not a configuration: .+; .*configs/cell\.yaml`)
@@ -32,7 +32,7 @@ func TestForeignFiles(t *testing.T) {
 	}
 }
 
-// TestMistypedIsNotForeign holds that a configuration with a mistake in it is told what the mistake is.
+// TestMistypedIsNotForeign checks that a configuration with a typing error is reported as that error.
 func TestMistypedIsNotForeign(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{

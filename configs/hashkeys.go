@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// minHashKey is the shortest key of the rules' function hash, in bytes: VINs are few enough to try them all, but for the key.
+// minHashKey is the minimum length of a key of the rules' function hash, in bytes. With a guessable key all VINs could
+// be tried.
 const minHashKey = 16
 
 func (k *checker) hashKeys() {
@@ -18,7 +19,7 @@ func (k *checker) hashKeys() {
 		}
 		from, err := time.Parse(time.RFC3339, key.From)
 		if key.From == "" {
-			err = nil // from ever on
+			err = nil // no start
 		}
 		switch {
 		case !nameRE().MatchString(key.ID) || seen[key.ID]:

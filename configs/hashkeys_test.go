@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestHashKeys: keys have names, times that rise, and are not to be guessed; none is ever shown.
+// TestHashKeys: keys need ids, ascending times and enough length; none is ever printed.
 func TestHashKeys(t *testing.T) {
 	t.Parallel()
 	load := func(keys string) error {

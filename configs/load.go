@@ -21,7 +21,7 @@ import (
 // maxFileBytes bounds a configuration file.
 const maxFileBytes = 1 << 20
 
-// Load reads, completes and checks the file at path. The error holds every problem (see Problems).
+// Load reads, completes and validates the file at path. The error contains all problems (see Problems).
 func Load(path string) (*Config, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -37,12 +37,12 @@ func Load(path string) (*Config, error) {
 	return Parse(path, data)
 }
 
-// Parse is Load for contents at hand; name is the path for messages and for relative paths.
+// Parse is like Load for data in memory. name is the path for messages and for relative paths.
 func Parse(name string, data []byte) (*Config, error) {
 	return parseEnv(name, data, os.LookupEnv)
 }
 
-// parseEnv is Parse with an environment of the caller's.
+// parseEnv is Parse with the given environment.
 func parseEnv(name string, data []byte, env func(string) (string, bool)) (*Config, error) {
 	body, err := parseYAML(name, data)
 	if (err != nil || body != nil) && foreign(data) {
@@ -71,13 +71,13 @@ func parseEnv(name string, data []byte, env func(string) (string, bool)) (*Confi
 	return c, nil
 }
 
-// parseYAML returns the body of the one document in data, nil for an empty one.
+// parseYAML returns the body of the single document in data, nil if it is empty.
 func parseYAML(name string, data []byte) (body ast.Node, err error) {
 	if len(data) > maxFileBytes {
 		return nil, Problems{{File: name, Why: "longer than 1 MiB", Fix: "name a configuration file"}}
 	}
 	defer func() {
-		if r := recover(); r != nil { // the parser is a third party's; its panic is a bad file, no more
+		if r := recover(); r != nil { // a panic of the third-party parser is an error of the file
 			err = Problems{{File: name, Line: 1, Col: 1, Why: "not readable as YAML", Fix: "check it with a YAML linter"}}
 		}
 	}()
@@ -121,10 +121,10 @@ func syntaxProblem(name string, data []byte, err error) error {
 	return Problems{p}
 }
 
-// quoted is what the parser repeats of the file, which may be a secret.
+// quoted matches what the parser repeats of the file, which may be a secret.
 var quoted = regexp.MustCompile(`:? *".*"`)
 
-// firstOfTwo takes the place of the first out of the parser's finding of a key that stands twice.
+// firstOfTwo matches the place of the first of two equal keys in the parser's message.
 var firstOfTwo = regexp.MustCompile(`already defined at \[(\d+:\d+)\]`)
 
 // resolvePaths makes every relative Path in c absolute.
@@ -137,7 +137,7 @@ func resolvePaths(c *Config, base string) {
 	})
 }
 
-// walk calls fn for every scalar below v that can be addressed.
+// walk calls fn for every addressable scalar below v.
 func walk(v reflect.Value, fn func(reflect.Value)) {
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -152,7 +152,7 @@ func walk(v reflect.Value, fn func(reflect.Value)) {
 		for i := range v.Len() {
 			walk(v.Index(i), fn)
 		}
-	case reflect.Map: // its values cannot be addressed; no map holds a path
+	case reflect.Map: // values are not addressable; no map contains a path
 	default:
 		fn(v)
 	}

@@ -42,10 +42,8 @@ func TestMinimalFileHasEveryDefault(t *testing.T) {
 	}
 }
 
-// TestCellYAMLListsTheDefaults holds the sample, comments put in force where they show a default,
-// against what an empty file gives.
-// At the bound of handshakes the oldest connection gives way. One over a poor mobile network takes a few seconds
-// for TLS and CONNECT; what connect_rate lets in meanwhile must not push it out.
+// At the bound of handshakes the oldest connection is closed. A client over a poor mobile network takes a few seconds
+// for TLS and CONNECT; the connections that connect_rate admits meanwhile must not push it out.
 func TestAConnectStormDoesNotPushOutSlowClients(t *testing.T) {
 	t.Parallel()
 	const slow = 4 // seconds
@@ -193,7 +191,7 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// TestValuesFromFiles: a secret that Kubernetes or systemd puts into a file is read from there, and is never shown.
+// TestValuesFromFiles: a secret in a file, as Kubernetes or systemd provides it, is read from there and never printed.
 func TestValuesFromFiles(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -12,8 +12,8 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Print writes c as YAML with every default filled in and secrets masked. But for the secrets, Parse
-// reads it back to the same configuration.
+// Print writes c as YAML with all defaults filled in and secrets masked. Parse reads the same configuration back,
+// except for the secrets.
 func Print(w io.Writer, c *Config) error {
 	b := bufio.NewWriter(w)
 	p := printer{w: b, paths: true}
@@ -26,7 +26,7 @@ func Print(w io.Writer, c *Config) error {
 
 type printer struct {
 	w     *bufio.Writer
-	paths bool // print them too
+	paths bool // also print paths
 }
 
 func (p printer) line(indent int, text string) {
@@ -39,7 +39,7 @@ func (p printer) structure(v reflect.Value, indent int) {
 	}
 }
 
-// entry writes one key and its value. Only a section that is off has no line: absence is its value.
+// entry writes one key and its value. A section that is off has no line.
 func (p printer) entry(name string, v reflect.Value, indent int) {
 	name = quote(name)
 	if v.Type() == reflect.TypeFor[Path]() && !p.paths {
@@ -101,7 +101,7 @@ func scalarYAML(v reflect.Value) string {
 	return fmt.Sprint(v.Interface())
 }
 
-// quote writes text as one YAML scalar that the reader gives back as it is, environment marks included.
+// quote returns text as a YAML scalar that decodes to the same text, ${ included.
 func quote(text string) string {
 	text = strings.ReplaceAll(text, "${", "$${")
 	if text == "" || token.IsNeedQuoted(text) || strings.ContainsAny(text, "\"'\\,[]{}\t\r\n#") {

@@ -13,7 +13,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// scalar reads one value: text, with the environment expanded, then the type, then the tag's bounds.
+// scalar decodes one value: it expands the environment, parses the type, then checks the tag's bounds.
 func (d *decoder) scalar(n ast.Node, v reflect.Value, path string, tag reflect.StructTag) {
 	text, ok := scalarText(n)
 	if !ok {
@@ -73,8 +73,8 @@ func scalarHint(v reflect.Value) string {
 	return "write digits only, such as 1000"
 }
 
-// checkTag holds a value against its oneof and range tags. text is how the file has it: what came from
-// the environment is not repeated in messages.
+// checkTag checks a value against its oneof and range tags. text is the value as written in the file, so that messages
+// do not repeat what came from the environment.
 func checkTag(v reflect.Value, tag reflect.StructTag, text string) (why, fix string) {
 	if words := tag.Get("oneof"); words != "" {
 		allowed := strings.Split(words, "|")
@@ -96,8 +96,7 @@ func checkTag(v reflect.Value, tag reflect.StructTag, text string) (why, fix str
 	return "", ""
 }
 
-// parseBound reads an end of a range tag in the field's own unit. The tags are constants of this
-// package, and a test reads them all.
+// parseBound parses one end of a range tag in the unit of the field. A test parses all tags.
 func parseBound(t reflect.Type, text string) int64 {
 	v := reflect.New(t).Elem()
 	if err := setScalar(v, text); err != nil {
@@ -106,7 +105,7 @@ func parseBound(t reflect.Type, text string) int64 {
 	return v.Int()
 }
 
-// missingEnvError names a variable of the environment that is not set.
+// missingEnvError names an environment variable that is not set.
 type missingEnvError struct{ name string }
 
 func (e *missingEnvError) Error() string {
@@ -127,7 +126,8 @@ func envFix(err error) string {
 	return "write ${NAME} or ${file:PATH}, or $${ for a literal ${"
 }
 
-// expand replaces ${NAME} by the environment's value, ${file:PATH} by a file's, with relative paths from dir, and $${ by ${.
+// expand replaces ${NAME} with the environment's value, ${file:PATH} with the contents of a file (relative paths
+// resolve from dir), and $${ with ${.
 func expand(text string, env func(string) (string, bool), dir string) (string, error) {
 	if !strings.Contains(text, "${") {
 		return text, nil
@@ -158,15 +158,15 @@ func expand(text string, env func(string) (string, bool), dir string) (string, e
 	}
 }
 
-// maxValueFile bounds a file whose contents are a value.
+// maxValueFile bounds a file that contains a value.
 const maxValueFile = 64 << 10
 
-// fileError says why a file that a value is in cannot be used. It shows none of the value.
+// fileError says why a file with a value cannot be used, without the value.
 type fileError struct{ err error }
 
 func (e *fileError) Error() string { return e.err.Error() }
 
-// lookUp is what stands for a name between ${ and }.
+// lookUp returns the value of the name between ${ and }.
 func lookUp(name string, env func(string) (string, bool), dir string) (string, error) {
 	path, isFile := strings.CutPrefix(name, "file:")
 	switch {
@@ -182,16 +182,16 @@ func lookUp(name string, env func(string) (string, bool), dir string) (string, e
 	return value, nil
 }
 
-// readValue is a file's contents without the line end that editors and echo put behind it.
+// readValue returns a file's contents without the final line end.
 func readValue(path, dir string) (string, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, path)
 	}
-	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	f, err := os.Open(path) //nolint:gosec // the operator configures the path
 	if err != nil {
 		return "", &fileError{err}
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }() // read only
 	body, err := io.ReadAll(io.LimitReader(f, maxValueFile+1))
 	switch {
 	case err != nil:

@@ -6,8 +6,7 @@ import (
 	"testing"
 )
 
-// TestMalformedSecretsAreNotShown: whatever YAML makes of a secret that somebody pasted without quotes, no message and
-// no print repeats any of it.
+// TestMalformedSecretsAreNotShown: no message and no output repeats an unquoted secret, whatever YAML parses it as.
 func TestMalformedSecretsAreNotShown(t *testing.T) {
 	t.Parallel()
 	const canary = "hunTer2"
@@ -39,7 +38,7 @@ func TestMalformedSecretsAreNotShown(t *testing.T) {
 	}
 }
 
-// TestSecretsInAddressesAreNotShown: who writes a URL with a password where an address is wanted.
+// TestSecretsInAddressesAreNotShown: a URL with a password in place of an address is not printed.
 func TestSecretsInAddressesAreNotShown(t *testing.T) {
 	t.Parallel()
 	for _, section := range []string{

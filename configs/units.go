@@ -15,10 +15,10 @@ import (
 // Duration is a time.Duration written like 90s, 1h30m or 7d. A day is 24 hours.
 type Duration time.Duration
 
-// Std returns the duration as the standard library's type.
+// Std returns the duration as a time.Duration.
 func (d Duration) Std() time.Duration { return time.Duration(d) }
 
-// String writes the duration without the zero parts that time.Duration writes: 1h, not 1h0m0s.
+// String returns the duration without zero parts: 1h, not 1h0m0s.
 func (d Duration) String() string { return duration.Text(time.Duration(d)) }
 
 func (d *Duration) setText(text string) error {
@@ -42,8 +42,8 @@ type byteUnit struct {
 	size int64
 }
 
-// byteUnits from the largest down, so that String finds the shortest exact form. Decimal units are
-// read, not written.
+// byteUnits returns the units from largest to smallest, so that String finds the shortest exact form. Decimal units are
+// only parsed.
 func byteUnits() []byteUnit {
 	return []byteUnit{
 		{"TiB", 1 << 40},
@@ -59,7 +59,7 @@ func byteUnits() []byteUnit {
 	}
 }
 
-// String writes the size in the largest binary unit that divides it.
+// String returns the size in the largest binary unit that divides it.
 func (b Bytes) String() string {
 	for _, u := range byteUnits() {
 		if strings.HasSuffix(u.name, "iB") && b != 0 && int64(b)%u.size == 0 {
@@ -102,7 +102,7 @@ func (*Bytes) hint() string { return "write a number with its unit, such as 256K
 // ByteRate is a rate in bytes per second, written like 20MiB/s.
 type ByteRate int64
 
-// String writes the rate like Bytes, with /s.
+// String returns the rate like 20MiB/s.
 func (r ByteRate) String() string { return Bytes(r).String() + "/s" }
 
 var errByteRate = errors.New("is not a rate")
@@ -119,10 +119,10 @@ func (r *ByteRate) setText(text string) error {
 
 func (*ByteRate) hint() string { return "write a size per second, such as 20MiB/s" }
 
-// TimeOfDay is a time of the day, in minutes from midnight.
+// TimeOfDay is a time of day in minutes from midnight.
 type TimeOfDay int
 
-// String writes it like 22:00.
+// String returns the time like 22:00.
 func (t TimeOfDay) String() string { return fmt.Sprintf("%02d:%02d", int(t)/60, int(t)%60) }
 
 var errTimeOfDay = errors.New("is not a time of the day")
@@ -138,19 +138,19 @@ func (t *TimeOfDay) setText(text string) error {
 
 func (*TimeOfDay) hint() string { return "write it like \"22:00\", in quotes" }
 
-// Path is a file or folder. In a loaded configuration it is absolute, unless the configuration was
-// parsed without a file, and empty when it is not set.
+// Path is a file or folder. It is empty if not set, and absolute in a loaded configuration unless the configuration was
+// parsed without a file.
 type Path string
 
-// Secret is a value that is never shown: printing, logging and marshalling it give a mask.
+// Secret is a value that is never shown: printing, logging and marshalling give a mask.
 type Secret string
 
 const mask = "********"
 
-// Reveal returns the value itself, for the one place that authenticates with it.
+// Reveal returns the value, for authentication only.
 func (s Secret) Reveal() string { return string(s) }
 
-// String returns the mask, or nothing for an empty secret.
+// String returns the mask, or "" if the secret is empty.
 func (s Secret) String() string {
 	if s == "" {
 		return ""
@@ -158,14 +158,14 @@ func (s Secret) String() string {
 	return mask
 }
 
-// GoString keeps %#v from showing the value.
+// GoString masks the value for %#v.
 func (s Secret) GoString() string { return strconv.Quote(s.String()) }
 
-// Format keeps every other verb from showing the value.
+// Format masks the value for all other verbs.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(s.String())) }
 
-// MarshalText keeps encoders from showing the value.
+// MarshalText masks the value for encoders.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// LogValue keeps slog from showing the value.
+// LogValue masks the value for slog.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }

@@ -15,18 +15,18 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// checker holds a decoded configuration against what no single key can tell.
+// checker runs the checks that involve more than one key.
 type checker struct {
 	cfg *Config
 	d   *decoder
 }
 
-// problem reports a key.
+// problem reports a problem of a key.
 func (k *checker) problem(path, why, fix string) {
 	k.d.problems = append(k.d.problems, k.at(path, why, fix))
 }
 
-// at is a problem at the place of its key, or of the nearest key above it that the file has.
+// at returns a problem at the place of its key, or of its nearest parent in the file.
 func (k *checker) at(path, why, fix string) Problem {
 	p := Problem{File: k.d.file, Line: 1, Col: 1, Path: path, Why: why, Fix: fix}
 	for above := path; ; above = above[:strings.LastIndexAny(above, ".[")] {
@@ -40,15 +40,14 @@ func (k *checker) at(path, why, fix string) Problem {
 	}
 }
 
-// failed reports whether path has a problem already, so that one mistake gives one message.
+// failed reports whether path already has a problem, so that one mistake gives one message.
 func (k *checker) failed(path string) bool {
 	return slices.ContainsFunc(k.d.problems, func(p Problem) bool {
 		return p.Path == path || strings.HasPrefix(p.Path, path+".") || strings.HasPrefix(p.Path, path+"[")
 	})
 }
 
-// sound reports whether none of the paths has a problem already: what does not fit a value that is wrong itself is no
-// mistake of its own.
+// sound reports whether none of the paths has a problem: a conflict with a value that is itself wrong is not reported.
 func (k *checker) sound(paths ...string) bool { return !slices.ContainsFunc(paths, k.failed) }
 
 func (k *checker) all() {
@@ -154,7 +153,7 @@ func (k *checker) listener(path string, l *Listener) {
 	k.serverTLS(path+".tls", l.TLS)
 }
 
-// taken reports two listeners on one address. Port 0 is any free port.
+// taken reports two listeners with the same address. Port 0 means any free port.
 func (k *checker) taken(taken map[string]string, path, address string) {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil || port == "0" {
@@ -167,7 +166,7 @@ func (k *checker) taken(taken map[string]string, path, address string) {
 	taken[address] = path
 }
 
-// address checks host:port and tells whether it is on loopback.
+// address checks host:port and reports whether it is on loopback.
 func (k *checker) address(path, address string) (local, ok bool) {
 	if k.failed(path) {
 		return false, false
@@ -181,8 +180,7 @@ func (k *checker) address(path, address string) (local, ok bool) {
 	return isLoopback(host), true
 }
 
-// isLoopback reports whether host, an IP address or localhost, can be reached from this machine alone.
-// Other names are not looked up and count as not.
+// isLoopback reports whether host is localhost or a loopback IP address. Other names are not resolved and do not count.
 func isLoopback(host string) bool {
 	ip := net.ParseIP(strings.TrimSuffix(host, "."))
 	return host == "localhost" || (ip != nil && ip.IsLoopback())
@@ -265,7 +263,7 @@ func (k *checker) jwksURL(path, text string) {
 	}
 }
 
-// builtinRoles are the roles that every cell has.
+// builtinRoles returns the roles that every cell has.
 func builtinRoles() []string { return []string{"vehicle", "service", "operator"} }
 
 // role checks that a role exists.
@@ -296,8 +294,7 @@ func (k *checker) roles() {
 	}
 }
 
-// compiles reports what auth finds in a role beyond the form of its filters, so that what config check passes is
-// what the gateway starts with.
+// compiles reports the errors that auth finds in a role, so that a file that passes config check also starts.
 func (k *checker) compiles(path, name string, r Role) {
 	k.knownLists(path+".command_vins", r.CommandVINs)
 	err := auth.ValidateRole(name, auth.RolePolicy{
@@ -315,7 +312,7 @@ func (k *checker) compiles(path, name string, r Role) {
 	}
 }
 
-// vinLists checks the lists of VINs, and those of them that Kafka is held to.
+// vinLists checks the VIN lists and the lists that commands from Kafka are limited to.
 func (k *checker) vinLists() {
 	for name, vins := range k.cfg.Auth.VINLists {
 		path := join("auth.vin_lists", name)
@@ -339,7 +336,7 @@ func (k *checker) vinLists() {
 	}
 }
 
-// knownLists checks that lists which are named exist.
+// knownLists checks that the VIN lists named in vins exist.
 func (k *checker) knownLists(path string, vins []string) {
 	for i, vin := range vins {
 		if name, list := strings.CutPrefix(vin, "@"); list && k.cfg.Auth.VINLists[name] == nil {

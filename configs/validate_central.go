@@ -2,7 +2,7 @@ package configs
 
 import "fmt"
 
-// centralPath is where the file has a centre: there may be one without a list.
+// centralPath returns the key path of a centre; a single centre may be written without a list.
 func (k *checker) centralPath(i int) string {
 	if at := fmt.Sprintf("central[%d]", i); len(k.cfg.Central) > 1 || k.d.places[at] != (place{}) {
 		return at

@@ -49,7 +49,7 @@ func (k *checker) commands() {
 	}
 }
 
-// class checks a topic class: one level of a topic.
+// class checks a topic class, which is one topic level.
 func (k *checker) class(path, class string) {
 	if class == "" || strings.ContainsAny(class, "/+#") {
 		k.problem(path, fmt.Sprintf("%q is not a topic class", class), "write the level after v1/{vin}/up/, such as telemetry")
@@ -109,7 +109,7 @@ func (k *checker) hosts(path string, hosts []string, example string) {
 	}
 }
 
-// withoutLogin masks what stands before the @ of a URL, which may be a password.
+// withoutLogin masks the part of a URL before the @, which may contain a password.
 func withoutLogin(address string) string {
 	if i := strings.LastIndexByte(address, '@'); i >= 0 {
 		return mask + address[i:]

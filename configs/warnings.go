@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// warnings notes what is valid but gives something up: secrets in clear, or a weaker promise.
+// warnings reports valid settings with a drawback: secrets in clear text, or a weaker guarantee.
 func (k *checker) warnings() {
 	c := k.cfg
 	if h, _, _ := net.SplitHostPort(c.HTTP.Address); c.HTTP.AllowInsecure && c.HTTP.TLS == nil && !isLoopback(h) {

@@ -19,13 +19,13 @@ const (
 
 var errWebhookKey = errors.New("is no signing key")
 
-// SigningKey is a key of a webhook in bytes. The form whsec_ and base64 is that of Standard Webhooks.
+// SigningKey returns a webhook's key in bytes. The form whsec_ and base64 is that of Standard Webhooks.
 func SigningKey(s Secret) ([]byte, error) {
 	key := []byte(s.Reveal())
 	if text, encoded := strings.CutPrefix(s.Reveal(), "whsec_"); encoded {
 		var err error
 		if key, err = base64.StdEncoding.DecodeString(text); err != nil {
-			return nil, errWebhookKey // without its text
+			return nil, errWebhookKey // the error must not repeat the text
 		}
 	}
 	if len(key) < minWebhookKey {
@@ -34,7 +34,7 @@ func SigningKey(s Secret) ([]byte, error) {
 	return key, nil
 }
 
-// WebhookNames are the names of the webhooks, sorted; never nil.
+// WebhookNames returns the names of the webhooks, sorted; never nil.
 func (c *Config) WebhookNames() []string {
 	names := slices.AppendSeq(make([]string, 0, len(c.Webhooks)), maps.Keys(c.Webhooks))
 	slices.Sort(names)
