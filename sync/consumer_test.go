@@ -48,7 +48,7 @@ func (l last) repeated(r *kgo.Record) bool {
 
 // consumer]
 
-// Who remembers the last source offset tells what came twice by a worker that was killed, and loses nothing.
+// A consumer that remembers the last source offset recognises the duplicates of a killed worker, and loses nothing.
 func TestAConsumerTellsWhatCameTwice(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -76,7 +76,7 @@ func TestAConsumerTellsWhatCameTwice(t *testing.T) {
 	}
 }
 
-// The page about the centre shows the consumer that the test above runs.
+// The docs page about the centre shows the consumer of the test above.
 func TestThePageShowsTheConsumer(t *testing.T) {
 	t.Parallel()
 	code, err := os.ReadFile("consumer_test.go")

@@ -13,43 +13,43 @@ import (
 )
 
 const (
-	// minFetch and maxFetch bound what a partition reads at a time: a quarter of its share of the memory.
+	// minFetch and maxFetch bound one fetch of a partition: a quarter of its share of the memory.
 	minFetch, maxFetch = 64 << 10, 1 << 20
 	fetchWait          = 500 * time.Millisecond
-	// recordCost is what a record under way takes beside its bytes.
+	// recordCost is a record's memory in addition to its bytes.
 	recordCost = 256
-	// settleGrace is how long a partition that is taken away waits for acknowledgements that are still
-	// under way, so that its next reader need not send them again.
+	// settleGrace is how long a partition that is taken away waits for acknowledgements of records in flight, so that
+	// its next reader need not send them again.
 	settleGrace = 3 * time.Second
 )
 
-// forwarder forwards one partition while it is assigned. What it has sent stays under way when the partition goes to
-// another gateway, and is not read and sent again when it comes back.
+// forwarder forwards one partition while it is assigned. When the partition goes to another gateway, records in flight
+// stay in flight, and are not read and sent again if it comes back.
 type forwarder struct {
 	s *Syncer
 	partition
 	lane  *lane
-	part  *kafkaclient.Assignment // the present one; belongs to run
+	part  *kafkaclient.Assignment // the current one; owned by run
 	skips chan *skip
 
-	committing sync.Mutex // held while the group is told of a new position
+	committing sync.Mutex // held during a commit
 
 	mu          sync.Mutex
 	assigned    bool
 	room        chan struct{} // a record was settled
-	first, last *delivery     // those under way, in the order in which they were read
+	first, last *delivery     // records in flight, in reading order
 	count       int           // of them
 	bytes       int
-	waitingFor  map[string]int        // the bytes among them by topic
-	read        int64                 // the offset after the last record that was read; where reading begins before the first fetch
+	waitingFor  map[string]int        // their bytes by topic
+	read        int64                 // the offset after the last record read; before the first fetch where reading begins
 	began       int64                 // where the first reading began; negative before
 	next        int64                 // everything before it is settled; negative before the first fetch
-	high        int64                 // behind the partition's last record
+	high        int64                 // after the partition's last record
 	commit      int64                 // committed
-	renew       time.Time             // when it is committed again though nothing has changed
+	renew       time.Time             // when it is committed again without a change
 	claim       kafkaclient.Claim     // committed with it
-	inHand      time.Time             // of the record that waits to be sent; zero when none does
-	gone        *kafkaclient.GapError // where it stands
+	inHand      time.Time             // time of the record that waits to be sent; zero if none
+	gone        *kafkaclient.GapError // where it is stopped
 }
 
 // run forwards until ctx ends.
@@ -96,7 +96,7 @@ func (f *forwarder) forward(ctx context.Context) {
 	}
 }
 
-// holds notes the time of the record that waits to be sent.
+// holds sets the time of the record that waits to be sent.
 func (f *forwarder) holds(at time.Time) {
 	f.mu.Lock()
 	f.inHand = at
@@ -107,7 +107,7 @@ func (f *forwarder) setAssigned(is bool) {
 	f.mu.Lock()
 	f.assigned = is
 	f.mu.Unlock()
-	if !is { // its gap is another gateway's to tell
+	if !is { // another gateway reports its gap
 		f.goOn()
 	}
 }
@@ -118,17 +118,17 @@ func (f *forwarder) isAssigned() bool {
 	return f.assigned
 }
 
-// resume decides where to go on: after the last record read, as what came before is settled or under way. Only
-// when another gateway has committed beyond what is settled here, the group's offset counts; then what is under way is
-// waited for, so that no more than one partition's bound is. It returns false when ctx ends. before is the partition as
-// it was here before, nil at first; at is what the group has committed.
+// resume decides where to continue: after the last record read, because earlier ones are settled or in flight. The
+// group's offset counts only if another gateway has committed beyond what is settled here; then resume waits for the
+// records in flight, to keep to one partition's bound. It returns false when ctx ends. before is this gateway's
+// previous assignment of the partition, nil at first; at is the group's committed position.
 func (f *forwarder) resume(ctx context.Context, before *kafkaclient.Assignment, at kafkaclient.Mark) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.renew, f.claim = time.Time{}, f.part.Claim() // which is not committed yet
+	f.renew, f.claim = time.Time{}, f.part.Claim() // not committed yet
 	if f.next < 0 {
 		if f.commit = at.Next; at.Next < 0 {
-			at.Next = 0 // nobody has read anything: what is gone by now is missing
+			at.Next = 0 // nothing was ever read: removed records are missing
 		}
 		f.read, f.began = at.Next, at.Next
 		f.part.Resume(at)
@@ -148,7 +148,7 @@ func (f *forwarder) resume(ctx context.Context, before *kafkaclient.Assignment, 
 	if at.Next > f.next {
 		f.next, f.read, f.commit = at.Next, at.Next, at.Next
 	} else {
-		at = before.Mark() // the group forgets what it knew of a topic that is deleted
+		at = before.Mark() // the group loses the offsets of a deleted topic
 	}
 	at.Next = f.read
 	f.part.Resume(at)
@@ -163,7 +163,7 @@ func size(r *kafkaclient.Fetched) int {
 	return n
 }
 
-// note takes what a fetch said: where the partition ends, and the first time where it is read from.
+// note records a fetch's result: the partition's end, and at first where reading began.
 func (f *forwarder) note(recs []kafkaclient.Fetched, high int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -177,7 +177,7 @@ func (f *forwarder) note(recs []kafkaclient.Fetched, high int64) {
 	f.read = f.next
 }
 
-// wait waits for room; false when ctx has ended.
+// wait waits for room; false if ctx has ended.
 func (f *forwarder) wait(ctx context.Context) bool {
 	for {
 		f.mu.Lock()
@@ -194,7 +194,8 @@ func (f *forwarder) wait(ctx context.Context) bool {
 	}
 }
 
-// send gives a record to the central producer, or, when it may not go there, to the error topic. The error is ctx's.
+// send gives a record to the central producer, or to the error topic if it must not go to the centre. The error is
+// ctx's.
 func (f *forwarder) send(ctx context.Context, r *kafkaclient.Fetched) error {
 	d := &delivery{f: f, offset: r.Offset}
 	via, looped := f.via(r)
@@ -226,7 +227,7 @@ func (f *forwarder) send(ctx context.Context, r *kafkaclient.Fetched) error {
 	return nil
 }
 
-// via is through which cells the record has come, with this one, and whether that has been among them before.
+// via returns the cells that the record has passed, this one included, and whether this one was among them before.
 func (f *forwarder) via(r *kafkaclient.Fetched) (via string, looped bool) {
 	before := string(r.Header(headerVia))
 	if before == "" {
@@ -235,7 +236,7 @@ func (f *forwarder) via(r *kafkaclient.Fetched) (via string, looped bool) {
 	return before + "," + f.s.o.CellID, slices.Contains(strings.Split(before, ","), f.s.o.CellID)
 }
 
-// headers are the record's, with those that tell where it comes from. via replaces the one that it had.
+// headers appends the record's headers and those of its source. via replaces the previous one.
 func (f *forwarder) headers(r *kafkaclient.Fetched, via string) (b []byte, n int) {
 	b = make([]byte, 0, size(r)-len(r.Key)-len(r.Value)+96)
 	add := func(name, value string) {
@@ -256,17 +257,17 @@ func (f *forwarder) headers(r *kafkaclient.Fetched, via string) (b []byte, n int
 	return b, n
 }
 
-// The headers that tell where a record comes from.
+// The headers of a record's source.
 const (
 	headerSrcCell      = "src-cell"
 	headerSrcTopic     = "src-topic"
 	headerSrcPartition = "src-partition"
 	headerSrcOffset    = "src-offset"
-	headerVia          = "via" // the cells that it has come through, with commas
+	headerVia          = "via" // the cells that it has passed, separated by commas
 )
 
-// begin notes that a record is under way. It reports whether half of the partition's share waits already for topics that
-// the centre does not have: whatever else is bound for them would hold up the others.
+// begin records that a record is in flight. It reports whether half of the partition's share already waits for topics
+// that the centre does not have: more of their records would hold up others.
 func (f *forwarder) begin(d *delivery) (crowded bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -281,7 +282,7 @@ func (f *forwarder) begin(d *delivery) (crowded bool) {
 		crowded = n >= f.lane.shareOf()/2
 	}
 	if d.before = f.last; f.last == nil {
-		f.next = d.offset // what compaction or retention took out in between is settled
+		f.next = d.offset // records removed in between by compaction or retention are settled
 		f.first = d
 	} else {
 		f.last.behind = d
@@ -294,18 +295,18 @@ func (f *forwarder) begin(d *delivery) (crowded bool) {
 	return crowded
 }
 
-// delivery is one record on its way.
+// delivery is a record in flight.
 type delivery struct {
 	f              *forwarder
 	before, behind *delivery // in the forwarder's list
 	offset         int64
 	record         kafkaclient.Record
-	bound          string // the topic at the centre
-	taken          int    // of the memory
+	bound          string // the central topic
+	taken          int    // bytes of the memory
 	buried         bool
 }
 
-// cost is what it takes of the memory until it is settled.
+// cost returns its bytes of the memory until it is settled.
 func (d *delivery) cost() int {
 	return len(d.record.Key) + len(d.record.Value) + cap(d.record.Headers) + recordCost
 }
@@ -320,7 +321,7 @@ func (d *delivery) Produced(_ *kafkaclient.Record, err error) {
 	case refused(err) && !d.buried:
 		d.bury(err.Error())
 	case refused(err):
-		// Even the error topic does not take it. It is held: nothing is given up.
+		// The error topic refuses it too. It is held: nothing is given up.
 		d.f.s.o.Log.Error("error topic does not take a record; its partition waits",
 			"topic", d.f.topic, "partition", d.f.id, "offset", d.offset, "err", err)
 		d.f.s.later(d)
@@ -337,7 +338,7 @@ func (d *delivery) bury(reason string) {
 	d.f.s.cell.Produce(&d.record)
 }
 
-// settle notes that a record needs nothing more.
+// settle records a final outcome.
 func (f *forwarder) settle(d *delivery, outcome string) {
 	f.s.o.Metrics.records.WithLabelValues(f.s.o.Metrics.labels(f.s.o.Centre, f.lane.name, outcome)...).Inc()
 	f.lane.passed.add(d.taken - recordCost)
@@ -369,7 +370,7 @@ func (f *forwarder) settle(d *delivery, outcome string) {
 	}
 }
 
-// commits commits what is settled, every second and at the end, but for a partition that another gateway has claimed.
+// commits commits what is settled, every second and at the end, unless another gateway has claimed the partition.
 func (f *forwarder) commits(ctx context.Context) {
 	tick := time.NewTicker(f.s.o.CommitInterval)
 	defer tick.Stop()
@@ -386,7 +387,7 @@ func (f *forwarder) commits(ctx context.Context) {
 	}
 }
 
-// drain gives what is under way a short time, and before the end of all all the time there is.
+// drain waits for records in flight: for settleGrace, at a Stop for as long as it allows.
 func (f *forwarder) drain() {
 	if f.lane.isPaused() {
 		return // nothing will be settled
@@ -412,7 +413,7 @@ func (f *forwarder) drain() {
 	}
 }
 
-// renewCommit is how often an offset is committed that has not changed: a group without members forgets it else.
+// renewCommit is how often an unchanged offset is committed: otherwise a group without members expires.
 const renewCommit = time.Hour
 
 func (f *forwarder) commitNow() {

@@ -10,16 +10,16 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 )
 
-// gapInterval is how often a partition that has stopped looks what it holds by now.
+// gapInterval is how often a stopped partition is checked again.
 const gapInterval = 2 * time.Second
 
-// ErrNoGap says that a lane does not stand at a gap on this gateway.
+// ErrNoGap means that the lane is not stopped at a gap on this gateway.
 var ErrNoGap = errors.New("no gap")
 
-// skip is an operator's word to skip a partition's gap.
+// skip is an operator's request to skip a partition's gap.
 type skip struct {
 	ctx  context.Context
-	done chan skipped // has room for the answer
+	done chan skipped // buffered for the answer
 }
 
 type skipped struct {
@@ -27,7 +27,7 @@ type skipped struct {
 	err error
 }
 
-// Gaps are those at which this gateway's lanes stand: those of a lane, or of all with "".
+// Gaps returns the gaps at which a lane of this gateway is stopped, of all lanes with "".
 func (s *Syncer) Gaps(lane string) []Gap {
 	all := []Gap{}
 	for _, l := range s.lanes {
@@ -38,9 +38,10 @@ func (s *Syncer) Gaps(lane string) []Gap {
 	return all
 }
 
-// Skip goes on after a gap that Gaps has told of, and returns it as it was then: retention goes on meanwhile. When
-// it returns, the group has the new position in its committed offsets, so that it holds over restarts and for every
-// other gateway. Without error nothing before the gap is left to forward; ErrNoGap says that there is no gap any more.
+// Skip continues after a gap that Gaps returned. It returns the gap as it is then, because retention may have removed
+// more. When Skip returns, the group has committed the new position, so that it holds after restarts and for every
+// other gateway. Without an error nothing before the gap is left to forward. ErrNoGap means that there is no gap any
+// more.
 func (s *Syncer) Skip(ctx context.Context, g *Gap) (Gap, error) {
 	s.mu.Lock()
 	f := s.parts[partition{g.Topic, g.Partition}]
@@ -49,7 +50,7 @@ func (s *Syncer) Skip(ctx context.Context, g *Gap) (Gap, error) {
 		return Gap{}, fmt.Errorf("%s/%d: %w", g.Topic, g.Partition, ErrNoGap)
 	}
 	r := f.ask(ctx)
-	for errors.Is(r.err, context.Canceled) && ctx.Err() == nil { // the partition has gone and come back meanwhile
+	for errors.Is(r.err, context.Canceled) && ctx.Err() == nil { // the partition was reassigned meanwhile
 		r = f.ask(ctx)
 	}
 	switch {
@@ -61,7 +62,7 @@ func (s *Syncer) Skip(ctx context.Context, g *Gap) (Gap, error) {
 	return f.gap(r.gap), nil
 }
 
-// ask has the goroutine that stands at the gap skip it.
+// ask passes the request to the goroutine that is stopped at the gap.
 func (f *forwarder) ask(ctx context.Context) skipped {
 	request := &skip{ctx, make(chan skipped, 1)}
 	select {
@@ -78,8 +79,7 @@ func (f *forwarder) gap(g *kafkaclient.GapError) Gap {
 	}
 }
 
-// stopAt has the lane stand at a gap until an operator skips it, or for gapInterval, which the caller follows by
-// looking again.
+// stopAt stops the lane at a gap until an operator skips it, or for gapInterval; the caller then checks again.
 func (f *forwarder) stopAt(ctx context.Context, g *kafkaclient.GapError) {
 	if f.lane.stop(f.partition, f.gap(g)) {
 		f.s.o.Log.Error("records for the centre were deleted before they were read; the lane waits for `cellgate sync skip`",
@@ -105,7 +105,7 @@ func (f *forwarder) stopAt(ctx context.Context, g *kafkaclient.GapError) {
 	}
 }
 
-// goOn says that the partition has what is to be read next.
+// goOn records that the partition has the next record again.
 func (f *forwarder) goOn() {
 	f.mu.Lock()
 	f.gone = nil
@@ -113,8 +113,8 @@ func (f *forwarder) goOn() {
 	f.lane.pass(f.partition)
 }
 
-// markGap writes beside the committed offset that it counts in a log that is no more: the new one may grow beyond
-// it, and nobody could tell then.
+// markGap marks the committed offset as belonging to a log that no longer exists: the new log may grow beyond the
+// offset, and then the gap could not be detected.
 func (f *forwarder) markGap() {
 	f.committing.Lock()
 	defer f.committing.Unlock()
@@ -129,8 +129,8 @@ func (f *forwarder) markGap() {
 	}
 }
 
-// skip goes on after the gap. What is still under way was read before it, and is waited for: the group cannot be told
-// of what comes after the gap without it.
+// skip continues after the gap. It first waits for records in flight, which were read before the gap: the group cannot
+// commit a position after the gap without them.
 func (f *forwarder) skip(ctx context.Context) (*kafkaclient.GapError, error) {
 	if err := f.settled(ctx); err != nil {
 		return nil, err
@@ -152,7 +152,7 @@ func (f *forwarder) skip(ctx context.Context) (*kafkaclient.GapError, error) {
 	return g, nil
 }
 
-// settled waits until nothing is under way.
+// settled waits until nothing is in flight.
 func (f *forwarder) settled(ctx context.Context) error {
 	for {
 		f.mu.Lock()

@@ -27,7 +27,7 @@ func (p *pair) admin(do func(*kadm.Client) error) {
 	}
 }
 
-// stopFetching has the cell refuse all fetches, and returns when none of a topic's partitions is under way any more.
+// stopFetching makes the cell refuse all fetches, and returns once no fetch of the topic's partitions is pending.
 func (p *pair) stopFetching(topic string, partitions int) (resume func()) {
 	p.t.Helper()
 	var mu sync.Mutex
@@ -56,7 +56,7 @@ func (p *pair) stopFetching(topic string, partitions int) (resume func()) {
 	}
 }
 
-// makeAnew deletes a topic and creates it again.
+// makeAnew deletes a topic and recreates it.
 func (p *pair) makeAnew(topic string) {
 	p.t.Helper()
 	p.admin(func(c *kadm.Client) error {
@@ -74,7 +74,7 @@ func (s *Syncer) awaitGaps(t *testing.T, lane string, n int) []Gap {
 	return s.Gaps(lane)
 }
 
-// skipAll skips the gaps of a lane, as an operator does, and returns how many records they were.
+// skipAll skips a lane's gaps, as an operator does, and returns the number of lost records.
 func (s *Syncer) skipAll(t *testing.T, lane string) (n int64) {
 	t.Helper()
 	for _, g := range s.Gaps(lane) {
@@ -99,8 +99,8 @@ func (s *Syncer) degraded(name string) string {
 	return ""
 }
 
-// What retention has removed unread stops its lane, over restarts too, until an operator goes on. The other lanes do not
-// notice.
+// Records that retention removed unread stop their lane, also over restarts, until an operator skips the gap. The other
+// lanes continue.
 func TestGapStopsItsLaneUntilAnOperatorSkipsIt(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -146,7 +146,7 @@ func TestGapStopsItsLaneUntilAnOperatorSkipsIt(t *testing.T) {
 	}
 }
 
-// A skip that has been answered holds though the worker dies at once: the group has it.
+// A confirmed skip holds even if the worker is killed at once: the group has committed it.
 func TestSkipIsCommittedWhenItIsAnswered(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -168,26 +168,26 @@ func TestSkipIsCommittedWhenItIsAnswered(t *testing.T) {
 	if _, err := s.Skip(t.Context(), &g); !errors.Is(err, ErrNoGap) {
 		t.Errorf("a second skip: %v", err)
 	}
-	lost.Store(true) // nothing more is committed, as if it had been killed
+	lost.Store(true) // no more commits, as after a kill
 	p.cut(s)
 	lost.Store(false)
 	centre.Store(false)
 	s = p.start()
 	await(t, func() bool {
 		return s.lagging() == 0 && fakekafka.Count(p.t, p.central, "fleet.central.p2") >= int64(left)
-	}) // what was under way may come twice
+	}) // records in flight may come twice
 	if g := s.Gaps(""); len(g) > 0 {
 		t.Errorf("after the skip: %+v", g)
 	}
 }
 
-// The gap goes with the partition: whoever has it stops there, and who has lost it does not tell of it any more.
+// A gap moves with its partition: its new owner stops there, and the previous one no longer reports it.
 func TestGapGoesWithItsPartition(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	p.put("central.p0", 0, 400)
 	fakekafka.Expire(p.t, p.cell, "central.p0", 100)
-	var first, second atomic.Bool // which has partition 1
+	var first, second atomic.Bool // the owner of partition 1
 	first.Store(true)
 	a := p.dividing(func(_ string, id int) bool { return id == 0 || first.Load() })
 	a.awaitGaps(t, "p0", 2)
@@ -201,7 +201,7 @@ func TestGapGoesWithItsPartition(t *testing.T) {
 	}
 }
 
-// What is under way when its partition loses what comes behind is not given up by a skip.
+// A skip does not give up records in flight when their partition loses later ones.
 func TestSkipWaitsForWhatIsUnderWay(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -210,7 +210,7 @@ func TestSkipWaitsForWhatIsUnderWay(t *testing.T) {
 	d := &division{}
 	s := p.dividing(d.of)
 	p.put("central.p0", 0, 100)
-	await(t, func() bool { return s.underWay() == 100 }) // read, not only known of: what is not read yet is about to be gone
+	await(t, func() bool { return s.underWay() == 100 }) // all are read: the rest is about to be removed
 	resume := p.stopFetching("central.p0", 2)
 	p.put("central.p0", 20, 300)
 	left := fakekafka.Expire(p.t, p.cell, "central.p0", 150)
@@ -228,8 +228,8 @@ func TestSkipWaitsForWhatIsUnderWay(t *testing.T) {
 	await(t, func() bool { return fakekafka.Count(p.t, p.central, "fleet.central.p0") == int64(100+left) })
 }
 
-// A topic that was made anew is not the one that was read, also when it has grown beyond what was read by the time
-// that it is looked at. From then on it begins at its first record.
+// A recreated topic is recognised as another one, even if it has grown beyond the read position by then. After the skip
+// it is read from its first record.
 func TestTopicMadeAnewStopsItsLane(t *testing.T) {
 	t.Parallel()
 	for name, n := range map[string]int{"shorter": 50, "longer": 700} {
@@ -261,8 +261,8 @@ func TestTopicMadeAnewStopsItsLane(t *testing.T) {
 						t.Errorf("%+v", g)
 					}
 				}
-				before := fakekafka.Count(p.t, p.central, "fleet.central.p1") // those that were read before it was noticed
-				p.put("central.p1", 20+n/5, 500)                              // beyond what was read
+				before := fakekafka.Count(p.t, p.central, "fleet.central.p1") // read before it was noticed
+				p.put("central.p1", 20+n/5, 500)                              // beyond the read position
 				p.stop(s)
 				s = p.start()
 				s.awaitGaps(t, "p1", 2)
@@ -276,7 +276,7 @@ func TestTopicMadeAnewStopsItsLane(t *testing.T) {
 	}
 }
 
-// committed is what the worker has committed, over all partitions.
+// committed returns the sum of the worker's committed offsets.
 func (s *Syncer) committed() (n int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -288,7 +288,7 @@ func (s *Syncer) committed() (n int64) {
 	return n
 }
 
-// Before anything is known the lag is not 0; then it is what the group has not committed.
+// The lag is unknown, not 0, until it is known; then it is what the group has not committed.
 func TestLagIsUnknownBeforeItIsKnown(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -326,7 +326,7 @@ func TestLagIsUnknownBeforeItIsKnown(t *testing.T) {
 	await(t, func() bool { return s.lagging() == 0 })
 }
 
-// A lane that fetches nothing, because the centre takes nothing, still tells what has come since.
+// A lane that fetches nothing because the centre takes nothing still reports new records.
 func TestLagGrowsWhileTheCentreIsAway(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -340,7 +340,7 @@ func TestLagGrowsWhileTheCentreIsAway(t *testing.T) {
 	await(t, func() bool { return s.lagging() == 3*many+1000 })
 }
 
-// gauges are the values of a metric by lane.
+// gauges returns the values of a metric by lane.
 func gauges(t *testing.T, reg *prometheus.Registry, name string) (values []float64) {
 	t.Helper()
 	all, err := reg.Gather()

@@ -14,12 +14,12 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// division is which partitions a worker has: all or none.
+// division assigns a worker all partitions or none.
 type division struct{ none atomic.Bool }
 
 func (d *division) of(string, int) bool { return !d.none.Load() }
 
-// hand takes all partitions away from the worker and gives them back.
+// hand takes all partitions from the worker and returns them.
 func (d *division) hand(t *testing.T, s *Syncer) {
 	t.Helper()
 	had := s.has()
@@ -29,7 +29,7 @@ func (d *division) hand(t *testing.T, s *Syncer) {
 	await(t, func() bool { return s.has() == had })
 }
 
-// has is how many partitions the worker has.
+// has returns the number of the worker's partitions.
 func (s *Syncer) has() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -41,7 +41,7 @@ func (s *Syncer) has() (n int) {
 	return n
 }
 
-// lagging is the lag of all lanes; negative while it is not known.
+// lagging returns the lag of all lanes; negative if unknown.
 func (s *Syncer) lagging() (n int64) {
 	for _, l := range s.Lanes() {
 		if !l.Known {
@@ -52,7 +52,7 @@ func (s *Syncer) lagging() (n int64) {
 	return n
 }
 
-// underWay is how many records have been read and are not settled.
+// underWay returns the number of records read and not settled.
 func (s *Syncer) underWay() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -64,7 +64,7 @@ func (s *Syncer) underWay() (n int) {
 	return n
 }
 
-// What is under way to the centre stays under way when the partition goes and comes back: it is neither read nor sent
+// Records in flight to the centre stay in flight when the partition goes and comes back: they are neither read nor sent
 // again, however often that happens while the centre is away.
 func TestNothingIsSentAgainWhenAPartitionComesBack(t *testing.T) {
 	t.Parallel()
@@ -90,7 +90,7 @@ func TestNothingIsSentAgainWhenAPartitionComesBack(t *testing.T) {
 	p.startsClean("central.p1", 60, 50, 350)
 }
 
-// While the cell's Kafka is away the lanes are as far behind as they were.
+// While the cell's Kafka is away the lag is unchanged.
 func TestLagStaysWhileTheCellIsAway(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -110,7 +110,7 @@ func TestLagStaysWhileTheCellIsAway(t *testing.T) {
 	await(t, func() bool { return s.lagging() == 0 })
 }
 
-// What a gateway has lost to another is not its lag any more.
+// A partition that moved to another gateway no longer counts in the lag.
 func TestLagGoesToWhoHasThePartition(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -129,7 +129,7 @@ func TestLagGoesToWhoHasThePartition(t *testing.T) {
 	await(t, func() bool { return other.lagging() == 0 && s.lagging() == 0 })
 }
 
-// What was forwarded but could not be committed, because the cell's Kafka went away, is not sent again either.
+// Records forwarded but not committed, because the cell's Kafka went away, are not sent again.
 func TestALostCommitRepeatsNothing(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -149,8 +149,8 @@ func TestALostCommitRepeatsNothing(t *testing.T) {
 	p.startsClean("central.p0", 60, 50, 350)
 }
 
-// Records of a topic that is made anew while they are under way still arrive, and the new one is read from its first
-// record once an operator has said so.
+// Records in flight still arrive when their topic is recreated, and the new one is read from its first record once an
+// operator skips the gap.
 func TestTopicMadeAnewWhileItsRecordsAreUnderWay(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -173,7 +173,7 @@ func TestTopicMadeAnewWhileItsRecordsAreUnderWay(t *testing.T) {
 	p.startsClean("central.p2", 50, 50, 300)
 }
 
-// A Stop that has the time waits for what is under way, and commits it.
+// With enough time Stop waits for records in flight and commits them.
 func TestStopCommitsWhatItWaitedFor(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -187,7 +187,7 @@ func TestStopCommitsWhatItWaitedFor(t *testing.T) {
 	p.startsClean("central.p0", 20, 50, 150)
 }
 
-// Stop ends in its time also when the cell's Kafka takes connections and answers nothing.
+// Stop returns in time even if the cell's Kafka accepts connections and does not answer.
 func TestStopDoesNotWaitForASilentCell(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

@@ -7,19 +7,19 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 )
 
-// watchInterval is how often the cell's Kafka is asked what the outbox holds, as a lane that waits fetches nothing, and
-// who has claimed its partitions.
+// watchInterval is how often the outbox's ends and the claims of its partitions are queried: a waiting lane fetches
+// nothing.
 const watchInterval = time.Second
 
-// sight is what the cell's Kafka said of a partition of the outbox.
+// sight is what the cell's Kafka reported of an outbox partition.
 type sight struct {
 	kafkaclient.Position
-	// at is the time of the record at offset, which was waiting when it was looked at; zero: nothing was.
+	// at is the time of the record at offset, the first one waiting; zero if there was none.
 	offset int64
 	at     time.Time
 }
 
-// watch keeps Syncer.seen.
+// watch updates Syncer.seen.
 func (s *Syncer) watch(ctx context.Context) {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
@@ -40,8 +40,8 @@ func (s *Syncer) watch(ctx context.Context) {
 	}
 }
 
-// see notes what the partitions hold, and since when what waits first in them does. One that could not be asked is as
-// it was.
+// see updates what the partitions hold, and since when their first record waits. Partitions that could not be queried
+// keep their values.
 func (s *Syncer) see(ctx context.Context, all []kafkaclient.Position) {
 	s.mu.Lock()
 	was := s.seen
@@ -67,8 +67,8 @@ func (s *Syncer) see(ctx context.Context, all []kafkaclient.Position) {
 	s.mu.Unlock()
 }
 
-// waits is the first record of the partition that nobody has in hand; negative when there is none, or its forwarder
-// knows better.
+// waits returns the partition's first record that no forwarder has in flight; negative if there is none, or the
+// forwarder has newer data.
 func (s *Syncer) waits(p *kafkaclient.Position) int64 {
 	s.mu.Lock()
 	f := s.parts[partition{p.Topic, p.ID}]
@@ -83,7 +83,7 @@ func (s *Syncer) waits(p *kafkaclient.Position) int64 {
 		next = max(next, f.next)
 	}
 	if next < p.First || next > p.End {
-		next = p.First // what was before is gone
+		next = p.First // earlier records are removed
 	}
 	if next == p.End {
 		return -1
@@ -91,11 +91,11 @@ func (s *Syncer) waits(p *kafkaclient.Position) int64 {
 	return next
 }
 
-// waiting is what a partition holds that is not forwarded.
+// waiting is the part of a partition that is not forwarded.
 type waiting struct {
 	records int64
 	oldest  time.Time
-	known   bool // all of it
+	known   bool // completely
 }
 
 func (v *sight) waiting() waiting {
@@ -106,11 +106,11 @@ func (v *sight) waiting() waiting {
 	return waiting{v.End - from, v.at, v.End == from || !v.at.IsZero()}
 }
 
-// waiting is v, corrected by what the forwarder has done since.
+// waiting returns v, corrected by the forwarder's progress since.
 func (f *forwarder) waiting(v sight, seen bool) waiting {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.next < 0 { // it has not fetched yet
+	if f.next < 0 { // before the first fetch
 		w := v.waiting()
 		w.known = w.known && seen
 		return w

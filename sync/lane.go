@@ -12,50 +12,49 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 )
 
-// lane is one priority: what this gateway has of one outbox topic. It has a producer, and so connections, of its own:
-// nothing of another lane is before it on them.
+// lane is one priority: this gateway's part of one outbox topic. It has its own producer, and so its own connections:
+// no record of another lane is queued before it.
 type lane struct {
 	name     string
 	priority int
 	central  *kafkaclient.Producer
-	memory   int          // of all its partitions here
-	share    atomic.Int64 // of one of them
+	memory   int          // bytes of all its partitions here
+	share    atomic.Int64 // bytes of one of them
 	once     once
 
 	mu   sync.Mutex
-	gaps map[partition]Gap // while there is one, nothing of the lane is sent
-	// paused has nothing of it sent either.
+	gaps map[partition]Gap // while there is one, the lane sends nothing
+	// paused stops the lane too.
 	paused  bool
 	open    chan struct{}     // closed while it may send
 	retries map[string]uint64 // by reason
-	// passed counts what has been read and forwarded.
+	// passed counts what was read and forwarded.
 	passed passed
 }
 
-// Gap is where a lane has stopped: a partition does not have what was to be forwarded next.
+// Gap is where a lane is stopped: a partition does not have the next record to forward.
 type Gap struct {
 	Centre    string
 	Lane      string
 	Topic     string
 	Partition int
-	From, To  int64 // the first record that is missing, and the first that is there
-	// Anew says that the partition is not the one that was read, but made anew or cut off; it is unknown then what is
-	// missing.
+	From, To  int64 // the first missing record, and the first existing one
+	// Anew means that the partition was recreated or truncated: the loss is unknown.
 	Anew   bool
 	Since  time.Time
 	Reason string
 }
 
-// Records is how many are missing; false when that is unknown.
+// Records returns the number of missing records; false if unknown.
 func (g *Gap) Records() (n int64, known bool) { return max(0, g.To-g.From), !g.Anew }
 
-// LaneNames are the lanes by priority.
+// LaneNames returns the lanes by priority.
 func LaneNames() [lanes]string { return [lanes]string{"p0", "p1", "p2"} }
 
-// memoryShares are the lanes' parts of the memory. What one does not use, another does not get: each goes at its own pace.
+// memoryShares returns the lanes' shares of the memory. Unused shares are not lent to other lanes.
 func memoryShares() [lanes]float64 { return [lanes]float64{0.25, 0.5, 0.25} }
 
-// minShare is the least that a partition may have under way: with very many partitions they exceed the memory.
+// minShare is the least memory of a partition: with very many partitions the sum exceeds the lane's memory.
 const minShare = 64 << 10
 
 // setPartitions divides the lane's memory among n partitions.
@@ -90,7 +89,7 @@ func (s *Syncer) openLane(priority int) (*lane, error) {
 	return l, nil
 }
 
-// admit waits while the lane stands at a gap.
+// admit waits while the lane is stopped at a gap.
 func (l *lane) admit(ctx context.Context) error {
 	for {
 		l.mu.Lock()
@@ -107,7 +106,7 @@ func (l *lane) admit(ctx context.Context) error {
 	}
 }
 
-// stop has the lane stand at a gap, and reports whether that is new.
+// stop stops the lane at a gap, and reports whether the gap is new.
 func (l *lane) stop(p partition, g Gap) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -143,7 +142,7 @@ func (l *lane) pause(is bool) {
 	}
 }
 
-// pass takes a partition's gap away, if there is one.
+// pass removes a partition's gap, if there is one.
 func (l *lane) pass(p partition) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -155,7 +154,7 @@ func (l *lane) pass(p partition) {
 	}
 }
 
-// gapsNow are those at which the lane stands, by partition.
+// gapsNow returns the lane's gaps by partition.
 func (l *lane) gapsNow() []Gap {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -167,7 +166,7 @@ func (l *lane) gapsNow() []Gap {
 	return all
 }
 
-// maxComplaints is how many gaps a complaint names.
+// maxComplaints is the number of gaps in one message.
 const maxComplaints = 3
 
 func (l *lane) complaint(gaps []Gap) string {

@@ -12,18 +12,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics of the sync workers of one process.
+// Metrics are the metrics of the sync workers of one process.
 type Metrics struct {
 	records *prometheus.CounterVec // sync_records_total{lane,outcome}
 	retries *prometheus.CounterVec // sync_retries_total{lane,reason}
 	skipped *prometheus.CounterVec // sync_skipped_records_total{lane}
-	several bool                   // centres, so that everything has the label centre too
+	several bool                   // several centres: every metric has the label centre
 
 	mu  sync.Mutex
-	all []*Syncer // whose figures are read
+	all []*Syncer // source of the figures
 }
 
-// NewMetrics registers the metrics; reg may be nil. With several centres all of them have the label centre.
+// NewMetrics registers the metrics; reg may be nil. With several centres all metrics have the label centre.
 func NewMetrics(reg prometheus.Registerer, several bool) *Metrics {
 	to := metric.For(reg)
 	m := &Metrics{several: several}
@@ -38,7 +38,7 @@ func NewMetrics(reg prometheus.Registerer, several bool) *Metrics {
 	return m
 }
 
-// labels are values, or names, of labels, with that of the centre when there are several.
+// labels returns label values, or names, with that of the centre if there are several.
 func (m *Metrics) labels(centre string, others ...string) []string {
 	if m.several {
 		return append(others, centre)
@@ -61,7 +61,7 @@ func (m *Metrics) remove(s *Syncer) {
 	m.mu.Unlock()
 }
 
-// orNaN is v if it is known. What is unknown is NaN, never 0: it adds up to NaN, and no comparison holds.
+// orNaN returns v if it is known, else NaN. NaN is never taken for 0: sums with it are NaN, and comparisons false.
 func orNaN(v float64, known bool) float64 {
 	if known {
 		return v
@@ -69,7 +69,6 @@ func orNaN(v float64, known bool) float64 {
 	return math.NaN()
 }
 
-// laneReadings are the figures of lanes.
 type laneReadings []laneReading
 
 type laneReading struct {
@@ -112,7 +111,7 @@ func (m *Metrics) readingsOfLanes(r *metric.Readings) laneReadings {
 	return all
 }
 
-// readings gives the workers' figures to Prometheus.
+// readings exports the workers' figures to Prometheus.
 func (m *Metrics) readings() *metric.Readings {
 	r := &metric.Readings{}
 	figures := m.readingsOfLanes(r)

@@ -13,7 +13,7 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// bind writes n records bound for a topic of the centre into the first partition of an outbox topic.
+// bind writes n records for a central topic to the first partition of an outbox topic.
 func (p *pair) bind(outbox, topic string, n, size int) {
 	p.t.Helper()
 	cl := fakekafka.Client(p.t, p.cell, kgo.RecordPartitioner(kgo.ManualPartitioner()))
@@ -26,14 +26,14 @@ func (p *pair) bind(outbox, topic string, n, size int) {
 	check.OK(p.t, cl.ProduceSync(p.t.Context(), recs...).FirstErr())
 }
 
-// A topic that the centre does not have holds up its own records alone, however many there are: what is more than half
-// of the partition's memory goes to the error topic, and the rest waits for the topic.
+// Records for a missing central topic hold up only each other, however many there are: up to half of the partition's
+// memory waits for the topic, the rest goes to the error topic.
 func TestAMissingTopicHoldsUpItsOwnRecords(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	p.central = fakekafka.Cluster(t, kfake.SeedTopics(1, "fleet.there"))
 	s := p.start(func(o *Options) {
-		o.Memory = 4 << 20 // half of it p1's, and half of that one partition's
+		o.Memory = 4 << 20 // half of it is p1's, and half of that one partition's
 		o.Central.AutoCreate, o.Central.MissingTopicGrace = nil, time.Hour
 	})
 	p.bind("central.p1", "fleet.nowhere", 1, 1000)

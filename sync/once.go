@@ -14,26 +14,26 @@ import (
 	"cellgate/broker/shared/remote"
 )
 
-// What of the centre's topics is read to recognise what is there: backwards, in steps that grow, until each partition of
-// the outbox that may have records there is seen from before what it has committed, and no farther back than lookBack
-// before the first record that it has not.
+// How far the centre's topics are read to recognise existing records: backwards in growing steps, until a record from
+// before the committed offset is seen for each outbox partition with possible duplicates, and at most lookBack before
+// its first uncommitted record.
 const (
 	firstStep = 1000
 	lookBack  = 10 * time.Minute
-	lookers   = 8 // partitions of the centre at a time
+	lookers   = 8 // concurrent readers of central partitions
 )
 
 var errIncomplete = errors.New("not every partition of the outbox can be asked")
 
-// once is what a lane knows of the records that the centre had when it began, by topic of the centre.
+// once is a lane's knowledge of the records that the centre had when the lane began, by central topic.
 type once struct {
 	mu     sync.Mutex
 	topics map[string]*there
-	err    error // why the centre cannot be asked, and since when
+	err    error // why the centre cannot be queried, and since when
 	since  time.Time
 }
 
-// there is what the centre has of the outbox that the group has not committed.
+// there is the centre's part of the outbox that the group has not committed.
 type there struct {
 	mu      sync.Mutex
 	looked  bool
@@ -46,8 +46,8 @@ type bitmap map[int64]uint64
 func (b bitmap) add(o int64)      { b[o>>6] |= 1 << (o & 63) }
 func (b bitmap) has(o int64) bool { return b[o>>6]&(1<<(o&63)) != 0 }
 
-// wasForwarded reports whether the centre had a record before this worker began. It asks the centre when a topic is met
-// the first time, for as long as that takes; the error is ctx's.
+// wasForwarded reports whether the centre had a record before this worker began. It queries the centre at the first
+// record of a topic, however long that takes; the error is ctx's.
 func (f *forwarder) wasForwarded(ctx context.Context, topic string, offset int64) (bool, error) {
 	o := &f.lane.once
 	o.mu.Lock()
@@ -87,14 +87,14 @@ func (o *once) failed(err error) {
 	o.err = err
 }
 
-// trouble tells why the lane waits for the centre's word.
+// trouble returns why the lane waits for the centre's answer.
 func (o *once) trouble() (time.Time, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.since, o.err
 }
 
-// look fences whoever wrote to the topic before, and reads what is there.
+// look fences previous writers of the topic, and reads its existing records.
 func (l *lane) look(ctx context.Context, s *Syncer, topic string, t *there) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
@@ -119,7 +119,7 @@ func (l *lane) look(ctx context.Context, s *Syncer, topic string, t *there) erro
 		g.Go(func() error {
 			r := &recognition{cell: s.o.CellID, open: open, missing: map[partition]bool{}, found: found, mu: &mu}
 			for p := range open {
-				if (p.id-id)%gcd(parts, n) == 0 { // else its keys are in others
+				if (p.id-id)%gcd(parts, n) == 0 { // else its keys are in other partitions
 					r.missing[p] = true
 				}
 			}
@@ -133,7 +133,7 @@ func (l *lane) look(ctx context.Context, s *Syncer, topic string, t *there) erro
 	return nil
 }
 
-// lookTimeout bounds one try to learn what the centre has.
+// lookTimeout bounds one query of the centre.
 const lookTimeout = 5 * time.Minute
 
 func gcd(a, b int) int {
@@ -143,8 +143,8 @@ func gcd(a, b int) int {
 	return max(a, 1)
 }
 
-// uncommitted tells for the lane's partitions that hold more than the group has committed where that begins, how many
-// partitions there are, and since when the first of it waits.
+// uncommitted returns for the lane's partitions with uncommitted records where these begin, the number of partitions,
+// and since when the first record waits.
 func (s *Syncer) uncommitted(ctx context.Context, l *lane) (open map[partition]int64, parts int, since time.Time, err error) {
 	all, err := s.consumer.Positions(ctx)
 	if err != nil {
@@ -181,7 +181,7 @@ func (s *Syncer) uncommitted(ctx context.Context, l *lane) (open map[partition]i
 	return open, parts, since, nil
 }
 
-// from is where a partition's forwarder began, or the group's position if it has not, or if that is earlier.
+// from returns where a partition's forwarder began; the group's position if it has not begun, or if that is earlier.
 func (s *Syncer) from(name partition, committed int64) int64 {
 	s.mu.Lock()
 	f := s.parts[name]
@@ -196,11 +196,11 @@ func (s *Syncer) from(name partition, committed int64) int64 {
 	return committed
 }
 
-// recognition reads a partition of the centre.
+// recognition reads a central partition.
 type recognition struct {
 	cell    string
 	open    map[partition]int64
-	missing map[partition]bool // of which nothing from before open is seen yet
+	missing map[partition]bool // partitions of which no record from before open is seen yet
 	mu      *sync.Mutex        // guards found
 	found   map[partition]bitmap
 }
@@ -243,8 +243,8 @@ func (r *recognition) take(f *kafkaclient.Fetched) {
 	}
 }
 
-// sourceOf tells where a record of the centre comes from: by the last headers of each name, as those before are of an
-// earlier way.
+// sourceOf returns a central record's source: from the last headers of each name, because earlier ones are from earlier
+// cells.
 func sourceOf(f *kafkaclient.Fetched) (cell string, from partition, offset int64) {
 	offset, from.id = -1, -1
 	for i := range f.Headers {

@@ -14,11 +14,11 @@ import (
 
 func exactlyOnce(o *Options) {
 	o.ExactlyOnce = true
-	o.CommitInterval = time.Hour // what a crash leaves uncommitted
+	o.CommitInterval = time.Hour // uncommitted after a crash
 }
 
-// What a worker that was killed has written and not committed is recognised by the next one: nothing comes twice, and
-// what was not written comes.
+// Records that a killed worker has written and not committed are recognised by the next one: none comes twice, and
+// missing ones come.
 func TestNothingTwiceAfterACrash(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -29,7 +29,7 @@ func TestNothingTwiceAfterACrash(t *testing.T) {
 	for _, topic := range kafkaclient.OutboxTopics() {
 		got(t, p.central, "fleet."+topic, 300)
 	}
-	// The first worker is never told to stop: it is dead for all that the second knows, and still writes until it notices.
+	// The first worker is not stopped: the second takes it for dead, and it still writes until it notices.
 	for _, topic := range kafkaclient.OutboxTopics() {
 		p.put(topic, 60, 300)
 	}
@@ -43,7 +43,7 @@ func TestNothingTwiceAfterACrash(t *testing.T) {
 		}
 	}
 	await(t, func() bool { return next.lagging() == 0 })
-	again := p.start(exactlyOnce) // everything is there, and nothing is committed
+	again := p.start(exactlyOnce) // all records exist, none is committed
 	await(t, func() bool { return again.lagging() == 0 })
 	for _, topic := range kafkaclient.OutboxTopics() {
 		seen := map[string]bool{}
@@ -60,7 +60,7 @@ func TestNothingTwiceAfterACrash(t *testing.T) {
 	}
 }
 
-// A record that has been through this cell is not sent round again, one of another cell is sent on with both names.
+// A record that has passed this cell is not forwarded again; one of another cell is forwarded with both names.
 func TestViaRefusesLoops(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

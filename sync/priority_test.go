@@ -20,8 +20,7 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// line is a narrow way to a cluster: what clients send on all their connections goes through it byte after byte, in the
-// order in which they sent it.
+// line is a narrow link to a cluster: bytes of all connections pass it in the order in which they were sent.
 type line struct {
 	rate float64 // bytes per second
 	ctx  context.Context
@@ -39,11 +38,11 @@ type parcel struct {
 	b  []byte
 }
 
-// lineConn is the server's end of a connection over the line.
+// lineConn is the server's side of a connection over the line.
 type lineConn struct {
 	net.Conn
 	in  chan []byte
-	now []byte // taken off in, not read
+	now []byte // received, not read
 	end <-chan struct{}
 }
 
@@ -101,7 +100,6 @@ func (l *line) take(p parcel) {
 	}
 }
 
-// run carries until the line's context ends.
 func (l *line) run() {
 	for next := time.Now(); ; {
 		l.mu.Lock()
@@ -132,7 +130,7 @@ func (l *line) run() {
 	}
 }
 
-// narrow replaces the centre by one behind a line.
+// narrow replaces the centre by one over a line.
 func (p *pair) narrow(rate float64) *line {
 	p.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -153,7 +151,7 @@ func (p *pair) narrow(rate float64) *line {
 	return l
 }
 
-// flood writes n records of size bytes that do not compress to an outbox topic.
+// flood writes n incompressible records of size bytes to an outbox topic.
 func (p *pair) flood(topic string, n, size int) {
 	p.t.Helper()
 	cl := fakekafka.Client(p.t, p.cell)
@@ -169,8 +167,8 @@ func (p *pair) flood(topic string, n, size int) {
 	check.OK(p.t, cl.Flush(p.t.Context()))
 }
 
-// ahead has an alarm forwarded, n times, while the line is full of lower lanes, and returns the most bytes that were on
-// the line before an alarm when it came there.
+// ahead forwards n alarms while lower lanes fill the line, and returns the most bytes that were on the line before an
+// alarm.
 func (p *pair) ahead(l *line, n int) (worst int) {
 	p.t.Helper()
 	alarms := make(chan int, 1000)
@@ -182,7 +180,7 @@ func (p *pair) ahead(l *line, n int) (worst int) {
 		}
 	}
 	l.mu.Unlock()
-	p.put("central.p0", 0, 1) // the centre's topic and its producer are known from now on
+	p.put("central.p0", 0, 1) // makes the centre's topic and its producer known
 	<-alarms
 	p.flood("central.p1", 500, 8<<10)
 	p.flood("central.p2", 500, 8<<10)
@@ -199,8 +197,8 @@ func (p *pair) ahead(l *line, n int) (worst int) {
 	return worst
 }
 
-// On a line that is narrower than the cap on bandwidth alarms go first too: what is before them on the line is what it
-// carries in a moment, not what partitions of lower lanes may have under way.
+// On a line narrower than the bandwidth cap alarms go first too: they wait only for what the line carries in a moment,
+// not for everything that partitions of lower lanes may have in flight.
 func TestAlarmsGoFirstOnANarrowLine(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -214,8 +212,8 @@ func TestAlarmsGoFirstOnANarrowLine(t *testing.T) {
 	}
 }
 
-// BenchmarkAlarmOnANarrowLine tells how long an alarm takes from the outbox to the centre over 1 MiB/s that the lower
-// lanes fill, under a cap of 20 MiB/s.
+// BenchmarkAlarmOnANarrowLine measures an alarm's time from the outbox to the centre over 1 MiB/s filled by the lower
+// lanes, with a cap of 20 MiB/s.
 func BenchmarkAlarmOnANarrowLine(b *testing.B) {
 	p := newPair(b)
 	p.narrow(1 << 20)

@@ -9,43 +9,43 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 )
 
-// LaneStat is how far a lane is, over the partitions that this gateway has.
+// LaneStat is a lane's progress, over this gateway's partitions.
 type LaneStat struct {
 	Lane string
-	// Messages are the records in the outbox that are not forwarded, Bytes about how much that is as it is stored before
-	// compression, Age is how long the oldest waits. They are meaningless unless Known, since 0 would say that nothing waits.
+	// Messages is the number of outbox records that are not forwarded, Bytes their approximate size before compression,
+	// Age the age of the oldest. They are valid only if Known: 0 means that nothing waits.
 	Messages, Bytes int64
 	Age             time.Duration
 	Known           bool
-	// Headroom is how long it takes until retention removes what waits longest; meaningless unless Kept, when the topic's
+	// Headroom is the time until retention removes the oldest waiting record. It is valid only if Kept: the topic's
 	// retention is known and by time.
 	Headroom time.Duration
 	Kept     bool
-	// Drain is how long it takes until nothing waits, as things go now; meaningless unless Drains.
+	// Drain is the time until nothing waits at the current rates; valid only if Drains.
 	Drain  time.Duration
 	Drains bool
-	// InFlight are the records that were read and that the centre does not have yet, Memory the bytes that they take, and
-	// MaxMemory the most that they may.
+	// InFlight is the number of records read and not acknowledged by the centre, Memory their bytes, and MaxMemory the
+	// bound.
 	InFlight          int
 	Memory, MaxMemory int
-	// Raw is what was forwarded before compression, Wire what was sent for it, with the requests around it.
+	// Raw is the uncompressed bytes forwarded, Wire the bytes sent for them, requests included.
 	Raw, Wire uint64
-	// Retries are the requests that were sent again, by reason.
+	// Retries counts repeated requests by reason.
 	Retries map[string]uint64
-	// Rate is how many records are forwarded per second.
+	// Rate is the number of records forwarded per second.
 	Rate   float64
 	Paused bool
 }
 
-// passed is what has been forwarded, and how quickly.
+// passed counts forwarded records and their rate.
 type passed struct {
 	mu         sync.Mutex
 	records    uint64
 	bytes      uint64
-	rate, came float64 // records per second, forwarded and new in the outbox, of about the last ten seconds
+	rate, came float64 // records per second over about ten seconds: forwarded, and new in the outbox
 	at         time.Time
-	was        uint64 // records, at that time
-	end        int64  // of the outbox' partitions together
+	was        uint64 // records at that time
+	end        int64  // sum of the ends of the outbox partitions
 }
 
 func (p *passed) add(bytes int) {
@@ -55,7 +55,7 @@ func (p *passed) add(bytes int) {
 	p.bytes += uint64(max(0, bytes))
 }
 
-// note takes where the lane's partitions end, together.
+// note updates the rates; end is the sum of the ends of the lane's partitions.
 func (p *passed) note(end int64, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -68,10 +68,10 @@ func (p *passed) note(end int64, now time.Time) {
 	p.at, p.was, p.end = now, p.records, end
 }
 
-// retentionInterval is how often the outbox topics' retention is asked for.
+// retentionInterval is how often the outbox topics' retention is queried.
 const retentionInterval = time.Minute
 
-// pace notes how quickly the lanes go, and from time to time how long the outbox keeps what waits.
+// pace updates the lanes' rates, and periodically the outbox's retention.
 func (s *Syncer) pace(ctx context.Context, all []kafkaclient.Position, now time.Time) {
 	var ends [lanes]int64
 	for i := range all {
@@ -103,7 +103,7 @@ func (s *Syncer) pace(ctx context.Context, all []kafkaclient.Position, now time.
 	s.mu.Unlock()
 }
 
-// Lanes tells how far each lane is.
+// Lanes returns the progress of each lane.
 func (s *Syncer) Lanes() []LaneStat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,7 +145,7 @@ func (l *LaneStat) add(w waiting) {
 	}
 }
 
-// conclude tells what follows from the lag.
+// conclude derives Headroom and Drain from the lag.
 func (l *LaneStat) conclude(p *passed) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -14,9 +14,9 @@ func (s *Syncer) isSuperseded() bool {
 	return s.superseded.Owner != ""
 }
 
-// compareClaims looks who reads the partitions that are this worker's. Somebody with a later claim has begun after this
-// worker, which stops then: it was taken for dead. Until it notices, records come to the centre twice, with the same src-*
-// headers. An earlier claim is that of such a worker, which has committed once more; it is replaced.
+// compareClaims checks the claims of this worker's partitions. A later claim belongs to a worker that began after this
+// one was taken for dead: this one stops. Until it notices, records reach the centre twice, with the same src-*
+// headers. An earlier claim belongs to such a predecessor that has committed once more; it is replaced.
 func (s *Syncer) compareClaims(all []kafkaclient.Position) {
 	for i := range all {
 		seen := all[i].Claim
@@ -33,7 +33,7 @@ func (s *Syncer) compareClaims(all []kafkaclient.Position) {
 		}
 		over := f.assigned && mine.Owner != "" && seen.After(mine)
 		f.mu.Unlock()
-		if over && s.o.Mine == nil { // otherwise that says whose it is
+		if over && s.o.Mine == nil { // otherwise Mine decides
 			s.supersede(seen)
 			return
 		}
@@ -49,7 +49,7 @@ func (s *Syncer) supersede(by kafkaclient.Claim) {
 	s.superseded, s.since = by, time.Now()
 	s.halt()
 	for _, f := range s.parts {
-		f.setAssigned(false) // how far it is, is the other's to tell
+		f.setAssigned(false) // the other worker reports the progress
 	}
 	s.o.Log.Error("another gateway has taken over the outbox; this one forwards nothing until it is restarted", "owner", by.Owner)
 }

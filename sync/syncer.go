@@ -14,41 +14,41 @@ import (
 	"cellgate/broker/shared/remote"
 )
 
-// lanes is how many outbox topics there are.
+// lanes is the number of outbox topics.
 const lanes = 3
 
-// laterPause is the pause before a record that the error topic refused is tried again.
+// laterPause is the pause before retrying a record that the error topic refused.
 const laterPause = 10 * time.Second
 
-// cutOffGrace is how long a Stop that is out of time waits for a last commit.
+// cutOffGrace is how long Stop waits for a last commit after its context has ended.
 const cutOffGrace = 500 * time.Millisecond
 
-// ErrorTopic is the topic of the cell's Kafka for records that the central Kafka will never take.
+// ErrorTopic is the topic of the cell's Kafka for records that the central Kafka permanently refuses.
 const ErrorTopic = "central.errors"
 
 // Options configure a Syncer.
 type Options struct {
 	// CellID is the value of the header src-cell.
 	CellID string
-	// Centre is the name of where it forwards to, in metrics and in Health.
+	// Centre is the centre's name in metrics and in Health.
 	Centre string
-	// Cell is the Kafka to read from, and how to write to its error topic; Central the one to write to.
+	// Cell is the Kafka to read from, with the settings for writing its error topic; Central the one to write to.
 	Cell, Central kafkaclient.ProducerOptions
-	// Group is the consumer group that the gateways of the cell commit offsets to. None is a member of it.
+	// Group is the consumer group for the committed offsets of the cell's gateways. It has no members.
 	Group string
-	// Owner names this worker: no other one has the name, nor the next one at this gateway.
+	// Owner identifies this worker: it is unique, also after a restart of the gateway.
 	Owner string
-	// Limits are what the way to the centre may be used for at a time. SetLimits changes them.
+	// Limits returns the limits of the link to the centre at a time. SetLimits changes them.
 	Limits func(now time.Time) kafkaclient.FlowLimits
-	// Paused are the lanes that do not go until Resume.
+	// Paused lanes send nothing until Resume.
 	Paused [lanes]bool `zero:"none"`
-	// Memory bounds the records that were read and not acknowledged by the centre, with what each costs here.
+	// Memory bounds the records that were read and not acknowledged by the centre, overhead included.
 	Memory int64
-	// Mine tells which partitions are this gateway's, when several have the outbox; it may change.
+	// Mine reports which partitions belong to this gateway, if several share the outbox; it may change.
 	Mine func(topic string, id int) bool `zero:"all"`
-	// ExactlyOnce has it write nothing twice to the centre, of which it is the only one to write for this cell.
+	// ExactlyOnce writes nothing twice to the centre. This must be the only worker that writes there for this cell.
 	ExactlyOnce bool
-	// CommitInterval is how much is sent again after a crash.
+	// CommitInterval bounds what is sent again after a crash.
 	CommitInterval time.Duration
 
 	Log     *slog.Logger
@@ -64,30 +64,30 @@ type Syncer struct {
 	cell     *kafkaclient.Producer // for the error topic
 
 	cancel context.CancelFunc
-	halt   context.CancelFunc // of the forwarding alone
+	halt   context.CancelFunc // stops only the forwarding
 	wg     sync.WaitGroup
-	hurry  chan struct{} // closed when Stop has no more time
+	hurry  chan struct{} // closed when Stop runs out of time
 	ending sync.Once     // closes hurry
 
 	mu sync.Mutex
-	// parts has also those that have gone to other gateways: what they sent may be under way.
+	// parts includes partitions that moved to other gateways: their records may still be in flight.
 	parts   map[partition]*forwarder
 	retries map[*time.Timer]struct{}
 	stopped bool
-	// found says that it is known which partitions there are, and which are this gateway's. seen is what the cell's
-	// Kafka last said of each; nil before it has.
+	// found means that the partitions, and which of them are this gateway's, are known. seen is what the cell's Kafka
+	// last reported of each; nil before it has.
 	found bool
 	seen  map[partition]sight
-	// kept is how long each outbox topic keeps records, asked when that was looked up.
+	// kept is the retention of each outbox topic.
 	kept  map[string]time.Duration
 	asked time.Time
-	// superseded is the claim of who has taken over what is this worker's, and when that was noticed: it forwards
-	// nothing from then on.
+	// superseded is the claim of the worker that has taken over, and when that was noticed: from then on this worker
+	// forwards nothing.
 	superseded kafkaclient.Claim
 	since      time.Time
 }
 
-// New makes a syncer. It does not connect: neither Kafka needs to be there.
+// New returns a Syncer. It does not connect: neither Kafka has to be reachable.
 func New(o Options) (*Syncer, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func (s *Syncer) open() error {
 	return nil
 }
 
-// Start begins to forward.
+// Start starts the forwarding.
 func (s *Syncer) Start() {
 	s.o.Metrics.add(s)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -142,7 +142,7 @@ func (s *Syncer) Start() {
 	}()
 }
 
-// SetLimits changes Options.Limits from now on, also for what waits.
+// SetLimits changes Options.Limits, also for waiting records.
 func (s *Syncer) SetLimits(limits func(time.Time) kafkaclient.FlowLimits) {
 	s.mu.Lock()
 	s.o.Limits = limits
@@ -150,7 +150,7 @@ func (s *Syncer) SetLimits(limits func(time.Time) kafkaclient.FlowLimits) {
 	s.applyLimits(time.Now())
 }
 
-// applyLimits puts in force what holds at a time.
+// applyLimits applies the limits for a time.
 func (s *Syncer) applyLimits(now time.Time) {
 	s.mu.Lock()
 	limits := s.o.Limits
@@ -169,10 +169,10 @@ func (s *Syncer) paused() (held [lanes]bool) {
 	return held
 }
 
-// Limits are those in force.
+// Limits returns the current limits.
 func (s *Syncer) Limits() kafkaclient.FlowLimits { return s.flow.Limits() }
 
-// Pause has a lane stand, or go on: nothing more of it is sent. What is on its way arrives.
+// Pause stops a lane or lets it continue. Records in flight still arrive.
 func (s *Syncer) Pause(lane string, is bool) {
 	for _, l := range s.lanes {
 		if l.name == lane {
@@ -182,13 +182,13 @@ func (s *Syncer) Pause(lane string, is bool) {
 	s.applyLimits(time.Now())
 }
 
-// partition names one of an outbox topic.
+// partition is a partition of an outbox topic.
 type partition struct {
 	topic string
 	id    int
 }
 
-// assigned takes the partitions that are this gateway's from now on.
+// assigned sets the partitions that belong to this gateway.
 func (s *Syncer) assigned(parts map[string][]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,7 +210,7 @@ func (s *Syncer) assigned(parts map[string][]int) {
 	}
 }
 
-// forwarder returns that of an assigned partition.
+// forwarder returns the forwarder of an assigned partition.
 func (s *Syncer) forwarder(p *kafkaclient.Assignment) *forwarder {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -219,7 +219,7 @@ func (s *Syncer) forwarder(p *kafkaclient.Assignment) *forwarder {
 
 func refused(err error) bool { return errors.Is(err, kafkaclient.ErrRefused) }
 
-// later tries the error topic again after a pause.
+// later retries the error topic after a pause.
 func (s *Syncer) later(d *delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -244,8 +244,7 @@ func (s *Syncer) stopping() bool {
 	return s.stopped
 }
 
-// Stop gives what is under way until ctx ends, and commits what is settled. It outlasts ctx by no
-// more than a second.
+// Stop waits for records in flight until ctx ends, and commits what is settled. It returns at most a second after ctx.
 func (s *Syncer) Stop(ctx context.Context) error {
 	s.o.Metrics.remove(s)
 	s.mu.Lock()
@@ -276,7 +275,7 @@ func (s *Syncer) Stop(ctx context.Context) error {
 	return s.closeProducers(ctx)
 }
 
-// closeProducers closes those that there are, all at the same time.
+// closeProducers closes all producers concurrently.
 func (s *Syncer) closeProducers(ctx context.Context) error {
 	now, cancel := context.WithCancel(ctx)
 	cancel()
@@ -285,7 +284,7 @@ func (s *Syncer) closeProducers(ctx context.Context) error {
 	for i, l := range s.lanes {
 		switch {
 		case l == nil:
-		case l.isPaused(): // what it holds will not go, and is not committed
+		case l.isPaused(): // its records are not sent, and not committed
 			wg.Go(func() { _ = l.central.Close(now) })
 		default:
 			wg.Go(func() { errs[i] = l.central.Close(ctx) })
@@ -298,8 +297,8 @@ func (s *Syncer) closeProducers(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Health is the state of the cell's Kafka, as the reader of the outbox sees it, of the central one, and of each lane that
-// has stopped at a gap.
+// Health returns the state of the cell's Kafka as seen by the reader of the outbox, of the central Kafka, and of each
+// lane stopped at a gap.
 func (s *Syncer) Health() []remote.Health {
 	cell := s.consumer.Health()
 	cell.Name = s.health("sync")
@@ -321,10 +320,10 @@ func (s *Syncer) Health() []remote.Health {
 	return all
 }
 
-// defaultCentre is the name of a centre that is the only one.
+// defaultCentre is the name of the centre if there is only one.
 const defaultCentre = "central"
 
-// health is the name of a dependency, with the centre's when there are others.
+// health returns the name of a dependency, followed by the centre's if there are several.
 func (s *Syncer) health(name string) string {
 	if s.o.Centre == defaultCentre {
 		return name
@@ -332,7 +331,7 @@ func (s *Syncer) health(name string) string {
 	return name + "-" + s.o.Centre
 }
 
-// centralHealth is well when every lane's producer is.
+// centralHealth is healthy if every lane's producer is.
 func (s *Syncer) centralHealth() remote.Health {
 	h := remote.Health{Name: s.health("central-kafka"), OK: true}
 	for _, l := range s.lanes {

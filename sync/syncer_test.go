@@ -40,7 +40,7 @@ func newPair(t testing.TB) *pair {
 	}
 }
 
-// quick are the settings of a producer that does not wait long for anything.
+// quick returns producer settings with short timeouts.
 func quick(c *kfake.Cluster) kafkaclient.ProducerOptions {
 	o := parts.Producer(c.ListenAddrs())
 	o.AutoCreate = &kafkaclient.TopicSpec{Partitions: 3, Replication: 1}
@@ -48,7 +48,7 @@ func quick(c *kfake.Cluster) kafkaclient.ProducerOptions {
 	return o
 }
 
-// start starts a syncer, which is stopped with the test unless it was before.
+// start starts a syncer, which the test's cleanup stops if necessary.
 func (p *pair) start(change ...func(*Options)) *Syncer {
 	p.t.Helper()
 	o := p.options()
@@ -64,7 +64,7 @@ func (p *pair) start(change ...func(*Options)) *Syncer {
 	return s
 }
 
-// dividing starts a syncer that has some partitions.
+// dividing starts a syncer that owns some partitions.
 func (p *pair) dividing(mine func(topic string, id int) bool) *Syncer {
 	p.t.Helper()
 	o := p.options()
@@ -87,19 +87,19 @@ func (p *pair) options() Options {
 
 func unlimited(time.Time) kafkaclient.FlowLimits { return kafkaclient.FlowLimits{Share: 0.1} }
 
-// limited is a limit of all lanes together.
+// limited returns a common limit of all lanes.
 func limited(rate int64) func(time.Time) kafkaclient.FlowLimits {
 	return func(time.Time) kafkaclient.FlowLimits { return kafkaclient.FlowLimits{Rate: rate, Share: 0.1} }
 }
 
-// stop gives a worker the time to commit, also on a machine that is busy otherwise.
+// stop stops a worker with enough time to commit, also on a busy machine.
 func (p *pair) stop(s *Syncer) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	_ = s.Stop(ctx)
 }
 
-// cut ends a worker that may have something under way to a centre that is away.
+// cut stops a worker that may have records in flight to an unreachable centre.
 func (p *pair) cut(s *Syncer) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -123,8 +123,8 @@ func (p *pair) put(topic string, first, n int) {
 	}
 }
 
-// startsClean starts behind a stop that has committed everything, with n records more, from first on in each key: the
-// centre has want then, none of them twice.
+// startsClean starts after a stop that committed everything, with n more records, from first on in each key: the centre
+// then has want records, none twice.
 func (p *pair) startsClean(topic string, first, n, want int) {
 	p.t.Helper()
 	p.put(topic, first, n)
@@ -191,8 +191,8 @@ func TestResumesWhereItWas(t *testing.T) {
 	p.startsClean("central.p1", 20, 100, 200)
 }
 
-// A worker that starts takes over at once. The one before it, which was taken for dead, forwards nothing any more, says
-// so, and does not set the group's offsets back.
+// A starting worker takes over at once. Its predecessor, taken for dead, forwards nothing more, reports that, and does
+// not reset the group's offsets.
 func TestTheLaterWorkerTakesOver(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -213,7 +213,7 @@ func TestTheLaterWorkerTakesOver(t *testing.T) {
 	p.startsClean("central.p0", 200, 50, 1050)
 }
 
-// A worker that was killed is followed at once: nobody's session has to end.
+// A killed worker is replaced at once: no session has to expire.
 func TestNobodyWaitsForAKilledWorker(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -228,7 +228,7 @@ func TestNobodyWaitsForAKilledWorker(t *testing.T) {
 			return nil, nil, false
 		})
 	}
-	next := p.start() // while the other one is there, as the broker sees it
+	next := p.start() // while the broker still sees the other one
 	p.put("central.p1", 20, 100)
 	got(t, p.central, "fleet.central.p1", 200)
 	await(t, func() bool { return killed.degraded("sync") != "" && next.lagging() == 0 })
@@ -281,7 +281,7 @@ func TestWhatTheCentreRefusesGoesToTheErrorTopic(t *testing.T) {
 	p.start()
 	cl := fakekafka.Client(t, p.cell)
 	bad := []*kgo.Record{
-		{Topic: "central.p0", Key: []byte("a"), Value: []byte("0")}, // bound for nowhere
+		{Topic: "central.p0", Key: []byte("a"), Value: []byte("0")}, // without a central topic
 		{Topic: "central.p0", Key: []byte("b"), Value: []byte("0"), Headers: []kgo.RecordHeader{{Key: "central-topic", Value: []byte("not/a/topic")}}},
 	}
 	h := p.central.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.CreateTopics}, Topic: "not/a/topic", Err: kerr.InvalidTopicException, Count: -1})
