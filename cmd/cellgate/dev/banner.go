@@ -10,14 +10,14 @@ import (
 	"cellgate/configs"
 )
 
-// BannerOptions are what the banner needs to know besides the running parts.
+// BannerOptions are what the banner needs in addition to the running parts.
 type BannerOptions struct {
 	Program  string // how the user called the program
 	Vehicles int    // of the simulated fleet
-	Demo     string // VIN of the vehicle that the commands play
+	Demo     string // VIN of the vehicle that the commands act for
 }
 
-// Command is one command of the banner, which works as it is printed.
+// Command is one command of the banner. It works as printed.
 type Command struct {
 	Does, Line string
 }
@@ -56,7 +56,7 @@ func Banner(w io.Writer, d *Dev, o BannerOptions) error {
 	return err
 }
 
-// address is where a listener can be reached from this machine.
+// address returns the address at which this machine reaches a listener.
 func address(d *Dev, l *configs.Listener) string {
 	addr := d.App.Addrs()[l.Name]
 	if addr == nil {
@@ -69,7 +69,7 @@ func address(d *Dev, l *configs.Listener) string {
 	return net.JoinHostPort(host, port)
 }
 
-// Commands are the banner's commands.
+// Commands returns the banner's commands.
 func Commands(d *Dev, o BannerOptions) []Command {
 	cli := quote(o.Program)
 	data := " --data " + quote(d.Data)
@@ -77,7 +77,7 @@ func Commands(d *Dev, o BannerOptions) []Command {
 	kcat := func(broker, topic string) string {
 		return fmt.Sprintf(`kcat -b %s -C -t %s -o -500 -e -q -f '%%k  %%s\n  %%h\n' | grep -A1 ^%s`, broker, topic, vin)
 	}
-	redisHost, redisPort, _ := net.SplitHostPort(d.Redis.Addr()) //nolint:errcheck // an address that is listened at
+	redisHost, redisPort, _ := net.SplitHostPort(d.Redis.Addr()) //nolint:errcheck // the address of a listener
 	commands := []Command{
 		{"a vehicle publishes over TLS with a token of the cell", publish(d, cli+" token issue"+data+" --vin "+vin, vin)},
 		{"its record in the cell's Kafka: key, value, headers", kcat(d.Cell.Addr(), "vehicle.telemetry")},
@@ -94,20 +94,20 @@ func Commands(d *Dev, o BannerOptions) []Command {
 	)
 }
 
-// publish is mosquitto_pub over the first TLS listener.
+// publish returns a mosquitto_pub command over the first TLS listener.
 func publish(d *Dev, token, vin string) string {
 	for _, l := range d.Config.Listeners {
 		if l.TLS == nil || l.Protocol == "ws" {
 			continue
 		}
-		_, port, _ := net.SplitHostPort(address(d, &l)) //nolint:errcheck // an address that is listened at
+		_, port, _ := net.SplitHostPort(address(d, &l)) //nolint:errcheck // the address of a listener
 		return fmt.Sprintf(`mosquitto_pub -h localhost -p %s --cafile %s -V 5 -q 1 -i %s -u %s -P "$(%s)" -t v1/%s/up/telemetry -m '{"soc": 9, "speed": 42.5}'`,
 			port, quote(d.Data+"/tls/ca.crt"), vin, vin, token, vin)
 	}
 	return "# no TLS listener in the configuration"
 }
 
-// quote makes a word safe for the shell.
+// quote quotes a word for the shell.
 func quote(s string) string {
 	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=+") == "" {
 		return s

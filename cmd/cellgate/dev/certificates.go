@@ -20,12 +20,12 @@ import (
 
 const (
 	caLife   = 10 * 365 * 24 * time.Hour
-	certLife = 397 * 24 * time.Hour // what TLS clients accept at most
-	renew    = 30 * 24 * time.Hour  // before its end a server certificate is made anew
+	certLife = 397 * 24 * time.Hour // maximum that TLS clients accept
+	renew    = 30 * 24 * time.Hour  // a server certificate is renewed this long before its end
 )
 
-// certificates makes a certificate authority and a server certificate in dir, ECDSA P-256, for localhost.
-// What is there and good for another month is kept.
+// certificates makes a certificate authority and a server certificate for localhost in dir (ECDSA P-256). It keeps
+// those that are valid for another month.
 func certificates(dir string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("certificates: %w", err)
@@ -48,7 +48,7 @@ func certificates(dir string) error {
 	return nil
 }
 
-// authority reads ca.crt and ca.key, or makes them.
+// authority reads ca.crt and ca.key, or creates them.
 func authority(dir string) (*x509.Certificate, crypto.Signer, error) {
 	file, keyFile := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key")
 	ca, err := readCertificate(file)
@@ -160,7 +160,7 @@ func writePEM(file, kind string, der []byte, mode fs.FileMode) error {
 	return writeFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode)
 }
 
-// writeFile replaces a file as a whole.
+// writeFile replaces a file atomically.
 func writeFile(file string, data []byte, mode fs.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(file), ".new-*")
 	if err != nil {

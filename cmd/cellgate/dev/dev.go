@@ -18,21 +18,21 @@ import (
 	"cellgate/configs"
 )
 
-// Options say what to run.
+// Options configure what to run.
 type Options struct {
-	// Data is the folder that everything is kept in.
+	// Data is the folder for everything.
 	Data  string
 	Build app.Build
-	// Gateways is how many serve the cell. The first has the configured addresses, the others free ports on loopback, and folders
-	// of their own below Data.
+	// Gateways is the number of gateways of the cell. The first has the configured addresses, the others have free
+	// loopback ports and their own folders below Data.
 	Gateways int
 	// FreePorts listens on free ports instead of the configured ones, so that several can run.
 	FreePorts bool
-	// Log takes the gateway's log.
+	// Log receives the gateway's log.
 	Log io.Writer
 }
 
-// Dev is a running gateway with the parts embedded that it needs.
+// Dev is a running gateway with the embedded parts that it needs.
 type Dev struct {
 	App     *app.App
 	Others  []*app.App // further gateways of the cell
@@ -48,10 +48,10 @@ type Dev struct {
 	err   error
 }
 
-// configFile is the configuration in a data folder.
+// configFile returns the configuration file in a data folder.
 func configFile(data string) string { return filepath.Join(data, "configs", "dev.yaml") }
 
-// Start starts everything. What a first start makes, later ones use. An error leaves nothing running.
+// Start starts everything. Later starts use what the first one created. On error nothing is left running.
 func Start(ctx context.Context, o Options) (*Dev, error) {
 	if err := prepare(o.Data); err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func Start(ctx context.Context, o Options) (*Dev, error) {
 	return d, nil
 }
 
-// freePorts makes every address of the configuration one with a free port.
+// freePorts replaces every port of the configuration by a free one.
 func freePorts(c *configs.Config) {
 	const free = "127.0.0.1:0"
 	for i := range c.Listeners {
@@ -86,8 +86,7 @@ func freePorts(c *configs.Config) {
 	}
 }
 
-// prepare makes what a first start needs: configuration, rules and certificates. What is there is left
-// alone.
+// prepare creates configuration, rules and certificates where they are missing.
 func prepare(data string) error {
 	if err := os.MkdirAll(data, 0o750); err != nil {
 		return fmt.Errorf("data: %w", err)
@@ -98,8 +97,8 @@ func prepare(data string) error {
 	return certificates(filepath.Join(data, "tls"))
 }
 
-// seed copies the sample configuration and rules where they are missing. The rules are copied as a folder: a
-// rule that was deleted does not come back.
+// seed copies the sample configuration and rules where they are missing. The rules are copied as a folder: a deleted
+// rule does not come back.
 func seed(dir string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
@@ -125,7 +124,7 @@ func seed(dir string) error {
 	return os.CopyFS(rules, samples)
 }
 
-// cellTopics are the topics of the cell's Kafka that the gateway and its sample rules use.
+// cellTopics returns the topics of the cell's Kafka that the gateway and its sample rules use.
 func cellTopics() []string {
 	return []string{
 		"vehicle.telemetry", "vehicle.alerts", "vehicle.presence", "vehicle.commands", "vehicle.command-results", "vehicle.rule-errors",
@@ -133,7 +132,7 @@ func cellTopics() []string {
 	}
 }
 
-// centralTopics are those of the centre's.
+// centralTopics returns those of the centre's Kafka.
 func centralTopics() []string { return []string{"fleet.alerts", "fleet.telemetry"} }
 
 func (d *Dev) start(ctx context.Context, o Options) error {
@@ -161,7 +160,7 @@ func (d *Dev) start(ctx context.Context, o Options) error {
 	return nil
 }
 
-// several makes the configuration that of one gateway of several, with a key that they share.
+// several changes the configuration to that of one gateway of several, with a shared key.
 func several(c *configs.Config, o Options) error {
 	if o.Gateways < 2 {
 		return nil
@@ -194,7 +193,7 @@ func (d *Dev) startOther(ctx context.Context, o Options, n int) error {
 	return a.Start(ctx)
 }
 
-// embed starts Kafka, the centre's Kafka and Redis, and puts their addresses into the configuration.
+// embed starts Kafka, the centre's Kafka and Redis, and sets their addresses in the configuration.
 func (d *Dev) embed(data string) error {
 	c := d.Config
 	kafka := func(to **Kafka, setting, dir string, topics []string) func(addr string) (string, func() error, error) {
@@ -235,7 +234,7 @@ func (d *Dev) embed(data string) error {
 	return err
 }
 
-// only is the first of the addresses: the embedded parts are one server each.
+// only returns the first address: each embedded part is one server.
 func only(addrs []string) string {
 	if len(addrs) == 0 {
 		return "127.0.0.1:0"
@@ -257,5 +256,5 @@ func (d *Dev) Stop(ctx context.Context) error {
 	return d.err
 }
 
-// StopLimit is how long a stop may take: Ctrl-C promises five seconds.
+// StopLimit is the timeout of a stop: Ctrl-C takes five seconds at most.
 const StopLimit = 4500 * time.Millisecond

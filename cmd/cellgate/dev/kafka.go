@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// Partitions of the embedded Kafkas' topics.
+	// Partitions is the number of partitions of each topic.
 	Partitions = 4
-	// retention of their records: a fleet left running must not fill the disk.
+	// retention bounds the records of a fleet that is left running.
 	retention = "86400000" // ms
 )
 
@@ -26,8 +26,8 @@ type Kafka struct {
 	addr    string
 }
 
-// StartKafka listens at addr, a loopback host and port (0 picks a free one), on the data in dir, and makes
-// sure that the topics exist. setting names what the address comes from, for errors.
+// StartKafka listens at addr, a loopback host and port (0 picks a free one), with its data in dir, and creates missing
+// topics. setting names the source of the address in errors.
 func StartKafka(ctx context.Context, setting, addr, dir string, topics []string) (*Kafka, error) {
 	port, err := loopbackPort(setting, addr)
 	if err != nil {
@@ -49,13 +49,13 @@ func StartKafka(ctx context.Context, setting, addr, dir string, topics []string)
 	return k, nil
 }
 
-// Addr is host:port.
+// Addr returns host:port.
 func (k *Kafka) Addr() string { return k.addr }
 
 // Close stops the broker and fsyncs its data.
 func (k *Kafka) Close() { k.cluster.Close() }
 
-// createTopics creates those that are missing.
+// createTopics creates missing topics.
 func (k *Kafka) createTopics(ctx context.Context, topics []string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -81,7 +81,7 @@ func (k *Kafka) createTopics(ctx context.Context, topics []string) error {
 	return nil
 }
 
-// loopbackPort takes the port out of an address that an embedded part is to listen at.
+// loopbackPort returns the port of an address for an embedded part.
 func loopbackPort(setting, addr string) (int, error) {
 	host, text, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -97,7 +97,7 @@ func loopbackPort(setting, addr string) (int, error) {
 	return port, nil
 }
 
-// bindError says which setting an address that cannot be listened at comes from.
+// bindError adds to a listen error the setting that the address comes from.
 func bindError(setting, addr string, err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "listen" {

@@ -10,12 +10,12 @@ import (
 	"cellgate/cmd/cellgate/app"
 )
 
-// part is one of the embedded servers: its address stays the same over stops.
+// part is an embedded server. Its address stays the same over stops.
 type part struct {
 	name  string
 	addr  string
 	start func(addr string) (stop func() error, err error)
-	stop  func() error // nil while it is stopped
+	stop  func() error // nil while stopped
 }
 
 // parts can be stopped and started while the gateway runs.
@@ -24,7 +24,7 @@ type parts struct {
 	all []*part
 }
 
-// add starts a part and has it stopped at the end.
+// add starts a part and registers it for stopping.
 func (p *parts) add(name, addr string, start func(addr string) (got string, stop func() error, err error)) (string, error) {
 	n := &part{name: name, start: func(addr string) (func() error, error) {
 		_, stop, err := start(addr)
@@ -51,7 +51,7 @@ func (p *parts) List() []app.Part {
 	return out
 }
 
-// Set implements app.Parts. What runs already, or is stopped, stays so.
+// Set implements app.Parts. Starting a running part, or stopping a stopped one, does nothing.
 func (p *parts) Set(name string, running bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -69,7 +69,7 @@ func (p *parts) Set(name string, running bool) error {
 	return nil
 }
 
-// begin starts a part at the address that it had. That may take a moment to be free.
+// begin starts a part at its previous address, which may take a moment to become free.
 func (n *part) begin() error {
 	for tried := 0; ; tried++ {
 		stop, err := n.start(n.addr)
@@ -84,7 +84,7 @@ func (n *part) begin() error {
 	}
 }
 
-// close stops what runs, the last first.
+// close stops the running parts in reverse order.
 func (p *parts) close(context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

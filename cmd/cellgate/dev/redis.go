@@ -1,7 +1,7 @@
 package dev
 
 import (
-	"encoding/gob" // and not JSON, because values may be any bytes
+	"encoding/gob" // not JSON, because values may be any bytes
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +14,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 )
 
-// saveEvery is the longest that what Redis holds is only in memory.
+// saveEvery is the longest time that a change is only in memory.
 const saveEvery = 2 * time.Second
 
 // Redis is an embedded Redis-protocol server that saves its contents to a file.
@@ -27,8 +27,7 @@ type Redis struct {
 	err    error
 }
 
-// StartRedis listens at addr, a loopback host and port (0 picks a free one), with the contents that the
-// file was left with.
+// StartRedis listens at addr, a loopback host and port (0 picks a free one), with the contents saved in file.
 func StartRedis(setting, addr, file string) (*Redis, error) {
 	port, err := loopbackPort(setting, addr)
 	if err != nil {
@@ -49,7 +48,7 @@ func StartRedis(setting, addr, file string) (*Redis, error) {
 	return r, nil
 }
 
-// Addr is host:port.
+// Addr returns host:port.
 func (r *Redis) Addr() string { return r.server.Addr() }
 
 // Close saves and stops.
@@ -63,7 +62,7 @@ func (r *Redis) Close() error {
 	return r.err
 }
 
-// save writes the contents now and then, while they are used.
+// save periodically writes the contents when they are used.
 func (r *Redis) save() {
 	defer close(r.done)
 	tick := time.NewTicker(saveEvery)
@@ -75,7 +74,7 @@ func (r *Redis) save() {
 		case <-tick.C:
 			if n := r.server.CommandCount(); n != last {
 				last = n
-				_ = r.write() // the next one, or Close, tells
+				_ = r.write() // the next write, or Close, reports the error
 			}
 		}
 	}
@@ -114,7 +113,7 @@ func (r *Redis) write() error {
 	return nil
 }
 
-// read takes a key's value, false when it is gone or of a type that is not kept.
+// read returns a key's value, false when the key is gone or its type is not kept.
 func (r *Redis) read(key string) (e entry, ok bool) {
 	m := r.server
 	e = entry{Key: key, Type: m.Type(key)}
