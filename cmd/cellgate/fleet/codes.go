@@ -2,7 +2,7 @@ package fleet
 
 import "fmt"
 
-// codeText is a reason code with its name in MQTT 5.0, 2.4.
+// codeText returns a reason code with its name (MQTT 5, 2.4).
 func codeText(code byte) string {
 	if name := codeName(code); name != "" {
 		return fmt.Sprintf("0x%02x (%s)", code, name)
@@ -48,8 +48,8 @@ func codeName(code byte) string {
 	return ""
 }
 
-// takenOver ends a connection when another one comes with its client identifier.
+// takenOver is the reason code of a connection ended by a new one with the same client identifier.
 const takenOver = 0x8e
 
-// TakenOver tells how many connections another client with the same VIN has ended.
+// TakenOver returns how many connections were ended by another client with the same VIN.
 func (r *Report) TakenOver() uint64 { return r.Reasons["refused with code "+codeText(takenOver)] }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// seen remembers the last commands, because QoS 1 may bring one twice.
+// seen remembers the last commands, because QoS 1 may deliver one twice.
 type seen struct {
 	ids  [64]string
 	next int
@@ -56,7 +56,7 @@ type result struct {
 	Took int64  `json:"took_ms,omitempty"`
 }
 
-// execute accepts a command at once and reports success after as long as an actuator takes.
+// execute accepts a command at once, and reports success after the time that an actuator would take.
 func (v *vehicle) execute(id, name string) {
 	v.answer(id, "accepted", result{Name: name, At: time.Now().UnixMilli()})
 	took := 50*time.Millisecond + time.Duration(rand.Int64N(int64(250*time.Millisecond))) //nolint:gosec // a simulation
@@ -75,7 +75,7 @@ func (v *vehicle) answer(id, status string, r result) {
 	v.send("v1/"+v.vin+"/res/"+id+"/"+status, payload)
 }
 
-// refresh publishes a fresh token over the connection that the old one opened.
+// refresh publishes a new token on the existing connection.
 func (v *vehicle) refresh() {
 	token, err := v.f.o.Token(v.vin)
 	if err != nil {

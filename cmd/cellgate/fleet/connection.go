@@ -21,7 +21,7 @@ const (
 	readBuffer     = 512
 )
 
-// refusal is a CONNACK or DISCONNECT with a refusing code.
+// refusal is a CONNACK or DISCONNECT with an error code.
 type refusal struct {
 	code byte
 	ref  string
@@ -37,7 +37,7 @@ func (v *vehicle) live(ctx context.Context) {
 			return
 		}
 		if !connected {
-			v.target.Store(nil) // a redirect that leads nowhere is forgotten
+			v.target.Store(nil) // forget a redirect that failed
 		}
 		v.account(err)
 		v.backoff = min(max(v.backoff*2, firstBackoff), v.f.o.ReconnectMax)
@@ -47,7 +47,7 @@ func (v *vehicle) live(ctx context.Context) {
 	}
 }
 
-// account counts why a connection, or the attempt, ended, and follows a redirect.
+// account counts why a connection or an attempt ended, and follows a redirect.
 func (v *vehicle) account(err error) {
 	s := v.f.stats
 	var r *refusal
@@ -61,7 +61,7 @@ func (v *vehicle) account(err error) {
 	s.reason("%s", cause(err))
 }
 
-// cause names why a connection ended without the addresses, which differ from one vehicle to the next.
+// cause returns why a connection ended, without the addresses, which differ between vehicles.
 func cause(err error) string {
 	for _, known := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.EADDRNOTAVAIL, syscall.EMFILE} {
 		if errors.Is(err, known) {
@@ -112,7 +112,7 @@ func (v *vehicle) once(ctx context.Context) (connected bool, err error) {
 	return true, err
 }
 
-// connect dials, shakes hands and resumes the session. It waits for its turn among the fleet's connects.
+// connect dials, does the handshake and resumes the session. It waits for its turn among the fleet's connects.
 func (v *vehicle) connect(ctx context.Context) (net.Conn, error) {
 	if err := v.f.admit(ctx); err != nil {
 		return nil, err
@@ -178,7 +178,7 @@ func (v *vehicle) dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// shake sends CONNECT and reads CONNACK, byte by byte so as to take nothing behind it.
+// shake sends CONNECT and reads CONNACK byte by byte, so as not to read beyond it.
 func (v *vehicle) shake(conn net.Conn, token string) (ack, error) {
 	connect := connectFrame{
 		version: v.f.o.Version, client: v.vin, token: token, clean: v.f.o.Clean,
@@ -208,7 +208,7 @@ func (v *vehicle) shake(conn net.Conn, token string) (ack, error) {
 	return a, nil
 }
 
-// readFrame reads one frame and nothing behind it.
+// readFrame reads one frame and not beyond it.
 func readFrame(r io.Reader) (frame, error) {
 	var head [5]byte
 	n := 2
@@ -230,7 +230,7 @@ func readFrame(r io.Reader) (frame, error) {
 	return frame{head[0], body}, err
 }
 
-// resume subscribes, sends again what is not acknowledged, and opens the connection to publishers.
+// resume subscribes, resends unacknowledged messages, and makes the connection available to publishers.
 func (v *vehicle) resume(conn net.Conn, a ack) {
 	v.out.Lock()
 	defer v.out.Unlock()
@@ -257,7 +257,7 @@ func (v *vehicle) resume(conn net.Conn, a ack) {
 	}
 }
 
-// received is what one read brought.
+// received holds the contents of one read.
 type received struct {
 	acked   []Entry
 	latency []time.Duration
@@ -273,7 +273,7 @@ func (v *vehicle) read(conn net.Conn) error {
 	for {
 		if now := v.f.now(); now-armed > patience/8 {
 			armed = now
-			_ = conn.SetReadDeadline(time.Now().Add(patience)) // the read tells
+			_ = conn.SetReadDeadline(time.Now().Add(patience)) // the read reports the error
 		}
 		n, err := conn.Read(buf[have:])
 		if n > 0 {
@@ -295,7 +295,7 @@ func (v *vehicle) read(conn net.Conn) error {
 	}
 }
 
-// handle takes all whole frames in b and returns their bytes.
+// handle processes all whole frames in b and returns their size in bytes.
 func (v *vehicle) handle(conn net.Conn, b []byte) (int, error) {
 	got := v.f.batches.Get().(*received) //nolint:forcetypeassert // the pool holds nothing else
 	defer v.f.batches.Put(got)
@@ -314,7 +314,7 @@ func (v *vehicle) handle(conn net.Conn, b []byte) (int, error) {
 	return used, nil
 }
 
-// sort takes the frames apart and marks acknowledgements.
+// sort separates the frames and marks acknowledgements.
 func (v *vehicle) sort(b []byte, got *received) (used int, err error) {
 	v.in.Lock()
 	defer v.in.Unlock()
@@ -371,7 +371,7 @@ func (v *vehicle) acknowledgedLocked(f frame, now time.Duration, got *received) 
 	return nil
 }
 
-// settle accounts for acknowledged messages.
+// settle counts acknowledged messages and adds them to the ledger.
 func (v *vehicle) settle(got *received) {
 	if len(got.latency) > 0 {
 		v.f.stats.latency.recordAll(v.index, got.latency)
@@ -384,7 +384,7 @@ func (v *vehicle) settle(got *received) {
 	}
 }
 
-// refill publishes as much as the window admits again.
+// refill publishes as much as the window now admits.
 func (v *vehicle) refill(conn net.Conn) {
 	v.out.Lock()
 	defer v.out.Unlock()
@@ -403,7 +403,7 @@ type notice struct {
 	Endpoint string `json:"endpoint"`
 }
 
-// moveTo leaves for another gateway, after a jitter so that a fleet does not arrive at once.
+// moveTo leaves for another gateway after a jitter, so that a fleet does not arrive at once.
 func (v *vehicle) moveTo(conn net.Conn, payload []byte) {
 	var n notice
 	_ = json.Unmarshal(payload, &n) // without an endpoint the vehicle reconnects to the same gateway

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// fleet is one run.
+// fleet is one run of the simulator.
 type fleet struct {
 	o        Options
 	stats    *stats
@@ -21,15 +21,15 @@ type fleet struct {
 	vehicles []*vehicle
 	dialer   net.Dialer
 	connects *rate.Limiter
-	turns    chan struct{} // bounds handshakes under way
+	turns    chan struct{} // bounds concurrent handshakes
 	buffers  sync.Pool     // *[]byte, of frames to write
 	batches  sync.Pool     // *received
 	begin    time.Time
 	started  atomic.Bool // publishing has begun
-	ended    atomic.Bool // and is over
-	seqWidth int         // of sequence numbers; 0 when every message is rendered anew
+	ended    atomic.Bool // publishing has ended
+	seqWidth int         // of sequence numbers; 0 when every message is rendered separately
 
-	work  sync.WaitGroup // vehicles and what they do later
+	work  sync.WaitGroup // vehicles and their delayed work
 	mu    sync.Mutex
 	delay map[*time.Timer]struct{}
 }
@@ -37,8 +37,8 @@ type fleet struct {
 // maxHandshakes is how many vehicles connect at the same time.
 const maxHandshakes = 64
 
-// Run drives a fleet until the options' duration or ctx ends, and reports. An error means that it could
-// not begin or that the ledger failed; what the gateway refuses is in the report.
+// Run drives a fleet until the options' duration or ctx ends, and returns a report. An error means that it could not
+// start or that the ledger failed. Refusals by the gateway are in the report.
 func Run(ctx context.Context, o Options) (Report, error) {
 	if err := o.check(); err != nil {
 		return Report{}, err
@@ -90,7 +90,7 @@ func newFleet(o Options) *fleet {
 	return f
 }
 
-// now is the time since the fleet's beginning, by the monotonic clock.
+// now returns the time since the fleet's start, by the monotonic clock.
 func (f *fleet) now() time.Duration { return time.Since(f.begin) }
 
 // admit waits for a vehicle's turn to connect; release ends it.
@@ -172,7 +172,7 @@ func (f *fleet) run(ctx context.Context) {
 	<-ctx.Done()
 }
 
-// saturate starts every vehicle; at QoS 1 acknowledgements then keep it going.
+// saturate starts every vehicle. At QoS 1 acknowledgements then keep it publishing.
 func (f *fleet) saturate(ctx context.Context, wg *sync.WaitGroup) {
 	for _, v := range f.vehicles {
 		if f.o.QoS == 0 {
@@ -188,7 +188,7 @@ func (f *fleet) saturate(ctx context.Context, wg *sync.WaitGroup) {
 	}
 }
 
-// pour publishes at QoS 0 as fast as the connection takes it.
+// pour publishes at QoS 0 as fast as the connection accepts.
 func (v *vehicle) pour(ctx context.Context) {
 	for ctx.Err() == nil {
 		v.in.Lock()
@@ -214,7 +214,7 @@ func (f *fleet) shards() [][]*vehicle {
 	return parts
 }
 
-// tick is how early a message may go: what is due within it is sent at once, instead of a sleep for each.
+// tick is how early a message may be sent: messages due within it are sent together, without a sleep for each.
 const tick = time.Millisecond
 
 // schedule publishes for its vehicles in turn, spread evenly over the interval.
@@ -242,7 +242,7 @@ func (f *fleet) schedule(ctx context.Context, part []*vehicle) {
 	}
 }
 
-// keepalive pings for all vehicles.
+// keepalive sends pings for all vehicles.
 func (f *fleet) keepalive(ctx context.Context) {
 	for sleep(ctx, max(f.o.Keepalive/8, 10*time.Millisecond)) {
 		for _, v := range f.vehicles {
@@ -268,7 +268,7 @@ func (f *fleet) progress(ctx context.Context) {
 	}
 }
 
-// drain ends the publishing and waits for open acknowledgements.
+// drain stops publishing and waits for open acknowledgements.
 func (f *fleet) drain() {
 	f.ended.Store(true)
 	end := time.Now().Add(f.o.Drain)

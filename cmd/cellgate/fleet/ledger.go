@@ -12,16 +12,15 @@ import (
 	"time"
 )
 
-// Ledger is the fleet's own account of what the gateway has acknowledged: a text file with one line
-// "VIN SEQ" per message, appended and fsynced in groups. What is in it must be found behind the
-// gateway whatever happened; that is what audits check.
+// Ledger records what the gateway has acknowledged: a text file with a line "VIN SEQ" per message, appended and fsynced
+// in groups. Audits check that every message in it is found downstream of the gateway.
 type Ledger struct {
 	file *os.File
 	last map[string]uint64 // highest sequence per VIN that the file held when it was opened
 
 	mu    sync.Mutex
-	room  *sync.Cond // the buffer has been taken
-	work  *sync.Cond // there is something in the buffer, or the end
+	room  *sync.Cond // signalled when the buffer has been taken
+	work  *sync.Cond // signalled when the buffer has data, or at the end
 	buf   []byte
 	err   error // sticky
 	ended bool
@@ -35,12 +34,11 @@ type Entry struct {
 }
 
 const (
-	maxLedgerBuffer = 1 << 20 // bytes: Append waits when so much is not on disk
+	maxLedgerBuffer = 1 << 20 // bytes: Append waits while this much is not on disk
 	ledgerGroup     = 5 * time.Millisecond
 )
 
-// OpenLedger opens the file for appending, or creates it. An incomplete last line, left by a crash, is
-// cut off.
+// OpenLedger opens or creates the file for appending. It truncates an incomplete last line left by a crash.
 func OpenLedger(name string) (*Ledger, error) {
 	last, size, err := scanLedger(name)
 	if err != nil {
@@ -77,7 +75,7 @@ func scanLedger(name string) (map[string]uint64, int64, error) {
 	for r := bufio.NewReader(f); ; {
 		line, err := r.ReadString('\n')
 		if err != nil {
-			return last, size, nil //nolint:nilerr // the end, or a last line without its end
+			return last, size, nil //nolint:nilerr // end of file, or an incomplete last line
 		}
 		size += int64(len(line))
 		e, err := parseEntry(line)

@@ -38,7 +38,7 @@ const (
 	metresPerKm   = 1000.0 //
 )
 
-// State is what a vehicle's sensors say at one moment.
+// State has a vehicle's sensor values at one moment.
 type State struct {
 	Speed    float64 // km/h
 	SoC      float64 // %, 0 to 100
@@ -83,7 +83,7 @@ func newModel(cycle *Cycle, route *Route, rnd *rand.Rand) *Model {
 	return m
 }
 
-// Advance lets so many seconds pass.
+// Advance moves the model forward in time.
 func (m *Model) Advance(seconds float64) {
 	for seconds > maxStep {
 		m.step(maxStep)
@@ -124,8 +124,7 @@ func wheelPower(v, accel, grade float64) float64 {
 	return force * v
 }
 
-// batteryPower returns what the battery gives for it, with the auxiliaries. A full battery takes no
-// charge back.
+// batteryPower returns the battery's output for it, including the auxiliaries. A full battery takes no charge back.
 func batteryPower(wheels, soc float64) float64 {
 	if wheels >= 0 {
 		return wheels/driveEff + auxiliary
@@ -147,7 +146,7 @@ func (m *Model) charge(dt float64) {
 	m.Charging = m.SoC < chargeUntil
 }
 
-// electric takes so many watts out of the battery for dt seconds.
+// electric draws watts from the battery for dt seconds.
 func (m *Model) electric(watts, dt float64) {
 	kwh := watts * dt / joulesPerKWh
 	m.Used += kwh

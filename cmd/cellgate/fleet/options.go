@@ -12,12 +12,12 @@ import (
 	"cellgate/broker/shared/complete"
 )
 
-// Options describe a fleet: Normal, and what differs.
+// Options describe a fleet. Start from Normal and change what differs.
 type Options struct {
 	// Broker is host:port of the gateway's MQTT listener.
 	Broker string
-	// Others are listeners of the cell's other gateways: a vehicle goes to the next one with each connection, and after about Roam
-	// by itself.
+	// Others are the listeners of the cell's other gateways. A vehicle connects to the next one each time, and moves by
+	// itself after about Roam.
 	Others []string
 	Roam   time.Duration `zero:"when it loses its connection"`
 	// TLS is the client's configuration; nil connects in the clear. ServerName is taken from Broker
@@ -30,16 +30,16 @@ type Options struct {
 	// Clean asks for a new session with each connection. By default sessions are kept for an hour.
 	Clean bool
 
-	// VINs are the vehicles; none means Vehicles VINs from VIN(First).
+	// VINs are the vehicles; if empty, Vehicles VINs from VIN(First).
 	VINs     []string
 	Vehicles int `zero:"all of VINs"`
 	First    int `zero:"from the first on"`
-	// Token returns a valid token for a vehicle; "" connects without user name and password, and so does nil. It is called
-	// for each connection attempt, from many goroutines.
+	// Token returns a valid token for a vehicle. If it is nil or returns "", the vehicle connects without user name and
+	// password. It is called for each connection attempt, from many goroutines.
 	Token func(vin string) (string, error) `zero:"no credentials"`
 
-	// Rate is telemetry messages per second and vehicle; 0 connects and stays idle. Saturate publishes
-	// as fast as the window admits instead.
+	// Rate is telemetry messages per second and vehicle; with 0 the vehicles stay idle. With Saturate they publish as
+	// fast as the window admits.
 	Rate     float64 `zero:"idle"`
 	Saturate bool
 	// QoS is 0 or 1.
@@ -54,7 +54,7 @@ type Options struct {
 
 	// Duration ends the run; 0 runs until the context ends.
 	Duration time.Duration `zero:"until the context ends"`
-	// WaitConnected publishes nothing, and does not start the clock, before every vehicle is connected.
+	// WaitConnected delays publishing and the start of Duration until every vehicle is connected.
 	WaitConnected bool
 	// Drain is how long the end waits for open acknowledgements.
 	Drain time.Duration
@@ -67,7 +67,7 @@ type Options struct {
 
 	// Ledger gets every acknowledged telemetry and alarm message; nil keeps none. The caller closes it.
 	Ledger *Ledger `zero:"none"`
-	// Progress gets a summary line each second, rewritten in place when Rewrite is set. nil shows none.
+	// Progress receives a summary line each second, rewritten in place if Rewrite is set. nil shows none.
 	Progress io.Writer `zero:"none"`
 	Rewrite  bool
 	// Every is the time between summary lines.
@@ -79,7 +79,7 @@ type Options struct {
 
 const maxWindow = 4096
 
-// Normal is a fleet of vehicles as they come, which does not yet know where to and how many.
+// Normal returns the default options. The caller sets the broker and the vehicles.
 func Normal() Options {
 	return Options{
 		Version: MQTT5, Window: 16, Drain: 5 * time.Second, ConnectRate: 500, Keepalive: time.Minute, ReconnectMax: 10 * time.Second,
@@ -87,7 +87,7 @@ func Normal() Options {
 	}
 }
 
-// check refuses what cannot be driven, and names the vehicles.
+// check returns an error for invalid options, and fills in the VINs.
 func (o *Options) check() error {
 	if o.Broker == "" {
 		return errors.New("no broker address")

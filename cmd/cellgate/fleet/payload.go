@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// seqWidth is the width of the sequence number in a telemetry payload that is to be patched: padded with
-// blanks, which JSON allows.
+// seqWidth is the width of a sequence number that can be patched in a telemetry payload. It is padded with blanks,
+// which JSON allows.
 const seqWidth = 12
 
 const seqPrefix = `{"seq":`
 
-// appendTelemetry appends the telemetry of a vehicle as JSON: flat, so that each field can become a
-// field of a hash. The sequence number takes at least width bytes. It pads with a field "pad" up to size
-// bytes; below its natural size it is not cut.
+// appendTelemetry appends a vehicle's telemetry as flat JSON, so that each field can become a field of a hash. The
+// sequence number takes at least width bytes. A field "pad" extends the payload to size bytes; a longer payload is not
+// cut.
 func appendTelemetry(dst []byte, seq uint64, width int, at time.Time, s *State, size int) []byte {
 	start := len(dst)
 	dst = append(dst, seqPrefix...)
@@ -61,16 +61,15 @@ func appendSeq(dst []byte, seq uint64, width int) []byte {
 	return append(dst, d...)
 }
 
-// patchSeq sets the sequence number of a telemetry payload that appendTelemetry made at seqWidth. seq is
-// below 10^seqWidth.
+// patchSeq sets the sequence number of a payload made by appendTelemetry with seqWidth. seq is below 10^seqWidth.
 func patchSeq(payload []byte, seq uint64) {
 	appendSeq(payload[:len(seqPrefix)], seq, seqWidth)
 }
 
-// fault is one kind of trouble that a vehicle reports.
+// fault is a kind of fault that a vehicle reports.
 type fault struct {
 	code  string
-	level int // GB/T 32960 alarm levels: 1 to 3, 3 the gravest
+	level int // GB/T 32960 alarm levels, 1 to 3; 3 is the most severe
 	text  string
 }
 

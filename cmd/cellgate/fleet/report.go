@@ -35,7 +35,7 @@ type Report struct {
 	Ledger         string            `json:"ledger,omitempty"`
 }
 
-// Percentiles are of a latency in milliseconds.
+// Percentiles of a latency, in milliseconds.
 type Percentiles struct {
 	P50  float64 `json:"p50"`
 	P90  float64 `json:"p90"`
@@ -85,7 +85,7 @@ func (s *stats) report(vehicles int, open uint64) Report {
 	return r
 }
 
-// Print writes the report for people.
+// Print writes the report as text.
 func (r *Report) Print(w io.Writer) error {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
@@ -110,12 +110,12 @@ func (r *Report) Print(w io.Writer) error {
 	return err
 }
 
-// String gives the percentiles on one line.
+// String returns the percentiles on one line.
 func (p Percentiles) String() string {
 	return fmt.Sprintf("p50 %.2f  p90 %.2f  p99 %.2f  p99.9 %.2f  max %.2f", p.P50, p.P90, p.P99, p.P999, p.Max)
 }
 
-// Count writes a number with commas between its thousands.
+// Count formats a number with commas between thousands.
 func Count(n uint64) string {
 	s := fmt.Sprint(n)
 	for i := len(s) - 3; i > 0; i -= 3 {
@@ -124,7 +124,7 @@ func Count(n uint64) string {
 	return s
 }
 
-// summary is the line that a run shows as it goes.
+// summary returns the progress line of a run.
 func (s *stats) summary(vehicles int, before uint64, since time.Duration) string {
 	recent := s.latency.recent()
 	p := percentiles(recent)

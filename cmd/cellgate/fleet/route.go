@@ -30,7 +30,7 @@ func shanghaiHuangshan() []waypoint {
 	}
 }
 
-// Route is a road that vehicles drive to its end and back again, for ever. It is immutable.
+// Route is a road that vehicles drive back and forth. It is immutable.
 type Route struct {
 	points []waypoint
 	at     []float64 // metres from the start to each point
@@ -50,7 +50,7 @@ func newRoute(points []waypoint) *Route {
 // Length returns the length of the road in metres, one way.
 func (r *Route) Length() float64 { return r.at[len(r.at)-1] }
 
-// Place is where a vehicle is on the road.
+// Place is a position on the road.
 type Place struct {
 	Lat, Lon float64 // degrees, WGS 84
 	Alt      float64 // metres above sea level

@@ -9,12 +9,12 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// stats counts what the fleet saw. All of it may be called from any goroutine.
+// stats counts the fleet's events. All methods may be called from any goroutine.
 type stats struct {
 	begin      time.Time
 	connected  atomic.Int64
 	connects   atomic.Uint64 // accepted CONNECTs
-	lost       atomic.Uint64 // connections that ended without our doing
+	lost       atomic.Uint64 // connections that the fleet did not end
 	reconnects atomic.Uint64 // accepted CONNECTs after the first
 	refused    atomic.Uint64 // refused CONNECTs
 	sent       atomic.Uint64 // messages published, resends not counted
@@ -37,7 +37,7 @@ func newStats() *stats {
 	return &stats{begin: time.Now(), reasons: make(map[string]uint64)}
 }
 
-// maxReasons bounds the reasons told apart; what comes after goes to "other".
+// maxReasons bounds the reasons counted separately; further ones count as "other".
 const maxReasons = 32
 
 func (s *stats) reason(format string, args ...any) {

@@ -38,9 +38,8 @@ func (t *TokenSet) add(vin, token string) {
 	t.tokens[vin] = token
 }
 
-// ReadTokens reads a file with one token per line, as `cellgate token issue --vins FILE` prints them. A
-// line is a bare token, whose subject is the VIN, or VIN and token separated by blanks. Empty lines and
-// lines that begin with # are passed over.
+// ReadTokens reads a file with one token per line, as printed by `cellgate token issue --vins FILE`. A line is a token,
+// whose subject is the VIN, or VIN and token separated by blanks. Empty lines and lines that begin with # are skipped.
 func ReadTokens(file string) (*TokenSet, error) {
 	f, err := os.Open(file) //nolint:gosec // the operator names the file
 	if err != nil {

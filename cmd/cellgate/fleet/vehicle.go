@@ -12,9 +12,8 @@ import (
 
 // vehicle is one simulated vehicle: its model, its session state, and at most one connection.
 //
-// Frames reach the socket only under out, which also orders them; in guards what both the reader and a
-// publisher touch. Where both are held, out is taken first. The reader never waits for out while it has
-// acknowledgements to account for.
+// The lock out covers and orders writes to the socket. The lock in guards what the reader and a publisher share. To
+// hold both, take out first. The reader never waits for out while it has acknowledgements to count.
 type vehicle struct {
 	f       *fleet
 	vin     string
@@ -22,21 +21,21 @@ type vehicle struct {
 	topics  [2]string // by class
 	cache   tls.ClientSessionCache
 	backoff time.Duration
-	ever    bool          // was connected before
-	turn    int           // of the gateways, which was dialled last
+	ever    bool          // has been connected before
+	turn    int           // index of the gateway dialled last
 	due     time.Duration // of the next telemetry; owned by the scheduler
 
 	out       sync.Mutex
-	model     *Model        // guarded by out, as all below
+	model     *Model        // guarded by out, as are the fields below
 	modelAt   time.Duration // when the model was last advanced
 	rnd       *rand.Rand
 	telemetry []byte // payload rendered at modelAt; its sequence number is patched
 	alarmAt   time.Duration
 	deadline  time.Duration // of the last SetWriteDeadline
-	seq       uint64        // the last one used
+	seq       uint64        // last one used
 
 	in     sync.Mutex
-	conn   net.Conn // nil unless CONNACK came and the connection lives
+	conn   net.Conn // nil unless connected
 	window window
 	limit  int // of open messages
 
@@ -58,8 +57,8 @@ func newVehicle(f *fleet, index int, vin string) *vehicle {
 	}
 	if f.o.Ledger != nil {
 		if last := f.o.Ledger.Last(vin); last > 0 {
-			// What was under way when the last run ended may have been journaled without its
-			// acknowledgement: its numbers are not used again.
+			// Messages under way at the end of the last run may have been journaled without an acknowledgement. Their
+			// numbers are not reused.
 			v.seq = max(v.seq, last+2*maxWindow)
 		}
 	}
@@ -73,8 +72,8 @@ func (v *vehicle) nextAlarm(now time.Duration) time.Duration {
 	return now + time.Duration(v.rnd.ExpFloat64()*float64(v.f.o.AlarmEvery))
 }
 
-// renderEvery bounds how often the model moves and telemetry is rendered anew: a faster vehicle repeats
-// its last measurement under a new sequence number.
+// renderEvery bounds how often the model moves and telemetry is rendered. A faster vehicle repeats its last measurement
+// with a new sequence number.
 const renderEvery = 100 * time.Millisecond
 
 // payload returns telemetry with the next sequence number. The caller holds out.
@@ -90,8 +89,8 @@ func (v *vehicle) payload(now time.Duration) []byte {
 	return v.telemetry
 }
 
-// publish sends one telemetry message, and an alarm when one is due. It does nothing, and counts that,
-// when the vehicle is not connected or its window is full.
+// publish sends one telemetry message, and an alarm if one is due. When the vehicle is not connected or its window is
+// full, it only counts the message as skipped.
 func (v *vehicle) publish(now time.Duration) {
 	v.out.Lock()
 	defer v.out.Unlock()
@@ -129,8 +128,7 @@ func (v *vehicle) fill(dst []byte, n int, now time.Duration) (net.Conn, []byte) 
 	return conn, dst
 }
 
-// frame appends one message of the last sequence number, and keeps it in the window at QoS 1. The caller
-// holds out.
+// frame appends a message with the last sequence number, and at QoS 1 keeps it in the window. The caller holds out.
 func (v *vehicle) frame(dst []byte, c class, payload []byte, now time.Duration) []byte {
 	start := len(dst)
 	v.f.stats.sent.Add(1)
@@ -148,8 +146,7 @@ func (v *vehicle) frame(dst []byte, c class, payload []byte, now time.Duration) 
 	return dst
 }
 
-// send publishes at QoS 1 what is no telemetry: results and fresh tokens. Without a connection it goes
-// with the next one.
+// send publishes results and new tokens at QoS 1. Without a connection they are sent with the next one.
 func (v *vehicle) send(topic string, payload []byte) {
 	v.out.Lock()
 	defer v.out.Unlock()
@@ -167,11 +164,11 @@ func (v *vehicle) send(topic string, payload []byte) {
 
 const writeTimeout = 15 * time.Second
 
-// write writes whole frames. An error ends the connection, which the reader notices. The caller holds out.
+// write writes whole frames. An error ends the connection; the reader notices that. The caller holds out.
 func (v *vehicle) write(conn net.Conn, b []byte, now time.Duration) {
 	if now-v.deadline > writeTimeout/3 {
 		v.deadline = now
-		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout)) // the write tells
+		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout)) // the write reports the error
 	}
 	v.lastSent.Store(int64(now))
 	if _, err := conn.Write(b); err != nil {
@@ -193,14 +190,14 @@ func (v *vehicle) ping(now time.Duration) {
 	}
 }
 
-// open returns how many messages are not acknowledged.
+// open returns the number of unacknowledged messages.
 func (v *vehicle) open() int {
 	v.in.Lock()
 	defer v.in.Unlock()
 	return v.window.open()
 }
 
-// hangUp says goodbye, so that no will is sent and no reconnect follows.
+// hangUp sends DISCONNECT, so that no will is published and no reconnect follows.
 func (v *vehicle) hangUp() {
 	v.in.Lock()
 	conn := v.conn
@@ -215,7 +212,7 @@ func (v *vehicle) hangUp() {
 	_ = conn.Close()
 }
 
-// sleep waits, and reports false when ctx ended first.
+// sleep waits for d. It returns false when ctx ends first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -9,7 +9,7 @@ import (
 // itself (ISO 3779 leaves it to the region; 49 CFR 565.15 and GB 16735 define it so).
 const vinWeights = "\x08\x07\x06\x05\x04\x03\x02\x0a\x00\x09\x08\x07\x06\x05\x04\x03\x02"
 
-// vinValues gives a VIN character's value in the sum; -1 where the character is not allowed.
+// vinValue returns a character's value in the sum; -1 if it is not allowed in a VIN.
 func vinValue(c byte) int {
 	const letters = "12345678.12345.7.923456789" // A..Z; I, O and Q are not used
 	switch {

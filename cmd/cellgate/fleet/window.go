@@ -23,8 +23,8 @@ const (
 	classAlarm
 )
 
-// window keeps the frames of unacknowledged QoS 1 messages in the order of their publishing, so that
-// they can be sent again. The gateway acknowledges in that order, so that the front is what leaves.
+// window keeps the frames of unacknowledged QoS 1 messages in publishing order, for resending. The gateway acknowledges
+// in that order, so messages leave at the front.
 type window struct {
 	slots  []slot
 	frames []byte
@@ -33,7 +33,7 @@ type window struct {
 
 func (w *window) open() int { return len(w.slots) }
 
-// take returns a packet identifier that is not in use. There are 65,535, and a window is far smaller.
+// take returns an unused packet identifier. There are 65,535, and a window is far smaller.
 func (w *window) take() uint16 {
 	for {
 		w.lastID++
@@ -47,7 +47,7 @@ func (w *window) find(id uint16) int {
 	return slices.IndexFunc(w.slots, func(s slot) bool { return s.id == id && !s.acked })
 }
 
-// add keeps a frame, copied.
+// add keeps a copy of a frame.
 func (w *window) add(s slot, frame []byte) {
 	s.off, s.n = len(w.frames), len(frame)
 	w.frames = append(w.frames, frame...)
@@ -64,7 +64,7 @@ func (w *window) ack(id uint16) (slot, bool) {
 	return w.slots[i], true
 }
 
-// trim forgets acknowledged messages at the front. One call serves all acknowledgements of one read.
+// trim removes acknowledged messages at the front, once for all acknowledgements of a read.
 func (w *window) trim() {
 	n := 0
 	for n < len(w.slots) && w.slots[n].acked {

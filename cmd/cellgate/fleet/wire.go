@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// The part of MQTT 3.1.1 and 5 that a vehicle speaks.
+// The subset of MQTT 3.1.1 and 5 that a vehicle uses.
 
 // Protocol versions as CONNECT carries them.
 const (
@@ -27,11 +27,11 @@ const (
 	typeDisconnect = 14
 	flagDup        = 0x08
 	flagQoS1       = 0x02
-	maxInbound     = 1 << 20 // bytes of a frame that a vehicle takes
+	maxInbound     = 1 << 20 // maximum size of a received frame, bytes
 	propServerRef  = 0x1c
 	propReceiveMax = 0x21
 	propKeepalive  = 0x13
-	reasonFailure  = 0x80 // reason codes from here on are refusals
+	reasonFailure  = 0x80 // reason codes from here on are errors
 )
 
 // errFrame is wrapped by every error about what the gateway sent.
@@ -149,7 +149,7 @@ func nextFrame(b []byte) (frame, int, error) {
 
 func (f frame) kind() byte { return f.head >> 4 }
 
-// ack is what a CONNACK, PUBACK or DISCONNECT says.
+// ack is the content of a CONNACK, PUBACK or DISCONNECT.
 type ack struct {
 	id        uint16
 	present   bool
@@ -244,7 +244,7 @@ func cutLength(b []byte) (n int, rest []byte, ok bool) {
 	return 0, nil, false
 }
 
-// props reads the properties that a vehicle heeds (MQTT 5, 2.2.2.2 gives the types of all).
+// props reads the properties that a vehicle uses (MQTT 5, 2.2.2.2 lists the types of all).
 func (a *ack) props(b []byte) error {
 	n, b, ok := cutLength(b)
 	if !ok || n > len(b) {
