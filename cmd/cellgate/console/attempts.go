@@ -8,12 +8,12 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Bounds of logins: an address may try a few at once and then one every few seconds, all of them together tryAll a second.
+// Bounds of logins: an address may try a few at once and then one every few seconds; all together, tryAll a second.
 const (
 	tryBurst   = 10
 	tryEvery   = 6 * time.Second
 	tryAll     = 50
-	maxCallers = 4096 // addresses that are told apart; while as many have tried of late, others share one bucket
+	maxCallers = 4096 // addresses with a bucket each; while all are in use, further ones share one bucket
 )
 
 // attempts bounds how often tokens are tried.
@@ -24,7 +24,7 @@ type attempts struct {
 	mu        sync.Mutex // guards below
 	byAddress map[string]*rate.Limiter
 	others    *rate.Limiter
-	swept     time.Time // when those that had not tried for long were forgotten
+	swept     time.Time // when idle addresses were last removed
 }
 
 func newAttempts(now func() time.Time) *attempts {
@@ -33,7 +33,7 @@ func newAttempts(now func() time.Time) *attempts {
 
 func newBucket() *rate.Limiter { return rate.NewLimiter(rate.Every(tryEvery), tryBurst) }
 
-// allow takes one try of an address.
+// allow takes one try from an address's budget.
 func (a *attempts) allow(remote string) bool {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {

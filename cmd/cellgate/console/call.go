@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// apiError is an answer of the API that says no.
+// apiError is an error answer of the API.
 type apiError struct {
 	Status int    `json:"status"`
 	Title  string `json:"title"`
 	Detail string `json:"detail"`
-	// Findings are those of rules.
+	// Findings are findings about rules.
 	Findings json.RawMessage `json:"diagnostics"`
 }
 
@@ -26,7 +26,7 @@ func (e *apiError) Error() string {
 	return e.Title
 }
 
-// answer takes what the API answers.
+// answer records an answer of the API.
 type answer struct {
 	header http.Header
 	status int
@@ -37,7 +37,8 @@ func (a *answer) Header() http.Header         { return a.header }
 func (a *answer) WriteHeader(status int)      { a.status = status }
 func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
 
-// call makes one call of the API in the user's name; in is sent as JSON unless nil, the answer decoded into out unless nil.
+// call makes one call of the API on behalf of the user. It sends in as JSON unless nil, and decodes the answer into out
+// unless nil.
 func (v *visit) call(method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -70,9 +71,9 @@ func (v *visit) call(method, path string, in, out any) error {
 	return nil
 }
 
-// request is a call of the API from where the user is: address and certificate are those of the browser's connection.
+// request makes a request to the API with the address and certificate of the browser's connection.
 func (v *visit) request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
-	r, err := http.NewRequestWithContext(ctx, method, path, body) //nolint:gosec // it is handed to the API in this process and never sent
+	r, err := http.NewRequestWithContext(ctx, method, path, body) //nolint:gosec // handled by the API in this process, never sent
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
@@ -84,10 +85,10 @@ func (v *visit) request(ctx context.Context, method, path string, body io.Reader
 	return r, nil
 }
 
-// streams are the API's streams of events that pages may open, by the beginning of their paths.
+// streams are the event streams that pages may open, by path prefix.
 var streams = []string{"events/", "vehicles/", "trace"}
 
-// stream gives the browser one of the API's streams, which its EventSource cannot ask for itself: it sends no token.
+// stream passes one of the API's event streams to the browser, whose EventSource cannot send a token.
 func (v *visit) stream(w http.ResponseWriter) {
 	path := v.r.PathValue("path")
 	known := false

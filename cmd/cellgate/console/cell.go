@@ -7,7 +7,7 @@ import (
 	"cellgate/cmd/cellgate/human"
 )
 
-// cellStatus is what the Cell page shows of GET /v1/status.
+// cellStatus is the part of GET /v1/status that the Cell page shows.
 type cellStatus struct {
 	Cell, Region, Node, Phase string
 	Build                     struct{ Version, Commit string }
@@ -49,7 +49,7 @@ type cellStatus struct {
 		LagSeconds *float64 `json:"lag_seconds"`
 		Gaps       []struct{ Reason string }
 	}
-	Gateways []gatewayLine // of a cell of several
+	Gateways []gatewayLine // in a cell of several
 }
 
 // gatewayLine is a gateway of the cell.
@@ -59,7 +59,7 @@ type gatewayLine struct {
 	Lives                         bool
 	Connections                   int
 	Differs                       []string
-	// Here is set for the gateway whose console this is.
+	// Here is true for the gateway that serves this console.
 	Here bool `json:"-"`
 }
 
@@ -71,7 +71,7 @@ type dependency struct {
 	Reason string
 }
 
-// tile is one figure at the top.
+// tile is a figure at the top of the page.
 type tile struct {
 	Name, Value, Note string
 	Bad               bool
@@ -117,7 +117,7 @@ func (v *visit) cell() (any, error) {
 	return b, nil
 }
 
-// rungs are the disk ladder's, in a word.
+// rungs names the rungs of the disk ladder.
 var rungs = []string{"normal", "alarm", "QoS 0 dropped", "no new clients", "reading stopped"}
 
 func known(value float64, unit func(float64) string) string {
@@ -127,14 +127,14 @@ func known(value float64, unit func(float64) string) string {
 	return unit(value)
 }
 
-// devPart is a part that `cellgate dev` embeds.
+// devPart is a part embedded by `cellgate dev`.
 type devPart struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 	Running bool   `json:"running"`
 }
 
-// devParts are those of `cellgate dev`; none elsewhere.
+// devParts returns the parts of `cellgate dev`; none otherwise.
 func (v *visit) devParts() []devPart {
 	var answer struct{ Parts []devPart }
 	_ = v.call("GET", "/v1/dev/parts", nil, &answer) //nolint:errcheck // only dev has the call

@@ -12,8 +12,8 @@ import (
 	"cellgate/cmd/cellgate/human"
 )
 
-// quantile estimates the q-quantile of what a histogram has counted between two readings of its cumulative buckets, as
-// Prometheus does: evenly within a bucket. NaN when nothing was counted.
+// quantile estimates the q-quantile of the values that a histogram counted between two readings of its cumulative
+// buckets. Like Prometheus, it assumes an even distribution within a bucket. It returns NaN when nothing was counted.
 func quantile(q float64, now, before map[float64]float64) float64 {
 	total := now[math.Inf(1)] - before[math.Inf(1)]
 	if total <= 0 {
@@ -33,13 +33,13 @@ func quantile(q float64, now, before map[float64]float64) float64 {
 	return lower
 }
 
-// line is one line of a chart: a value a sample, NaN where there is none.
+// line is a line of a chart: a value per sample, NaN where there is none.
 type line struct {
 	Name   string
 	Values []float64
 }
 
-// last is the newest value in the chart's unit.
+// last returns the newest value in the chart's unit.
 func (l *line) last() float64 {
 	if len(l.Values) == 0 {
 		return math.NaN()
@@ -47,12 +47,12 @@ func (l *line) last() float64 {
 	return l.Values[len(l.Values)-1]
 }
 
-// chart is a drawing of lines over the last hour, with what is written around it.
+// chart draws lines over the last hour, with labels.
 type chart struct {
 	Title string
 	Unit  func(float64) string
-	Most  float64 // of the scale; 0: by the values
-	Least float64 // of the scale by the values
+	Most  float64 // upper end of the scale; 0: from the values
+	Least float64 // minimum of an upper end from the values
 	Lines []line
 	Times []time.Time
 }
@@ -85,7 +85,7 @@ func (c *chart) text(v float64) string {
 func (c *chart) Top() string    { return c.Unit(c.top()) }
 func (c *chart) Middle() string { return c.Unit(c.top() / 2) }
 
-// span is how far the chart goes back: as far as there are samples, and not less than five minutes.
+// span returns the time shown: as long as there are samples, and at least five minutes.
 func (c *chart) span() time.Duration {
 	if len(c.Times) == 0 {
 		return leastSpan
@@ -97,10 +97,10 @@ func (c *chart) span() time.Duration {
 // leastSpan is the shortest time that a chart shows.
 const leastSpan = 5 * time.Minute
 
-// Begin says where the chart begins.
+// Begin returns the label at the left end.
 func (c *chart) Begin() string { return fmt.Sprintf("%d min ago", int(c.span().Minutes())) }
 
-// Summary is the chart in words, for who cannot see it.
+// Summary describes the chart in words, for screen readers.
 func (c *chart) Summary() string {
 	parts := []string{c.Title + ", the last " + human.Span(c.span())}
 	for i := range c.Lines {
@@ -116,7 +116,7 @@ func (c *chart) Summary() string {
 	return strings.Join(parts, "; ")
 }
 
-// top is a round number that no value exceeds.
+// top returns a round number that no value exceeds.
 func (c *chart) top() float64 {
 	if c.Most > 0 {
 		return c.Most
@@ -141,7 +141,7 @@ func (c *chart) top() float64 {
 	return 10 * step
 }
 
-// Drawing is the SVG. Its colours are the style sheet's, so that it has those of the page.
+// Drawing returns the SVG. Its colours come from the page's style sheet.
 func (c *chart) Drawing() template.HTML {
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg viewBox="0 0 %.0f %.0f" preserveAspectRatio="none" role="img" aria-label="%s">`,
@@ -157,7 +157,7 @@ func (c *chart) Drawing() template.HTML {
 	return template.HTML(b.String()) //nolint:gosec // numbers, and one label that is escaped
 }
 
-// path draws a line; where there is no value it is interrupted.
+// path draws a line, interrupted where there is no value.
 func (c *chart) path(l *line) string {
 	var b strings.Builder
 	top, pen := c.top(), "M"

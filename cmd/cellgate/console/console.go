@@ -30,11 +30,11 @@ var files embed.FS
 type Options struct {
 	// API is the gateway's HTTP API. It checks tokens and scopes itself.
 	API http.Handler
-	// Verify says whom a token speaks for, as (*auth.Authority).Verify does.
+	// Verify returns the identity of a token, like (*auth.Authority).Verify.
 	Verify func(token []byte, peer auth.Peer) (auth.Identity, error)
 	// Gather reads the gateway's metrics, for the charts.
 	Gather prometheus.Gatherer
-	// Secure says that browsers reach the console over TLS.
+	// Secure means that browsers reach the console over TLS.
 	Secure bool `zero:"over loopback, or a proxy that ends TLS"`
 	// Cell and Node name the gateway.
 	Cell, Node string
@@ -56,7 +56,7 @@ type Console struct {
 	origins  *http.CrossOriginProtection
 }
 
-// New makes a console. Mount it with Register, and have Sample run.
+// New makes a console. Mount it with Register and run Sample.
 func New(o Options) (*Console, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
@@ -116,7 +116,7 @@ func parsePages(version string) (map[string]*template.Template, error) {
 	return pages, nil
 }
 
-// Register mounts the console. Each page is a pattern of its own, so that what is not there stays a matter of the API.
+// Register mounts the console. Each page has its own pattern, so that unknown paths still belong to the API.
 func (c *Console) Register(mux *http.ServeMux) {
 	mux.Handle("GET /static/{version}/{file}", c.secured(http.HandlerFunc(c.asset)))
 	mux.Handle("GET /login", c.secured(http.HandlerFunc(c.showLogin)))
@@ -131,11 +131,11 @@ func (c *Console) Register(mux *http.ServeMux) {
 	mux.Handle("GET /stream/{path...}", c.secured(c.visited(func(v *visit, w http.ResponseWriter) { v.stream(w) })))
 }
 
-// policy lets pages load what the gateway itself serves, and nothing inline.
+// policy allows pages to load only what the gateway serves, and nothing inline.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// secured sets the headers that every answer has, and refuses what another site has a browser send.
+// secured sets the headers of every answer, and refuses cross-site requests.
 func (c *Console) secured(h http.Handler) http.Handler {
 	inner := c.origins.Handler(h)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -157,7 +157,7 @@ func (c *Console) asset(w http.ResponseWriter, r *http.Request) {
 	http.ServeFileFS(w, r, c.assets, r.PathValue("file")) //nolint:gosec // of the files in the binary, by one level of the path
 }
 
-// visit is one request of somebody who has logged in.
+// visit is one request of a logged-in user.
 type visit struct {
 	c  *Console
 	r  *http.Request
@@ -165,7 +165,7 @@ type visit struct {
 	id auth.Identity
 }
 
-// visited lets through who has a session whose token is still good, and has others log in.
+// visited calls h for a session whose token is still valid, and redirects others to the login.
 func (c *Console) visited(h func(v *visit, w http.ResponseWriter)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v, why := c.visit(r)
@@ -185,7 +185,7 @@ func (c *Console) visited(h func(v *visit, w http.ResponseWriter)) http.Handler 
 	})
 }
 
-// visit finds the session of a request. why says what ended it.
+// visit returns the session of a request. why says what ended it.
 func (c *Console) visit(r *http.Request) (v *visit, why string) {
 	cookie, err := r.Cookie(c.cookieName())
 	if err != nil {
@@ -203,7 +203,7 @@ func (c *Console) visit(r *http.Request) (v *visit, why string) {
 	return &visit{c: c, r: r, s: s, id: id}, ""
 }
 
-// verify says whom a token speaks for: as at the API, only those of operators and services are good.
+// verify returns the identity of a token. As at the API, only tokens of operators and services are accepted.
 func (c *Console) verify(token string, r *http.Request) (auth.Identity, error) {
 	id, err := c.o.Verify([]byte(token), auth.PeerOf(r))
 	if err == nil && id.Role != auth.RoleOperator && id.Role != auth.RoleService {
@@ -212,14 +212,14 @@ func (c *Console) verify(token string, r *http.Request) (auth.Identity, error) {
 	return id, err
 }
 
-// page is what the layout shows around a page's own body.
+// page is the layout around a page's body.
 type page struct {
 	Title, Nav string
 	Cell, Node string
 	User, Role string
 	CSRF       string
 	Notice     notice
-	// Refresh is after how many seconds the page is to be loaded anew; 0 never.
+	// Refresh is the reload interval in seconds; 0 for none.
 	Refresh int
 	// Script is the page's own module.
 	Script string
@@ -232,7 +232,7 @@ type page struct {
 type link struct {
 	Name, Path string
 	Current    bool
-	// Barred says which scope is missing.
+	// Barred names the missing scope.
 	Barred string
 }
 
@@ -256,7 +256,7 @@ func (c *Console) show(v *visit, w http.ResponseWriter, page view) {
 	c.render(w, status, name, p)
 }
 
-// refusedBody is the page that stands for one that cannot be shown.
+// refusedBody replaces a page that cannot be shown.
 type refusedBody struct {
 	Status int
 	Text   string
@@ -297,7 +297,7 @@ func (v *visit) page(of view) *page {
 	return p
 }
 
-// act does what a form asks for, and shows the page that it names.
+// act performs the action of a form and shows the page that it names.
 func (c *Console) act(v *visit, w http.ResponseWriter, do action) {
 	if err := v.r.ParseForm(); err != nil || v.r.PostForm.Get("csrf") != v.s.csrf {
 		http.Error(w, "the form is not one of this session: go back, load the page anew, and try again", http.StatusForbidden)
@@ -314,7 +314,7 @@ func (c *Console) act(v *visit, w http.ResponseWriter, do action) {
 	http.Redirect(w, v.r, to, http.StatusSeeOther)
 }
 
-// view is a page: what it is called, and how its body is loaded.
+// view is a page: its title, and how its body is loaded.
 type view struct {
 	name, title, nav string
 	script           string
@@ -322,5 +322,5 @@ type view struct {
 	load             func(v *visit) (any, error)
 }
 
-// action does what a form asks for: what to tell, and which page to show.
+// action performs a form's action. It returns the text to show and the page to show next.
 type action func(v *visit) (text, to string, err error)

@@ -1,6 +1,6 @@
-// Package console is the operators' web console: pages of HTML and SVG made by the gateway, a few ES modules, and nothing
-// from elsewhere.
+// Package console is the operators' web console: HTML and SVG pages rendered by the gateway, and a few ES modules. It
+// loads nothing from other sites.
 //
-// It is a client of the gateway's own HTTP API, which it calls inside the process in the name of whoever has logged in: what
-// a page shows and what a button does is what that token may see and do over the API, and stands in the audit log as such.
+// It is a client of the gateway's HTTP API, called within the process with the logged-in user's token. Pages show, and
+// buttons do, only what that token permits over the API. The audit log has these calls like any others.
 package console

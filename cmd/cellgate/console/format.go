@@ -24,7 +24,7 @@ func secondsUnit(v float64) string {
 	return trimmed(v) + " s"
 }
 
-// trimmed is a number with no more digits than tell something.
+// trimmed formats a number with only significant digits.
 func trimmed(v float64) string {
 	switch a := math.Abs(v); {
 	case a >= 100 || a == 0 || a == math.Trunc(a):
@@ -35,7 +35,7 @@ func trimmed(v float64) string {
 	return strings.TrimRight(strings.TrimRight(fmt.Sprintf("%.2f", v), "0"), ".")
 }
 
-// groups is a whole number with its thousands set apart.
+// groups formats a whole number with separated thousands.
 func groups(v float64) string {
 	if v < 0 {
 		return "-" + fleet.Count(uint64(-v))
@@ -43,7 +43,7 @@ func groups(v float64) string {
 	return fleet.Count(uint64(math.Round(v)))
 }
 
-// functions are what templates use.
+// functions returns the functions of the templates.
 func functions(version string) template.FuncMap {
 	return template.FuncMap{
 		"asset":   func(name string) string { return "/static/" + version + "/" + name },
@@ -61,7 +61,7 @@ func functions(version string) template.FuncMap {
 	}
 }
 
-// number is any of the numbers that answers have.
+// number converts any number of an answer.
 func number(v any) float64 {
 	switch n := v.(type) {
 	case int:
@@ -84,7 +84,7 @@ func number(v any) float64 {
 	return math.NaN()
 }
 
-// ago is how long ago a time was.
+// ago formats the time since t.
 func ago(t time.Time) string {
 	switch d := time.Since(t); {
 	case t.IsZero():
@@ -98,7 +98,7 @@ func ago(t time.Time) string {
 	}
 }
 
-// stamp is a time to the second, in UTC.
+// stamp formats a time to the second, in UTC.
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return "-"
@@ -106,7 +106,7 @@ func stamp(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05")
 }
 
-// pretty lays JSON out.
+// pretty indents JSON.
 func pretty(v json.RawMessage) string {
 	if len(v) == 0 {
 		return ""

@@ -30,7 +30,7 @@ const (
 	metricSyncLag     = "cellgate_sync_lag_seconds"
 )
 
-// sample is what the gateway's metrics were at a moment. What cannot be known is NaN.
+// sample has the values of the gateway's metrics at a time; NaN where unknown.
 type sample struct {
 	at                time.Time
 	connections, rate float64 // rate: messages a second since the sample before
@@ -105,7 +105,7 @@ func (h *history) samples() []sample {
 	return append(append([]sample{}, h.ring[h.next:]...), h.ring[:h.next]...)
 }
 
-// read takes what a sample is made of from a family of metrics.
+// read takes the sample's values from a family of metrics.
 func (s *sample) read(f *dto.MetricFamily) {
 	for _, m := range f.GetMetric() {
 		switch f.GetName() {
@@ -145,7 +145,7 @@ func label(m *dto.Metric, name string) string {
 	return ""
 }
 
-// compare computes what a sample tells together with the one before.
+// compare computes the values that need the previous sample.
 func (s *sample) compare(last *sample) {
 	if d := s.at.Sub(last.at).Seconds(); d > 0 && s.received >= last.received {
 		s.rate = (s.received - last.received) / d

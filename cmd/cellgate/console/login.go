@@ -19,7 +19,7 @@ type loginBody struct {
 	Next, Why string
 }
 
-// cookieName tells gateways apart that a browser reaches under one host name: cookies do not know ports.
+// cookieName distinguishes gateways under one host name: cookies ignore ports.
 func (c *Console) cookieName() string {
 	sum := sha256.Sum256([]byte(c.o.Cell + "\x00" + c.o.Node))
 	name := "cellgate-" + hex.EncodeToString(sum[:4])
@@ -29,7 +29,7 @@ func (c *Console) cookieName() string {
 	return name
 }
 
-// cookie is one that only this site's own requests carry, and no script reads.
+// cookie returns a cookie that only this site's requests carry and no script can read.
 func (c *Console) cookie(name, value string) *http.Cookie {
 	return &http.Cookie{Name: name, Value: value, Path: "/", HttpOnly: true, Secure: c.o.Secure, SameSite: http.SameSiteStrictMode} //nolint:gosec // Secure with TLS
 }
@@ -38,7 +38,7 @@ func (c *Console) showLogin(w http.ResponseWriter, r *http.Request) {
 	c.loginPage(w, r, http.StatusOK, whyEnded[r.URL.Query().Get("why")])
 }
 
-// whyEnded says in words why a session is gone.
+// whyEnded has the texts for why a session ended.
 var whyEnded = map[string]string{
 	"ended":                          "The session has ended: the gateway was started anew, or it was not used for a long time.",
 	auth.Reason(auth.ErrExpired):     "The token has expired. Issue another one.",
@@ -51,7 +51,7 @@ var whyEnded = map[string]string{
 	"out":                            "You have logged out.",
 }
 
-// loginPage shows the form. Its CSRF token stands in a cookie too, because there is no session yet.
+// loginPage shows the form. There is no session yet, so its CSRF token is also in a cookie.
 func (c *Console) loginPage(w http.ResponseWriter, r *http.Request, status int, why string) {
 	csrf := rand.Text()
 	http.SetCookie(w, c.cookie(c.cookieName()+"-login", csrf))
@@ -61,7 +61,7 @@ func (c *Console) loginPage(w http.ResponseWriter, r *http.Request, status int, 
 	})
 }
 
-// inner is a path of the console to go to; "/" for anything else.
+// inner returns a path within the console; "/" for anything else.
 func inner(path string) string {
 	if !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") || strings.ContainsAny(path, "\\\r\n") {
 		return "/"

@@ -1,6 +1,6 @@
 package console
 
-// views are the pages by their patterns.
+// views returns the pages by pattern.
 func (c *Console) views() map[string]view {
 	return map[string]view{
 		"/{$}":                  {name: "cell", title: "Cell", nav: "Cell", refresh: 10, load: (*visit).cell},
@@ -17,7 +17,7 @@ func (c *Console) views() map[string]view {
 	}
 }
 
-// actions are what forms do, by their patterns.
+// actions returns the actions of forms by pattern.
 func (c *Console) actions() map[string]action {
 	return map[string]action{
 		"/logout":                     (*visit).logout,
@@ -32,7 +32,7 @@ func (c *Console) actions() map[string]action {
 	}
 }
 
-// navigation are the pages, each with the call of the API that it stands on.
+// navigation lists the pages, each with the API call that it needs.
 var navigation = []struct{ name, path, needs string }{
 	{"Cell", "/", "GET /v1/status"},
 	{"Ledger", "/ledger", "GET /v1/ledger"},

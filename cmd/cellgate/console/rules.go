@@ -109,7 +109,7 @@ func (v *visit) liftRule() (text, to string, err error) {
 	return rule + " sends again.", "/rules", nil
 }
 
-// playgroundBody is the playground as it begins: the rules in force, and a message.
+// playgroundBody is the playground at the start: the rules in force, and a message.
 type playgroundBody struct {
 	Hash           string
 	Names          []string
@@ -119,7 +119,7 @@ type playgroundBody struct {
 	May            bool
 }
 
-// source are the files of the rules in force.
+// source returns the files of the rules in force.
 func (v *visit) source() (hash string, files map[string]string, err error) {
 	var now struct{ Hash string }
 	if err := v.call("GET", "/v1/rules", nil, &now); err != nil {
@@ -145,7 +145,7 @@ func (v *visit) playground() (any, error) {
 	}
 	if !slices.Contains(names, b.Name) {
 		b.Name = ""
-		for _, n := range names { // one that has something to show about that message
+		for _, n := range names { // find a rule that has something to show about that message
 			if b.Name == "" || strings.Contains(n, "battery") {
 				b.Name = n
 			}
@@ -156,7 +156,7 @@ func (v *visit) playground() (any, error) {
 	return b, nil
 }
 
-// draft is what the playground sends: one file in place of the one of that name among those in force.
+// draft is sent by the playground: a file that replaces the one of that name in force.
 type draft struct {
 	Topic   string `json:"topic"`
 	Payload string `json:"payload"`
@@ -177,7 +177,7 @@ func (v *visit) with(d *draft) (map[string]string, error) {
 	return files, nil
 }
 
-// explain answers the playground while somebody types: what the API says, or what is wrong.
+// explain answers the playground while the user types: the API's answer, or the error.
 func (v *visit) explain(w http.ResponseWriter) {
 	var d draft
 	err := json.NewDecoder(v.r.Body).Decode(&d)

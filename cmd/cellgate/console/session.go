@@ -8,14 +8,14 @@ import (
 	"cellgate/auth"
 )
 
-// Bounds of sessions. One that is too many ends the one that was used longest ago.
+// Bounds of sessions. Beyond them, the least recently used session ends.
 const (
 	maxSessions           = 256
 	maxSessionsPerSubject = 16
 	sessionIdle           = 12 * time.Hour
 )
 
-// session is one login. Its token is verified anew with every request, so that it ends when the token does.
+// session is one login. Its token is verified with every request, so the session ends when the token does.
 type session struct {
 	key   string // in the cookie
 	csrf  string // in every form
@@ -26,7 +26,7 @@ type session struct {
 	notice notice
 }
 
-// notice is what the next page tells of the request before.
+// notice is a message about the last request, for the next page.
 type notice struct {
 	Text   string
 	Failed bool
@@ -44,7 +44,7 @@ func newSessions(now func() time.Time) *sessions {
 	return &sessions{now: now, byKey: make(map[string]*session)}
 }
 
-// open begins a session for a token that was verified.
+// open creates a session for a verified token.
 func (s *sessions) open(token string, id *auth.Identity) *session {
 	n := &session{key: rand.Text(), csrf: rand.Text(), token: token, owner: id.Issuer + "\x00" + id.Role + "\x00" + id.Subject, used: s.now()}
 	s.mu.Lock()
@@ -110,7 +110,7 @@ func (s *sessions) note(to *session, n notice) {
 	to.notice = n
 }
 
-// take returns the notice that was left, once.
+// take returns the notice and removes it.
 func (s *sessions) take(from *session) notice {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -85,7 +85,7 @@ func (v *visit) vehicle() (any, error) {
 	return b, err
 }
 
-// gateway is what is known of a gateway of the cell; its name alone for who may not see more.
+// gateway returns what is known of a gateway of the cell; only its name for users who may not see more.
 func (v *visit) gateway(node string) *gatewayLine {
 	var status cellStatus
 	_ = v.call("GET", "/v1/status", nil, &status) //nolint:errcheck // a link is missing then
@@ -140,7 +140,7 @@ type commandLine struct {
 	FinishedAt                                            time.Time `json:"finished_at"`
 }
 
-// Class is how the state is shown.
+// Class returns the CSS class of the state.
 func (c *commandLine) Class() string {
 	switch c.State {
 	case "succeeded":
