@@ -12,7 +12,7 @@ import (
 	"cellgate/configs"
 )
 
-// expiresSoon is when the end of a certificate is told of.
+// expiresSoon is how long before its end a certificate is reported.
 const expiresSoon = 14 * 24 * time.Hour
 
 func (c *checks) certificates() {
@@ -29,7 +29,7 @@ func (c *checks) certificates() {
 	}
 }
 
-// server looks at the certificate of a listener.
+// server checks the certificate of a listener.
 func (c *checks) server(where, address string, files *configs.ServerTLS) {
 	where += ".tls"
 	pair, err := tls.LoadX509KeyPair(string(files.Cert), string(files.Key))
@@ -64,7 +64,7 @@ func (c *checks) server(where, address string, files *configs.ServerTLS) {
 	}
 }
 
-// authority looks at a file of certificate authorities.
+// authority checks a file of certificate authorities.
 func (c *checks) authority(where, file string) {
 	text, err := os.ReadFile(file) //nolint:gosec // the configuration names it
 	if err == nil && !x509.NewCertPool().AppendCertsFromPEM(text) {

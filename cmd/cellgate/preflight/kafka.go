@@ -16,7 +16,7 @@ import (
 	syncer "cellgate/sync"
 )
 
-// Topic is one that the configuration or the rules need.
+// Topic is a topic that the configuration or the rules need.
 type Topic struct {
 	Cluster string `json:"cluster"` // the section of the configuration: kafka, or that of a centre
 	Name    string `json:"topic"`
@@ -25,7 +25,8 @@ type Topic struct {
 	reads bool   // the gateway reads it
 }
 
-// Topics are all that can be known beforehand, in order, of both clusters. Those whose names depend on messages are not among them.
+// Topics returns the topics of both clusters that are known in advance, in order. Topics whose names depend on messages
+// are not among them.
 func Topics(c *configs.Config, set *lang.Set) []Topic {
 	presence, results, commands := app.OwnTopics()
 	all := []Topic{
@@ -63,13 +64,13 @@ func Topics(c *configs.Config, set *lang.Set) []Topic {
 	return slices.CompactFunc(all, func(a, b Topic) bool { return a.Cluster == b.Cluster && a.Name == b.Name })
 }
 
-// Cluster is one that the configuration names.
+// Cluster is a Kafka cluster named by the configuration.
 type Cluster struct {
 	Section string // of the configuration
 	*configs.Kafka
 }
 
-// Clusters are the cell's, and then those of the centres.
+// Clusters returns the cell's cluster, then those of the centres.
 func Clusters(c *configs.Config) []Cluster {
 	all := []Cluster{{"kafka", &c.Kafka}}
 	for i := range c.Central {
@@ -117,7 +118,7 @@ func (c *checks) cluster(ctx context.Context, section string, k *configs.Kafka, 
 	}
 }
 
-// kafkaRemedy says what to do about a broker that cannot be used.
+// kafkaRemedy returns what to do about a broker that cannot be used.
 func kafkaRemedy(section string, err error) string {
 	switch {
 	case errors.Is(err, kafkaclient.ErrLogin):

@@ -17,16 +17,16 @@ import (
 	"cellgate/cmd/cellgate/app"
 )
 
-// What the disk is asked for.
+// Measurements of the disk.
 const (
 	syncs      = 200
-	syncsTime  = 500 * time.Millisecond // of a disk that is slower than that fewer do
+	syncsTime  = 500 * time.Millisecond // fewer syncs on a disk that takes longer
 	syncBytes  = 4096
 	slowSync   = 10 * time.Millisecond
 	driftLimit = time.Second
 )
 
-// redis looks at Redis, and returns what its clock shows less ours.
+// redis checks Redis, and returns the difference of its clock from ours.
 func (c *checks) redis(ctx context.Context) map[string]time.Duration {
 	const section = "redis.addresses"
 	client, err := app.RedisClient(&c.cfg.Redis)
@@ -50,7 +50,7 @@ func (c *checks) redis(ctx context.Context) map[string]time.Duration {
 	return map[string]time.Duration{"redis": at.Sub(middle(sent))}
 }
 
-// middle is between a moment and now: when the other side read its clock, about.
+// middle returns the middle of the time since from: about when the server read its clock.
 func middle(from time.Time) time.Time { return from.Add(time.Since(from) / 2) }
 
 func redisRemedy(err error) string {
@@ -64,7 +64,7 @@ func redisRemedy(err error) string {
 	return "look at the address, the network and whether Redis runs"
 }
 
-// disk measures where the journal will be.
+// disk checks the disk of the journal.
 func (c *checks) disk() {
 	dir := string(c.cfg.Uplink.Journal.Dir)
 	at := existing(dir)
@@ -96,7 +96,7 @@ func (c *checks) disk() {
 	}
 }
 
-// existing is the path, or the nearest folder above it that is there.
+// existing returns the path, or its nearest existing parent.
 func existing(path string) string {
 	for {
 		if _, err := os.Stat(path); err == nil || path == filepath.Dir(path) {
@@ -106,7 +106,7 @@ func existing(path string) string {
 	}
 }
 
-// folderBytes is how much lies in a folder of segments.
+// folderBytes returns the size of a folder of segments.
 func folderBytes(dir string) (sum int64) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -120,7 +120,7 @@ func folderBytes(dir string) (sum int64) {
 	return sum
 }
 
-// syncTime is the 99th percentile of fsyncs behind short writes, as the journal makes them.
+// syncTime returns the 99th percentile of fsyncs after short writes, like the journal's.
 func syncTime(dir string) (time.Duration, error) {
 	f, err := os.CreateTemp(dir, ".cellgate-check-*")
 	if err != nil {
@@ -158,7 +158,7 @@ func (c *checks) descriptors() {
 	c.good("descriptors", where, "this user may open %d files, enough for %d connections", fds.Max, want)
 }
 
-// clock compares this machine's with those of others: tokens, orders in Redis and times in Kafka come of it.
+// clock compares this machine's clock with others. Tokens, order in Redis and times in Kafka depend on it.
 func (c *checks) clock(ctx context.Context, others map[string]time.Duration) {
 	if others == nil {
 		others = map[string]time.Duration{}
@@ -187,7 +187,7 @@ func (c *checks) clock(ctx context.Context, others map[string]time.Duration) {
 	}
 }
 
-// httpDrift is how far a server's clock is ahead of ours, to the second.
+// httpDrift returns how far a server's clock is ahead of ours, to the second.
 func httpDrift(ctx context.Context, url string) (time.Duration, bool) {
 	ctx, cancel := context.WithTimeout(ctx, timeLimit)
 	defer cancel()

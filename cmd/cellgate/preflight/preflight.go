@@ -1,6 +1,6 @@
-// Package preflight looks, before the gateway starts, at all that its configuration points to: certificates, Kafka and its
-// topics, Redis, rules, the disk, descriptors and the clock. It changes nothing but a file of its own beside the journal, which
-// it removes.
+// Package preflight checks, before the gateway starts, everything that its configuration refers to: certificates, Kafka
+// and its topics, Redis, rules, the disk, descriptors and the clock. It only writes one file next to the journal, and
+// removes it.
 package preflight
 
 import (
@@ -16,13 +16,13 @@ import (
 // Levels of findings.
 const (
 	Good    = "ok"
-	Warning = "warning" // it works, and is likely not what is wanted
+	Warning = "warning" // works, but is probably not intended
 	Bad     = "error"   // the gateway would not start, or would not deliver
 )
 
-// Finding is one line of the answer.
+// Finding is the result of one check.
 type Finding struct {
-	// Check names what was looked at: certificate, kafka, topic, redis, rules, disk, descriptors, clock.
+	// Check names the check: certificate, kafka, topic, redis, rules, disk, descriptors, clock.
 	Check string `json:"check"`
 	Level string `json:"level"`
 	// Where is the configuration's key, or the topic or file.
@@ -40,10 +40,10 @@ type checks struct {
 	found []Finding
 }
 
-// timeLimit bounds each look at something outside.
+// timeLimit is the timeout of each check of something outside.
 const timeLimit = 15 * time.Second
 
-// Run looks at everything and returns a finding for each.
+// Run makes all checks and returns a finding for each.
 func Run(ctx context.Context, cfg *configs.Config) []Finding {
 	c := &checks{cfg: cfg, now: time.Now()}
 	c.certificates()
@@ -56,7 +56,7 @@ func Run(ctx context.Context, cfg *configs.Config) []Finding {
 	return c.found
 }
 
-// Worst is the highest level among findings.
+// Worst returns the highest level among findings.
 func Worst(found []Finding) string {
 	worst := Good
 	for _, f := range found {
