@@ -1,5 +1,5 @@
-// Package repair finds what in a data folder stops a gateway from starting, and puts it out of the way: what it takes away
-// is kept in a folder of its own, and what is lost is counted in the ledger as far as anything on the disk still tells.
+// Package repair finds what in a data folder keeps a gateway from starting, and moves it to a backup folder. What is
+// lost is counted in the ledger as far as the rest of the disk shows it.
 package repair
 
 import (
@@ -20,43 +20,43 @@ import (
 	"cellgate/broker/wal"
 )
 
-// Options say where a gateway's data is.
+// Options locate a gateway's data.
 type Options struct {
 	// Dir is its data_dir.
 	Dir string
-	// Journal and Keys are its folders, elsewhere if the configuration says so.
+	// Journal and Keys are its folders, which the configuration may place elsewhere.
 	Journal, Keys string
 
 	at time.Time // of the first look
 }
 
-// ErrInUse says that a process has the data folder open.
+// ErrInUse means that a process has the data folder open.
 var ErrInUse = errors.New("a gateway runs on it; stop it first")
 
-// Finding is one thing that stops a start.
+// Finding is a problem that stops a start.
 type Finding struct {
 	Path    string `json:"path"`
 	Problem string `json:"problem"`
 	Action  string `json:"action"`
 	Lost    string `json:"lost,omitempty"`
-	// Records is how many acknowledged messages are lost, by the sink whose ledger counts them.
+	// Records is how many acknowledged messages are lost, by the sink that counts them in its ledger.
 	Records map[string]uint64 `json:"records,omitempty"`
 
 	do func() error
 }
 
-// Report is what was found.
+// Report has the findings.
 type Report struct {
 	Dir      string    `json:"dir"`
-	Backup   string    `json:"backup,omitempty"` // where what is taken away goes
+	Backup   string    `json:"backup,omitempty"` // folder for what is moved away
 	Repaired bool      `json:"repaired"`
 	Findings []Finding `json:"findings"`
 }
 
-// patient is how long another process may take to let go of state.db.
+// patient is how long to wait for another process to release state.db.
 const patient = 2 * time.Second
 
-// Examine looks for what stops a start, and changes nothing.
+// Examine finds what stops a start, and changes nothing.
 func Examine(o Options) (*Report, error) {
 	d, err := open(&o)
 	if err != nil {
@@ -65,7 +65,7 @@ func Examine(o Options) (*Report, error) {
 	return d.report, errors.Join(d.examine(), d.close())
 }
 
-// Repair does what Examine tells, and looks again until nothing is left.
+// Repair does what Examine reports, and examines again until nothing is left.
 func Repair(o Options) (*Report, error) {
 	var done []Finding
 	for {
@@ -80,7 +80,7 @@ func Repair(o Options) (*Report, error) {
 			d.report.Findings, d.report.Repaired = done, len(done) > 0
 			return d.report, d.close()
 		}
-		// One at a time: what was hidden by one may then be seen.
+		// One at a time: it may have hidden others.
 		f := d.report.Findings[0]
 		if err := errors.Join(f.do(), d.close()); err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Path, err)
@@ -91,7 +91,7 @@ func Repair(o Options) (*Report, error) {
 	}
 }
 
-// maxRepairs bounds the things of one repair.
+// maxRepairs bounds the findings of one repair.
 const maxRepairs = 10_000
 
 // data is a data folder that no gateway has open.
@@ -119,13 +119,13 @@ func open(o *Options) (*data, error) {
 	if errors.Is(err, wal.ErrLocked) {
 		return nil, fmt.Errorf("%s: %w", o.Dir, ErrInUse)
 	}
-	if err == nil { // else there is no journal, or it is none: examine tells
+	if err == nil { // otherwise there is no journal, or examine reports it
 		d.locks = append(d.locks, lock)
 	}
 	return d, nil
 }
 
-// backup is the folder of one repair. It stays the same from the first look on.
+// backup returns the folder of one repair. It stays the same after the first call.
 func (o *Options) backup() string {
 	if o.at.IsZero() {
 		o.at = time.Now().UTC()
@@ -153,7 +153,7 @@ func (d *data) close() (err error) {
 
 func (d *data) add(f Finding) { d.report.Findings = append(d.report.Findings, f) }
 
-// examine goes through the folder in the order of a start.
+// examine checks the folder in the order of a start.
 func (d *data) examine() error {
 	for _, look := range []func() error{d.kinds, d.state, d.keys, d.logs} {
 		if err := look(); err != nil {
@@ -163,7 +163,7 @@ func (d *data) examine() error {
 	return nil
 }
 
-// kinds finds folders where files must be, and the other way round.
+// kinds finds folders in place of files, and files in place of folders.
 func (d *data) kinds() error {
 	decisions := filepath.Join(d.Dir, "decisions")
 	logs, err := filepath.Glob(filepath.Join(decisions, "*"))
@@ -194,12 +194,12 @@ func (d *data) kinds() error {
 	return nil
 }
 
-// move finds something that is taken away as it is.
+// move reports something that is moved away as it is.
 func (d *data) move(path, problem string) {
 	d.add(Finding{Path: path, Problem: problem, Action: "move it to " + d.keep(path), do: func() error { return d.away(path) }})
 }
 
-// keep is where something is put that is taken away: a name that is not taken, in one folder.
+// keep returns an unused name in the backup folder.
 func (d *data) keep(path string) string {
 	rel, err := filepath.Rel(d.Dir, path)
 	if err != nil || !filepath.IsLocal(rel) {
@@ -214,7 +214,7 @@ func (d *data) keep(path string) string {
 	}
 }
 
-// away moves something into the backup, also to another file system.
+// away moves something to the backup, also across file systems.
 func (d *data) away(path string) error {
 	to := d.keep(path)
 	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
@@ -230,7 +230,7 @@ func (d *data) away(path string) error {
 	return os.RemoveAll(path)
 }
 
-// copyAll copies a file, or a folder with all that is in it.
+// copyAll copies a file, or a folder with its contents.
 func copyAll(to, from string) error {
 	info, err := os.Stat(from)
 	if err != nil {
@@ -249,7 +249,7 @@ func copyAll(to, from string) error {
 // keys finds keys and revocations that cannot be read.
 func (d *data) keys() error {
 	if info, _ := os.Stat(d.Keys); info == nil || !info.IsDir() {
-		return nil // the start makes it; a file is among the kinds
+		return nil // the start creates it; kinds reports a file
 	}
 	found, err := auth.CheckDir(d.Keys)
 	if err != nil {
@@ -261,7 +261,7 @@ func (d *data) keys() error {
 		info, err := os.Stat(path)
 		switch {
 		case err == nil && info.IsDir():
-			continue // among the kinds
+			continue // kinds reports it
 		case err == nil && bad.Lines == 0 && info.Mode().Perm()&0o077 != 0:
 			f.Action, f.do = "chmod 600", func() error { return os.Chmod(path, 0o600) }
 			d.add(f)

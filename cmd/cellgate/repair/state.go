@@ -14,11 +14,11 @@ import (
 	"cellgate/rules/sink"
 )
 
-// state opens state.db, or finds out why it cannot be.
+// state opens state.db, or reports why it cannot be opened.
 func (d *data) state() error {
 	file := filepath.Join(d.Dir, "state.db")
 	if info, _ := os.Stat(file); info == nil || info.IsDir() {
-		return nil // the start makes one; a folder is among the kinds
+		return nil // the start creates it; kinds reports a folder
 	}
 	db, err := statefile.Open(file, statefile.Options{Timeout: patient, Sync: statefile.SyncAlways})
 	switch {
@@ -39,7 +39,7 @@ func (d *data) state() error {
 	return nil
 }
 
-// held tells what a damaged state file says that it has held.
+// held describes what a damaged state file contained.
 func held(file string) string {
 	var parts []string
 	for bucket, n := range statefile.Counts(file) {
@@ -54,7 +54,7 @@ func held(file string) string {
 	return "Entries that it says it held: " + strings.Join(parts, ", ")
 }
 
-// logs finds decision logs that do not have what the state file tells of.
+// logs finds decision logs that lack what the state file refers to.
 func (d *data) logs() error {
 	if d.db == nil {
 		return nil
@@ -89,7 +89,7 @@ func (d *data) logs() error {
 	return nil
 }
 
-// epoch is that of the journal, 0 without one.
+// epoch returns the journal's epoch, 0 without a journal.
 func (d *data) epoch() (uint64, error) {
 	r, err := journal.Inspect(d.Journal)
 	if errors.Is(err, fs.ErrNotExist) || len(d.report.Findings) > 0 {
