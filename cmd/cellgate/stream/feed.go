@@ -11,17 +11,17 @@ import (
 )
 
 const (
-	// queued bounds the events that wait for a reader, queuedBytes their size.
+	// queued bounds the events waiting for a reader; queuedBytes bounds their size.
 	queued      = 256
 	queuedBytes = 1 << 20
-	// heartbeat is how often a reader hears something; what a write may take is less than two of them.
+	// heartbeat is the longest time without output. A write must take less than two heartbeats.
 	heartbeat    = 15 * time.Second
 	writeTimeout = 10 * time.Second
-	// retry is when a browser opens a stream again that has broken, in milliseconds.
+	// retry is the browser's delay before it reopens a broken stream, in milliseconds.
 	retry = 3000
 )
 
-// Event is one event: its name, and its data as one line of JSON.
+// Event has a name, and data as one line of JSON.
 type Event struct {
 	Name string
 	Data []byte
@@ -39,7 +39,7 @@ type Feed struct {
 
 func newFeed() *Feed { return &Feed{wake: make(chan struct{}, 1)} }
 
-// Offer adds an event. It does not block: a reader that is too far back is given up.
+// Offer adds an event. It does not block: a reader that is too far behind is dropped.
 func (f *Feed) Offer(e Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -55,7 +55,7 @@ func (f *Feed) Offer(e Event) {
 	f.signal()
 }
 
-// Tell is Offer of a value.
+// Tell offers a value as JSON.
 func (f *Feed) Tell(name string, v any) {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -65,7 +65,7 @@ func (f *Feed) Tell(name string, v any) {
 	f.Offer(Event{name, data})
 }
 
-// End ends the stream behind what is queued, for a reason, and returns it; the first reason stays.
+// End ends the stream after the queued events. It returns the reason of the first call.
 func (f *Feed) End(why string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -90,7 +90,7 @@ func (f *Feed) take() (events []Event, end string) {
 	return events, f.end
 }
 
-// explanations are what the last event says beside the reason.
+// explanations are the details of the last event, by reason.
 var explanations = map[string]string{
 	EndSlow:     "events came faster than they were read, and some were dropped: open the stream again and begin with the present state",
 	EndToken:    "the token has expired or was revoked",
@@ -130,7 +130,7 @@ func (f *Feed) Serve(w http.ResponseWriter, r *http.Request, expires time.Time) 
 	}
 }
 
-// wait returns when there is something to write, or a heartbeat is due; false when the reader has gone.
+// wait returns when there is something to write or a heartbeat is due. It returns false when the reader is gone.
 func (f *Feed) wait(ctx context.Context) bool {
 	beat := time.NewTimer(heartbeat)
 	defer beat.Stop()

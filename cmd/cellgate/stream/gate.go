@@ -16,19 +16,19 @@ const (
 	MostPerSubject = 8
 )
 
-// ErrTooMany is returned to who would open a stream beyond the bounds.
+// ErrTooMany is returned for a stream beyond the bounds.
 var ErrTooMany = errors.New("too many streams are open")
 
-// Why a stream ends, as its last event and the metric tell.
+// Reasons for the end of a stream, in its last event and in the metric.
 const (
-	EndGone     = "gone"     // the reader went away; nobody is told
+	EndGone     = "gone"     // the reader went away
 	EndSlow     = "slow"     // the reader did not keep up
 	EndToken    = "token"    // expired, revoked, or its key retired
 	EndShutdown = "shutdown" // the gateway stops
 	EndFinal    = "final"    // there is nothing more to come
 )
 
-// Gate lets streams in, and ends those whose tokens have ended.
+// Gate admits streams, and ends those whose tokens have ended.
 type Gate struct {
 	most  int
 	ended *prometheus.CounterVec
@@ -39,7 +39,7 @@ type Gate struct {
 	closed bool
 }
 
-// NewGate makes a gate for at most so many streams.
+// NewGate makes a gate for a maximum number of streams.
 func NewGate(most int, reg prometheus.Registerer) *Gate {
 	g := &Gate{most: max(1, min(most, mostStreams)), open: make(map[*Feed]auth.Identity), owned: make(map[string]int)}
 	to := metric.For(reg)
@@ -57,7 +57,7 @@ func (g *Gate) count() int {
 
 func ownerOf(id *auth.Identity) string { return id.Issuer + "\x00" + id.Role + "\x00" + id.Subject }
 
-// Enter makes a stream's feed. The caller calls Leave.
+// Enter returns the feed of a new stream. The caller calls Leave.
 func (g *Gate) Enter(id auth.Identity) (*Feed, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -71,7 +71,7 @@ func (g *Gate) Enter(id auth.Identity) (*Feed, error) {
 	return f, nil
 }
 
-// Leave gives the place of a stream up.
+// Leave releases the place of a stream.
 func (g *Gate) Leave(f *Feed) {
 	g.mu.Lock()
 	id, known := g.open[f]
@@ -88,7 +88,7 @@ func (g *Gate) Leave(f *Feed) {
 	}
 }
 
-// Ended ends the streams of tokens that are no longer good: see (*auth.Authority).WatchEnded.
+// Ended ends the streams whose tokens are no longer valid: see (*auth.Authority).WatchEnded.
 func (g *Gate) Ended(ended func(auth.Identity) error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -99,7 +99,7 @@ func (g *Gate) Ended(ended func(auth.Identity) error) {
 	}
 }
 
-// Close ends all streams and lets none in.
+// Close ends all streams and admits no more.
 func (g *Gate) Close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 )
 
-// Hub hands events to the feeds that follow their keys. While nobody follows anything, publishing costs one load.
+// Hub passes events to the feeds that follow their keys. Without followers, publishing costs one load.
 type Hub struct {
 	following atomic.Int32
 
@@ -16,7 +16,7 @@ type Hub struct {
 // NewHub makes a hub.
 func NewHub() *Hub { return &Hub{byKey: make(map[string]map[*Feed]struct{})} }
 
-// Follow gives a feed what is published under the keys, until the returned function is called.
+// Follow subscribes a feed to keys, until the returned function is called.
 func (h *Hub) Follow(f *Feed, keys ...string) (leave func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -39,7 +39,7 @@ func (h *Hub) Follow(f *Feed, keys ...string) (leave func()) {
 	}
 }
 
-// Wanted reports whether anybody follows one of the keys.
+// Wanted reports whether any feed follows one of the keys.
 func (h *Hub) Wanted(keys ...string) bool {
 	if h.following.Load() == 0 {
 		return false
@@ -54,7 +54,7 @@ func (h *Hub) Wanted(keys ...string) bool {
 	return false
 }
 
-// Publish offers an event to who follows one of the keys. event is called when there is somebody.
+// Publish offers an event to the feeds that follow one of the keys. event is called only if there are any.
 func (h *Hub) Publish(event func() Event, keys ...string) {
 	if !h.Wanted(keys...) {
 		return
@@ -71,7 +71,7 @@ func (h *Hub) Publish(event func() Event, keys ...string) {
 	}
 }
 
-// earlierLocked reports whether a feed follows one of the keys: it has got the event.
+// earlierLocked reports whether a feed follows one of the keys and so already has the event.
 func (h *Hub) earlierLocked(f *Feed, keys []string) bool {
 	for _, k := range keys {
 		if _, follows := h.byKey[k][f]; follows {
@@ -81,7 +81,7 @@ func (h *Hub) earlierLocked(f *Feed, keys []string) bool {
 	return false
 }
 
-// End ends the feeds that follow a key, behind what they have been offered.
+// End ends the feeds that follow a key, after their queued events.
 func (h *Hub) End(why, key string) {
 	if !h.Wanted(key) {
 		return
