@@ -9,8 +9,8 @@ import (
 	"cellgate/broker/command"
 )
 
-// Command takes a change of a command's state: the time in the state before it is a span, and at the end the whole is one. It does
-// not block.
+// Command handles a state change of a command. The time in the previous state becomes a span, and at the end so does
+// the whole command. It does not block.
 func (e *Exporter) Command(change command.Change) {
 	if e == nil {
 		return
@@ -39,7 +39,7 @@ func (e *Exporter) Command(change command.Change) {
 	e.tell(s)
 }
 
-// stampOf is when a command came into a state that is not final.
+// stampOf returns when a command reached a state that is not final.
 func stampOf(c *command.Command, s command.State) command.Stamp {
 	switch s {
 	case command.Queued:
@@ -54,7 +54,7 @@ func stampOf(c *command.Command, s command.State) command.Stamp {
 	return 0
 }
 
-// stateBefore is the last state with a time before the present one, and since when it was.
+// stateBefore returns the last state with a time before the present one, and that time.
 func stateBefore(c *command.Command) (before command.State, since command.Stamp) {
 	for _, s := range []command.State{command.Queued, command.Sent, command.Delivered, command.Accepted} {
 		if s == c.State {
@@ -67,7 +67,7 @@ func stateBefore(c *command.Command) (before command.State, since command.Stamp)
 	return before, since
 }
 
-// kindOf is producer for the time in which the command is on its way: the vehicle's span continues it.
+// kindOf returns producer for the time in which the command travels to the vehicle, whose own span continues it.
 func kindOf(s command.State) otel.SpanKind {
 	if s == command.Sent {
 		return otel.SpanKindProducer

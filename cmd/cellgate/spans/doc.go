@@ -1,6 +1,6 @@
-// Package spans exports what happens to sampled messages and commands as OpenTelemetry traces, by OTLP over HTTP.
+// Package spans exports sampled messages and commands as OpenTelemetry traces, by OTLP over HTTP.
 //
-// It looks on as an operator's live trace does (package trace), so messages wait for nothing: what is beyond a bound is left out and
-// counted. The ids of spans follow from message or command, so that what is sent to Kafka or to a vehicle can name the span long
+// It observes messages like an operator's live trace (package trace) and delays none: what exceeds a bound is left out
+// and counted. Span IDs are derived from the message or command, so that records for Kafka and vehicles can name a span
 // before it is exported.
 package spans

@@ -22,32 +22,32 @@ import (
 
 // Options configure an Exporter.
 type Options struct {
-	// Endpoint is the URL of the receiver, Headers go with each request.
+	// Endpoint is the receiver's URL. Headers are sent with each request.
 	Endpoint string
 	Headers  map[string]string
 	TLS      *tls.Config `zero:"as the system has it"`
-	// Cell, Node and Version say whose spans they are. Epoch is the journal's.
+	// Cell, Node and Version identify the source of the spans. Epoch is the journal's.
 	Cell, Node string
 	Version    string `zero:"not told"`
 	Epoch      uint64
-	// Sampling says which messages and commands are traced.
+	// Sampling selects the messages and commands that are traced.
 	Sampling *trace.Sampling
-	// Queue is how many spans wait for the receiver, Messages how many messages' spans are made at a time, Patience for how long a
-	// batch is sent again.
+	// Queue bounds the spans that wait for the receiver. Messages bounds the messages followed at a time. Patience is
+	// how long a batch is retried.
 	Queue, Messages int
 	Patience        time.Duration
 	Log             *slog.Logger
 	Metrics         prometheus.Registerer
 }
 
-// Sending: a batch is sent when it is full, or when its first span has waited that long.
+// A batch is sent when it is full, or when its first span has waited this long.
 const (
 	batchSpans = 512
 	batchWait  = time.Second
 	oneRequest = 10 * time.Second
 )
 
-// Exporter makes spans and sends them. A nil one makes none.
+// Exporter makes spans and sends them. A nil Exporter makes none.
 type Exporter struct {
 	o       Options
 	tracer  otel.Tracer
@@ -55,24 +55,24 @@ type Exporter struct {
 	client  sdk.SpanExporter
 	outcome *prometheus.CounterVec
 	waiting prometheus.Gauge
-	failing bool // of the sender's goroutine
+	failing bool // used only by the sender
 
 	stop    context.CancelFunc // ends the requests
 	ctx     context.Context
 	workers sync.WaitGroup
 	looking *trace.Tracer
-	quit    context.CancelFunc // ends the looking on
+	quit    context.CancelFunc // ends look
 }
 
 // Outcomes of spans.
 const (
 	exported    = "exported"
-	queueFull   = "queue_full" // the receiver takes less than there is
-	notAccepted = "not_taken"  // it did not take a batch
-	leftOut     = "rate"       // steps of messages beyond the rate, of which no spans were made
+	queueFull   = "queue_full" // the receiver is too slow
+	notAccepted = "not_taken"  // the receiver did not accept a batch
+	leftOut     = "rate"       // steps beyond the rate, without spans
 )
 
-// New makes an exporter that looks on with from, until Close.
+// New makes an exporter that follows the tracer from until Close.
 func New(o Options, from *trace.Tracer) (*Exporter, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
@@ -102,7 +102,7 @@ func New(o Options, from *trace.Tracer) (*Exporter, error) {
 	return e, nil
 }
 
-// Close sends what waits, until ctx ends.
+// Close sends the waiting spans, until ctx ends.
 func (e *Exporter) Close(ctx context.Context) error {
 	e.looking.End()
 	e.quit()
@@ -121,7 +121,7 @@ func (e *Exporter) Close(ctx context.Context) error {
 	return e.client.Shutdown(ctx)
 }
 
-// look makes spans of what it is told about messages.
+// look makes spans of the steps of messages.
 func (e *Exporter) look(ctx context.Context) {
 	defer close(e.queue)
 	a := assembler{e: e, open: map[uint64]*message{}}
@@ -140,7 +140,7 @@ func (e *Exporter) look(ctx context.Context) {
 	}
 }
 
-// span is one that has ended.
+// span is a span that has ended.
 type span struct {
 	at         trace.Context // its own place
 	parent     [8]byte       // zero: it begins the trace
@@ -168,7 +168,7 @@ func (e *Exporter) tell(s *span) {
 	made.End(otel.WithTimestamp(s.end))
 }
 
-// given gives a span the ids that it has already.
+// given generates the IDs that a span already has.
 type given struct{}
 
 // NewIDs implements sdk.IDGenerator.
@@ -183,7 +183,7 @@ func (g given) NewSpanID(ctx context.Context, _ otel.TraceID) otel.SpanID {
 	return id
 }
 
-// enqueue is where ended spans go.
+// enqueue queues ended spans.
 type enqueue struct{ e *Exporter }
 
 // OnStart implements sdk.SpanProcessor.

@@ -12,16 +12,16 @@ import (
 	"cellgate/broker/shared/trace"
 )
 
-// message is one of which steps are told. They come in almost any order.
+// message is a message whose steps are followed. Steps may come in almost any order.
 type message struct {
 	at     trace.Context // of the span publish
 	parent [8]byte
-	first  trace.Step // Received, or Journaled where no connection has brought it
+	first  trace.Step // Received, or Journaled for a message without a connection
 
 	received, journaled, evaluated, acknowledged time.Time
 	code                                         byte
-	published, stored                            bool            // their spans are made
-	sent                                         map[string]bool // spans of targets that are made
+	published, stored                            bool            // whether their spans exist
+	sent                                         map[string]bool // targets whose spans exist
 }
 
 // assembler makes spans of steps.
@@ -31,11 +31,11 @@ type assembler struct {
 	order []uint64 // of open, oldest first
 }
 
-// step takes one step.
+// step handles one step.
 func (a *assembler) step(s *trace.Step) {
 	m := a.open[s.Seq]
 	if m == nil {
-		if s.Topic == "" || s.Step == trace.Rule { // one that is forgotten
+		if s.Topic == "" || s.Step == trace.Rule { // of a message that is no longer followed
 			return
 		}
 		if m = a.begin(s); m == nil {
@@ -60,10 +60,10 @@ func (a *assembler) step(s *trace.Step) {
 	a.ended(m)
 }
 
-// begin follows a message; the oldest gives way.
+// begin follows a message, in place of the oldest if there are too many.
 func (a *assembler) begin(s *trace.Step) *message {
 	if s.Seq == 0 {
-		return nil // refused: it has no place in the journal
+		return nil // refused: not in the journal
 	}
 	rec := broker.Record{Kind: broker.KindPublish, Seq: s.Seq, Original: s.Repeats, Topic: s.Topic}
 	if s.Parent != "" {
@@ -83,7 +83,7 @@ func (a *assembler) begin(s *trace.Step) *message {
 	return m
 }
 
-// ended makes the spans that are complete by now.
+// ended makes the spans that are now complete.
 func (a *assembler) ended(m *message) {
 	if !m.stored && !m.received.IsZero() && !m.journaled.IsZero() {
 		m.stored = true
@@ -107,7 +107,7 @@ func (a *assembler) ended(m *message) {
 	a.e.tell(s)
 }
 
-// class is the part of a topic that is of many messages: their spans have one name.
+// class returns the part of a topic shared by many messages, for the span's name.
 func class(topic string) string {
 	_, branch, rest := broker.SplitTopic(topic)
 	if branch != "up" {
@@ -135,7 +135,7 @@ func (a *assembler) about(m *message) []attribute.KeyValue {
 	return all
 }
 
-// rule makes the span of a rule that has looked at the message.
+// rule makes the span of a rule's evaluation of the message.
 func (a *assembler) rule(m *message, r *trace.Step) {
 	m.evaluated = r.At
 	begin := m.journaled
@@ -155,7 +155,8 @@ func (a *assembler) rule(m *message, r *trace.Step) {
 	a.e.tell(s)
 }
 
-// target makes the span of what a rule sends, once it has come to an end. Several messages of one rule for one target are one.
+// target makes the span of what a rule sends, once it has ended. Several messages of one rule to one target share a
+// span.
 func (a *assembler) target(m *message, t *trace.Step) {
 	switch t.Outcome {
 	case trace.Delivered, trace.DeadLettered, trace.GivenUp:

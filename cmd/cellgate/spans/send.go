@@ -26,7 +26,7 @@ func (e *Exporter) send() {
 	}
 }
 
-// fill adds what comes until the batch is full, or has waited.
+// fill adds spans until the batch is full or has waited long enough.
 func (e *Exporter) fill(batch []sdk.ReadOnlySpan) []sdk.ReadOnlySpan {
 	wait := time.NewTimer(batchWait)
 	defer wait.Stop()
