@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"time"
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/createtopics"
 	"github.com/segmentio/kafka-go/protocol/metadata"
 	"github.com/segmentio/kafka-go/protocol/saslauthenticate"
 	"github.com/segmentio/kafka-go/protocol/saslhandshake"
@@ -74,6 +76,7 @@ func (c Config) cause(ctx context.Context, err error) error {
 // Versions of the requests, supported by brokers from 2.3 to 4.x.
 const (
 	adminMetadata       = 8
+	adminCreateTopics   = 4 // the first in which -1 stands for the brokers' default
 	saslVersion         = 1
 	operationsUnknown   = -2147483648
 	bitRead, bitWrite   = 1 << 3, 1 << 4 // of AclOperation
@@ -104,7 +107,7 @@ func (a *Admin) dial(ctx context.Context, broker string) (*protocol.Conn, error)
 	}
 	c := protocol.NewConn(conn, a.config.ClientID)
 	c.SetVersions(map[protocol.ApiKey]int16{
-		protocol.Metadata: adminMetadata, protocol.SaslHandshake: saslVersion, protocol.SaslAuthenticate: saslVersion,
+		protocol.Metadata: adminMetadata, protocol.CreateTopics: adminCreateTopics, protocol.SaslHandshake: saslVersion, protocol.SaslAuthenticate: saslVersion,
 	})
 	if err := a.login(ctx, c); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", ErrLogin, err), quietly(c.Close()))
@@ -166,25 +169,35 @@ func closedBy(err error, why string) error {
 func (a *Admin) Topics(ctx context.Context, names []string) ([]TopicState, error) {
 	var errs []error
 	for _, broker := range a.config.Brokers {
-		c, err := a.dial(ctx, broker)
+		r, err := a.metadata(ctx, broker, names)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", broker, err))
-			continue
-		}
-		msg, err := c.RoundTrip(&metadata.Request{TopicNames: names, IncludeTopicAuthorizedOperations: true})
-		_ = c.Close() //nolint:errcheck // the response, or a more specific error, is already there
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", broker, closedBy(err, "its listener may want TLS, or a login")))
-			continue
-		}
-		r, ok := msg.(*metadata.Response)
-		if !ok {
-			errs = append(errs, fmt.Errorf("%s: no answer of a Kafka broker", broker))
 			continue
 		}
 		return states(names, r), nil
 	}
 	return nil, errors.Join(errs...)
+}
+
+// metadata asks one broker. No names: about the cluster alone.
+func (a *Admin) metadata(ctx context.Context, broker string, names []string) (*metadata.Response, error) {
+	c, err := a.dial(ctx, broker)
+	if err != nil {
+		return nil, err
+	}
+	if names == nil {
+		names = []string{} // null stands for all topics
+	}
+	msg, err := c.RoundTrip(&metadata.Request{TopicNames: names, IncludeTopicAuthorizedOperations: true})
+	_ = c.Close() //nolint:errcheck // the response, or a more specific error, is already there
+	if err != nil {
+		return nil, closedBy(err, "its listener may want TLS, or a login")
+	}
+	r, ok := msg.(*metadata.Response)
+	if !ok {
+		return nil, errors.New("no answer of a Kafka broker")
+	}
+	return r, nil
 }
 
 func states(names []string, r *metadata.Response) []TopicState {
@@ -226,16 +239,68 @@ func stateOf(name string, t *metadata.ResponseTopic) TopicState {
 // Create creates a topic; -1 leaves partitions or replication to the brokers. With dry the cluster only validates the
 // request.
 func (a *Admin) Create(ctx context.Context, name string, partitions, replication int, dry bool) error {
-	c := a.config.client(nil)
-	defer closeIdle(c)
-	r, err := c.CreateTopics(ctx, &kafka.CreateTopicsRequest{ValidateOnly: dry, Topics: []kafka.TopicConfig{
-		{Topic: name, NumPartitions: partitions, ReplicationFactor: replication},
-	}})
-	if err == nil {
-		err = r.Errors[name]
+	create := a.create
+	if dry {
+		create = a.validate
 	}
-	if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
+	if err := create(ctx, name, partitions, replication); err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
 		return fmt.Errorf("create topic %s: %w", name, err)
 	}
 	return nil
+}
+
+func (a *Admin) create(ctx context.Context, name string, partitions, replication int) error {
+	c := a.config.client(nil)
+	defer closeIdle(c)
+	r, err := c.CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{
+		{Topic: name, NumPartitions: partitions, ReplicationFactor: replication},
+	}})
+	if err != nil {
+		return err
+	}
+	return r.Errors[name]
+}
+
+// validate does not use kafka.Client, which then waits for a topic that nobody makes.
+func (a *Admin) validate(ctx context.Context, name string, partitions, replication int) error {
+	c, err := a.controller(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	msg, err := c.RoundTrip(&createtopics.Request{
+		TimeoutMs: int32(a.config.RequestTimeout.Milliseconds()), ValidateOnly: true, //nolint:gosec // minutes at most
+		Topics: []createtopics.RequestTopic{{Name: name, NumPartitions: int32(partitions), ReplicationFactor: int16(replication)}}, //nolint:gosec // checked by configs
+	})
+	r, ok := msg.(*createtopics.Response)
+	switch {
+	case err != nil:
+		return err
+	case !ok || len(r.Topics) != 1:
+		return errors.New("the answer is not that of a Kafka broker")
+	case r.Topics[0].ErrorCode == 0:
+		return nil
+	case r.Topics[0].ErrorMessage != "":
+		return fmt.Errorf("%w: %s", kafka.Error(r.Topics[0].ErrorCode), r.Topics[0].ErrorMessage)
+	}
+	return kafka.Error(r.Topics[0].ErrorCode)
+}
+
+// controller dials the broker that creates topics.
+func (a *Admin) controller(ctx context.Context) (*protocol.Conn, error) {
+	var errs []error
+	for _, broker := range a.config.Brokers {
+		r, err := a.metadata(ctx, broker, nil)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", broker, err))
+			continue
+		}
+		for _, b := range r.Brokers {
+			if b.NodeID == r.ControllerID {
+				return a.dial(ctx, net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))))
+			}
+		}
+		errs = append(errs, fmt.Errorf("%s: it names no controller", broker))
+	}
+	return nil, errors.Join(errs...)
 }
