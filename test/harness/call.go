@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Call calls an HTTP API with a bearer token, "" for none, and a JSON body, none when nil. It keeps no connection: one that
-// has been dialled and not used holds up a gateway's stop.
+// Call calls an HTTP API with a bearer token ("" for none) and a JSON body (nil for none). It keeps no idle connection,
+// which would delay the stop of a gateway.
 func Call(ctx context.Context, method, url, token string, body any) (status int, head http.Header, answer []byte, err error) {
 	var content io.Reader
 	if body != nil {
@@ -41,7 +41,7 @@ func Call(ctx context.Context, method, url, token string, body any) (status int,
 	return resp.StatusCode, resp.Header, answer, err
 }
 
-// ReadAnswer reads the body of an answer; of a stream of events its beginning, because it has no end.
+// ReadAnswer reads the body of a response. Of an event stream, which has no end, it reads the beginning.
 func ReadAnswer(resp *http.Response) ([]byte, error) {
 	if !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
 		return io.ReadAll(resp.Body)

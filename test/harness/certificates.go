@@ -19,7 +19,7 @@ import (
 	"cellgate/test/check"
 )
 
-// WriteCertificates puts ca.crt, server.crt and server.key (ECDSA P-256, for localhost) into dir.
+// WriteCertificates writes ca.crt, server.crt and server.key (ECDSA P-256, for localhost) to dir.
 func WriteCertificates(t testing.TB, dir string) {
 	t.Helper()
 	check.OK(t, os.MkdirAll(dir, 0o750))
@@ -32,13 +32,13 @@ func WriteCertificates(t testing.TB, dir string) {
 	writePEM(t, filepath.Join(dir, "server.key"), "PRIVATE KEY", keyDER)
 }
 
-// Authority signs the certificates of vehicles.
+// Authority signs client certificates of vehicles.
 type Authority struct {
 	key  *ecdsa.PrivateKey
 	cert *x509.Certificate
 }
 
-// NewAuthority makes an authority.
+// NewAuthority returns a new authority.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	key, cert := certificate(t, "vehicle test CA", nil, nil)
@@ -50,7 +50,7 @@ func (a *Authority) write(t testing.TB, path string) {
 	writePEM(t, path, "CERTIFICATE", a.cert.Raw)
 }
 
-// Vehicle makes a client certificate with the VIN as common name and, with san, as the URI urn:vin:{VIN}.
+// Vehicle returns a client certificate with the VIN as common name and, if san is set, the URI urn:vin:{VIN}.
 func (a *Authority) Vehicle(t testing.TB, vin string, san bool) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -68,7 +68,7 @@ func (a *Authority) Vehicle(t testing.TB, vin string, san bool) tls.Certificate 
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// certificate makes a certificate signed by parent, or a self-signed authority when parent is nil.
+// certificate returns a certificate signed by parent, or a self-signed authority if parent is nil.
 func certificate(t testing.TB, name string, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*ecdsa.PrivateKey, *x509.Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

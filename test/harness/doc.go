@@ -1,6 +1,5 @@
-// Package harness starts the real parts that the tests outside the packages run against: the cellgate
-// binary, Kafka (Apache's, or the embedded one), Redis, Mosquitto. It reads back what arrived, with
-// clients that the gateway does not use itself, and counts it.
+// Package harness starts the programs that integration tests run against: the cellgate binary, Kafka (Apache or
+// embedded), Redis, Mosquitto. It reads back and counts what arrived, with clients other than the gateway's.
 //
-// Everything listens on free loopback ports, lives in the test's temporary folder and is gone at its end.
+// All servers listen on free loopback ports, use the test's temporary folder and stop when the test ends.
 package harness

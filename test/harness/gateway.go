@@ -22,8 +22,8 @@ import (
 	"cellgate/test/check"
 )
 
-// Binary returns the path of the cellgate binary under test: $CELLGATE_BIN when set (the Makefile does
-// that), else one built from the working tree once per test process.
+// Binary returns the path of the cellgate binary under test: $CELLGATE_BIN if set (the Makefile sets it), else one
+// built from the working tree once per test process.
 func Binary(t testing.TB) string {
 	t.Helper()
 	if bin := os.Getenv("CELLGATE_BIN"); bin != "" {
@@ -36,7 +36,7 @@ func Binary(t testing.TB) string {
 	return bin
 }
 
-// build builds into the repository's bin, where every test process replaces what the one before has left.
+// build builds into the repository's bin folder, where each test process replaces the previous binary.
 var build = sync.OnceValues(func() (string, error) {
 	bin := filepath.Join(Root(), "bin", "cellgate-test")
 	own := fmt.Sprintf("%s-%d", bin, os.Getpid())
@@ -48,13 +48,13 @@ var build = sync.OnceValues(func() (string, error) {
 	return bin, os.Rename(own, bin)
 })
 
-// Root is the repository's folder.
+// Root returns the repository's folder.
 func Root() string {
 	_, here, _, _ := runtime.Caller(0)
 	return filepath.Join(filepath.Dir(here), "..", "..")
 }
 
-// Gateway is one cellgate that runs as a process of its own under `cellgate run`.
+// Gateway is a `cellgate run` in its own process.
 type Gateway struct {
 	Dir    string // holds cell.yaml, rules, certificates and data
 	Config string // path of cell.yaml
@@ -69,46 +69,46 @@ type Gateway struct {
 	descriptors int
 }
 
-// Options say what a gateway is started with.
+// Options configure a gateway under test.
 type Options struct {
 	Kafka, Central *Kafka
-	CentralMode    string // at_least_once unless set
-	Redis          string // address; empty: one where nothing listens
-	// RedisSettings replace the whole of the configuration's redis, in YAML's flow style.
+	CentralMode    string // default at_least_once
+	Redis          string // address; empty: an unused port
+	// RedisSettings replaces the configuration's redis section, in YAML flow style.
 	RedisSettings string
-	// KafkaSettings are further keys of the configuration's kafka, in YAML's flow style.
+	// KafkaSettings are additional keys of the kafka section, in YAML flow style.
 	KafkaSettings string
 	// KeepTopics leaves the creation of topics to the test.
 	KeepTopics bool
 	// Rules is the folder that is copied as the rule set; empty: the sample rules.
 	Rules string
-	// NoRules starts with a rules folder that says that there are none.
+	// NoRules starts with an explicitly empty rule set.
 	NoRules bool
-	// Node is the gateway's name in its cell; gw-1 if empty.
+	// Node is the gateway's name in its cell; default gw-1.
 	Node string
-	// Several makes it one of several gateways of its cell, those that have the same Redis.
+	// Several sets cell.gateways to several; gateways with the same Redis form a cell.
 	Several bool
-	// LabRole is the role of the listener without tokens; vehicle if empty.
+	// LabRole is the role of the listener without tokens; default vehicle.
 	LabRole string
-	// Listeners are further entries of the configuration's listeners, each a line in YAML's flow style.
+	// Listeners are additional entries of listeners, one line each in YAML flow style.
 	Listeners []string
-	// RuleSettings are further keys of the configuration's rules, in YAML's flow style.
+	// RuleSettings are additional keys of the rules section, in YAML flow style.
 	RuleSettings string
-	// Auth are further keys of the configuration's auth, in YAML's flow style, such as "token_ttl: 1m".
+	// Auth are additional keys of the auth section, in YAML flow style, such as "token_ttl: 1m".
 	Auth string
-	// VehicleCA verifies vehicles' certificates on the TLS listener, where they are optional, and on token_api, which
-	// is off without it.
+	// VehicleCA verifies client certificates on the TLS listener, where they are optional, and on token_api, which is
+	// off without it.
 	VehicleCA *Authority
 	// Extra is YAML appended to the configuration.
 	Extra string
 	Env   []string
-	// Binary is the program that is run; empty: the one under test.
+	// Binary is the program to run; empty: the one under test.
 	Binary string
-	// Descriptors is the most that the process may open; 0: as many as the test.
+	// Descriptors limits the file descriptors of the process; 0: the test's own limit.
 	Descriptors int
 }
 
-// StartGateway writes a configuration, certificates and rules, and runs the gateway on them.
+// StartGateway writes a configuration, certificates and rules, and starts the gateway with them.
 func StartGateway(t testing.TB, o Options) *Gateway {
 	t.Helper()
 	g := PrepareGateway(t, o)
@@ -116,7 +116,7 @@ func StartGateway(t testing.TB, o Options) *Gateway {
 	return g
 }
 
-// PrepareGateway does all that StartGateway does but to start the process.
+// PrepareGateway is StartGateway without starting the process.
 func PrepareGateway(t testing.TB, o Options) *Gateway {
 	t.Helper()
 	dir := t.TempDir()
@@ -188,7 +188,7 @@ rules: {path: rules, %s}
 	}
 	if o.Central != nil {
 		mode := ""
-		if o.CentralMode != "" { // builds of before do not know the key
+		if o.CentralMode != "" { // older builds do not have the key
 			mode = "mode: " + o.CentralMode + ", "
 		}
 		fmt.Fprintf(&b, "central: {%skafka: {brokers: [%s], auto_create_topics: true}}\n", mode, addr(o.Central))
@@ -197,7 +197,7 @@ rules: {path: rules, %s}
 	return b.String()
 }
 
-// Change puts text in the place of a piece of the configuration.
+// Change replaces a piece of the configuration with text.
 func (g *Gateway) Change(piece, text string) {
 	g.t.Helper()
 	config, err := os.ReadFile(g.Config)
@@ -208,10 +208,10 @@ func (g *Gateway) Change(piece, text string) {
 	check.OK(g.t, os.WriteFile(g.Config, []byte(strings.Replace(string(config), piece, text, 1)), 0o600))
 }
 
-// Use has the next Start run another program on the same data.
+// Use makes the next Start run another binary on the same data.
 func (g *Gateway) Use(binary string) { g.binary = binary }
 
-// Launch runs the gateway, also again after Kill or Stop, without waiting for anything.
+// Launch starts the process, if needed again after Kill or Stop, without waiting for it to serve.
 func (g *Gateway) Launch() {
 	g.t.Helper()
 	argv := []string{g.binary, "run", "--config", g.Config}
@@ -221,7 +221,7 @@ func (g *Gateway) Launch() {
 	g.Process = StartProcess(g.t, "cellgate", g.Dir, g.env, argv...)
 }
 
-// Start is Launch, and waits until the gateway serves.
+// Start launches the gateway and waits until it serves.
 func (g *Gateway) Start() {
 	g.t.Helper()
 	g.Launch()
@@ -249,7 +249,7 @@ func (g *Gateway) Fleet(name string, args ...string) *Process {
 	return StartProcess(g.t, name, g.Dir, nil, argv...)
 }
 
-// EndFleet stops a fleet that was started with --json as Ctrl-C does, and returns its report.
+// EndFleet interrupts a fleet that was started with --json and returns its report.
 func EndFleet(t testing.TB, p *Process) fleet.Report {
 	t.Helper()
 	if err := p.Stop(time.Minute); err != nil {
@@ -260,7 +260,7 @@ func EndFleet(t testing.TB, p *Process) fleet.Report {
 	return FleetReport(t, string(b))
 }
 
-// FleetReport is the report at the end of what `cellgate fleet --json` has printed.
+// FleetReport returns the final report in the output of `cellgate fleet --json`.
 func FleetReport(t testing.TB, printed string) (r fleet.Report) {
 	t.Helper()
 	_, last, found := strings.Cut("\n"+printed, "\n{")
@@ -270,8 +270,7 @@ func FleetReport(t testing.TB, printed string) (r fleet.Report) {
 	return r
 }
 
-// Cellgate runs a subcommand to its end and returns its standard output, trimmed; it fails the test when
-// the command fails.
+// Cellgate runs a subcommand and returns its trimmed standard output. It fails the test if the command fails.
 func (g *Gateway) Cellgate(args ...string) string {
 	g.t.Helper()
 	out, err := RunCellgate(g.t, g.Dir, args...)
@@ -281,7 +280,7 @@ func (g *Gateway) Cellgate(args ...string) string {
 	return strings.TrimSpace(out)
 }
 
-// RunCellgate runs a subcommand in dir; the error carries what it wrote to stderr.
+// RunCellgate runs a subcommand in dir. The error includes its stderr.
 func RunCellgate(t testing.TB, dir string, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), Binary(t), args...) //nolint:gosec // the tests decide what runs
@@ -300,28 +299,28 @@ func (g *Gateway) VehicleToken(vin string, more ...string) string {
 	return g.Cellgate(append([]string{"token", "issue", "--config", g.Config, "--vin", vin}, more...)...)
 }
 
-// OperatorToken issues a token with every scope that the HTTP API asks for, for as long as the longest test.
+// OperatorToken issues a token with all scopes of the HTTP API that outlives the longest test.
 func (g *Gateway) OperatorToken() string {
 	g.t.Helper()
 	return g.Cellgate("token", "issue", "--config", g.Config, "--operator", "tester", "--ttl", "12h", "--scope",
 		"telemetry:read,command:send,command:read,vehicle:admin,rules:admin,token:issue")
 }
 
-// Get asks the HTTP API; token may be empty.
+// Get sends a GET to the HTTP API; token may be empty.
 func (g *Gateway) Get(path, token string) (status int, body []byte, err error) {
 	return g.Do(http.MethodGet, path, token, nil)
 }
 
-// Do calls the HTTP API with a JSON body, none when nil.
+// Do calls the HTTP API with a JSON body (nil for none).
 func (g *Gateway) Do(method, path, token string, body any) (status int, answer []byte, err error) {
 	status, _, answer, err = Call(g.t.Context(), method, "http://"+g.HTTP+path, token, body)
 	return status, answer, err
 }
 
-// CAFile is the certificate authority that signed the gateway's server certificate.
+// CAFile returns the path of the authority of the gateway's server certificate.
 func (g *Gateway) CAFile() string { return filepath.Join(g.Dir, "tls", "ca.crt") }
 
-// ClientTLS is what a vehicle needs to trust the gateway.
+// ClientTLS returns a TLS configuration that trusts the gateway.
 func (g *Gateway) ClientTLS() *tls.Config {
 	g.t.Helper()
 	pem, err := os.ReadFile(g.CAFile())
@@ -331,7 +330,7 @@ func (g *Gateway) ClientTLS() *tls.Config {
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, ServerName: "localhost"}
 }
 
-// SinkLedger is one sink's line of GET /v1/ledger.
+// SinkLedger is the entry of one sink in GET /v1/ledger.
 type SinkLedger struct {
 	Sink         string           `json:"sink"`
 	Received     int64            `json:"received"`
@@ -369,7 +368,7 @@ func (g *Gateway) Ledger(operator string) (map[string]SinkLedger, error) {
 	return lines, nil
 }
 
-// Settled returns nil when no sink has anything pending and every line of the ledger adds up.
+// Settled returns nil if no sink has pending messages and every entry of the ledger balances.
 func (g *Gateway) Settled(operator string) error {
 	lines, err := g.Ledger(operator)
 	if err != nil {

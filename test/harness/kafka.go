@@ -22,20 +22,20 @@ import (
 	"cellgate/test/check"
 )
 
-// Kafka is a running Kafka, of whichever kind.
+// Kafka is a running Kafka cluster, Apache or embedded.
 type Kafka struct {
 	Brokers []string
-	// Nodes are the broker processes of an Apache Kafka; none for the embedded one.
+	// Nodes are the broker processes of an Apache Kafka; empty for the embedded one.
 	Nodes []*Process
-	// Links are the clients' paths to the brokers, with LinkedKafka alone.
+	// Links are the links between clients and brokers; only with LinkedKafka.
 	Links []*Link
 
 	t      testing.TB
-	direct []string // addresses that pass no link; Brokers if nil
+	direct []string // addresses without links; nil: Brokers
 	launch []func() *Process
 }
 
-// Direct are the brokers' addresses for the test itself, which no Link of the cluster touches.
+// Direct returns the brokers' addresses without Links, for the test itself.
 func (k *Kafka) Direct() []string {
 	if k.direct != nil {
 		return k.direct
@@ -43,8 +43,8 @@ func (k *Kafka) Direct() []string {
 	return k.Brokers
 }
 
-// EmbeddedKafka starts the Kafka-protocol broker that `cellgate dev` embeds, inside the test's process,
-// so that it outlives a gateway that the test kills. Topics are created on first use.
+// EmbeddedKafka starts the broker that `cellgate dev` embeds in the test's process, so that it survives when the test
+// kills a gateway. Topics are created on first use.
 func EmbeddedKafka(t testing.TB) *Kafka {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(4))
@@ -55,7 +55,7 @@ func EmbeddedKafka(t testing.TB) *Kafka {
 	return &Kafka{Brokers: c.ListenAddrs(), t: t}
 }
 
-// FixedKafka is EmbeddedKafka with the given topics, of 4 partitions each. It makes no others.
+// FixedKafka is EmbeddedKafka with the given topics of 4 partitions each and without automatic creation.
 func FixedKafka(t testing.TB, topics ...string) *Kafka {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(4, topics...))
@@ -69,18 +69,18 @@ func FixedKafka(t testing.TB, topics ...string) *Kafka {
 // kafkaVersions are the Apache Kafka releases that `make test-real` runs against.
 var kafkaVersions = []string{"3.9.2", "4.3.1"}
 
-// KafkaVersions lists the Apache Kafka releases to test against.
+// KafkaVersions returns the Apache Kafka releases to test with.
 func KafkaVersions() []string { return append([]string(nil), kafkaVersions...) }
 
-// ApacheKafka starts an Apache Kafka of the given release in KRaft mode with the given number of
-// brokers, each also a controller. Its jars are fetched from Maven Central once per machine.
+// ApacheKafka starts an Apache Kafka of a release in KRaft mode. Each broker is also a controller. Its jars are
+// downloaded from Maven Central once per machine.
 func ApacheKafka(t testing.TB, version string, brokers int) *Kafka {
 	t.Helper()
 	return (&Kafka{t: t}).run(version, brokers, false, nil)
 }
 
-// LinkedKafka is ApacheKafka with a Link in front of each broker, which clients pass and which brokers and
-// controllers among themselves, and Kafka.Read, do not. It creates topics only when told to.
+// LinkedKafka is ApacheKafka with a Link between clients and each broker. Traffic between brokers and controllers, and
+// Kafka.Read, bypass the links. Topics are not created automatically.
 func LinkedKafka(t testing.TB, version string, brokers int) *Kafka {
 	t.Helper()
 	k := &Kafka{t: t}
@@ -91,14 +91,14 @@ func LinkedKafka(t testing.TB, version string, brokers int) *Kafka {
 	})
 }
 
-// WideKafka is ApacheKafka that clients reach over a line, and those that are given Direct do not.
+// WideKafka is ApacheKafka that clients reach over a WideLink, except those that use Direct.
 func WideKafka(t testing.TB, version string, brokers int, line *WideLink) *Kafka {
 	t.Helper()
 	return (&Kafka{t: t}).run(version, brokers, false, func(_, upstream string) string { return line.To(upstream) })
 }
 
-// run starts the brokers. path makes the clients' path to each, if that is not the way that the brokers themselves take;
-// restless is for brokers that a test stops again and again.
+// run starts the brokers. path creates the clients' path to a broker if it differs from the path between brokers.
+// restless is for tests that restart brokers often.
 func (k *Kafka) run(version string, brokers int, restless bool, path func(name, upstream string) string) *Kafka {
 	t := k.t
 	t.Helper()
@@ -126,7 +126,7 @@ func (k *Kafka) run(version string, brokers int, restless bool, path func(name, 
 		start := func() *Process { return n.start(t) }
 		k.launch, k.Nodes = append(k.launch, start), append(k.Nodes, start())
 	}
-	for i, n := range nodes { // none listens before most of them run
+	for i, n := range nodes { // a broker listens only when most of them run
 		AwaitTCP(t, n.client, 3*time.Minute, k.Nodes[i])
 	}
 	k.AwaitReady(3 * time.Minute)
@@ -135,7 +135,7 @@ func (k *Kafka) run(version string, brokers int, restless bool, path func(name, 
 
 const readyTopic = "harness.ready"
 
-// AwaitReady waits until the cluster answers for its metadata and can take a record.
+// AwaitReady waits until the cluster returns metadata and accepts a record.
 func (k *Kafka) AwaitReady(limit time.Duration) {
 	k.t.Helper()
 	check.Within(k.t, limit, "kafka ready", func() error {
@@ -154,8 +154,8 @@ func (k *Kafka) AwaitReady(limit time.Duration) {
 	})
 }
 
-// Restart starts broker i again on its old data and address, after Kill or Stop of Nodes[i]. AwaitReady and
-// AwaitInSync wait for it.
+// Restart starts broker i again with its data and address, after Kill or Stop of Nodes[i]. Wait with AwaitReady and
+// AwaitInSync.
 func (k *Kafka) Restart(i int) {
 	k.t.Helper()
 	k.Nodes[i] = k.launch[i]()
@@ -164,8 +164,8 @@ func (k *Kafka) Restart(i int) {
 type kafkaNode struct {
 	id, replicas                          int
 	jars, dir, client, controller, voters string
-	// advertised is where clients are sent for client. internal is the other brokers' way in; empty: they
-	// use client too.
+	// advertised is the advertised address of client. internal is the listener for other brokers; empty: they use
+	// client.
 	advertised, internal string
 	restless             bool
 }
@@ -205,7 +205,7 @@ auto.create.topics.enable=%t
 
 func (n *kafkaNode) classpath() string { return filepath.Join(n.jars, "*") }
 
-// format writes the configuration and prepares the data folder, which a KRaft broker asks for.
+// format writes the configuration and formats the data folder, which KRaft requires.
 func (n *kafkaNode) format(t testing.TB) {
 	t.Helper()
 	check.OK(t, os.MkdirAll(n.dir, 0o750))
@@ -218,7 +218,7 @@ func (n *kafkaNode) format(t testing.TB) {
 	}
 }
 
-// tuning has brokers that a test stops again and again start quickly, for less speed later.
+// tuning returns JVM options: for tests that restart brokers often, a quick start at lower throughput.
 func (n *kafkaNode) tuning() string {
 	if n.restless {
 		return "-XX:TieredStopAtLevel=1"
@@ -232,10 +232,10 @@ func (n *kafkaNode) start(t testing.TB) *Process {
 		"-cp", n.classpath(), "kafka.Kafka", filepath.Join(n.dir, "server.properties"))
 }
 
-// fetching keeps tests of one process from fetching the same release side by side.
+// fetching serializes downloads within one process.
 var fetching sync.Mutex
 
-// kafkaJars returns the folder with the jars of an artifact of a release, fetching them with Maven when missing.
+// kafkaJars returns the folder with the jars of an artifact of a release and downloads them with Maven if missing.
 func kafkaJars(t testing.TB, artifact, version string) string {
 	t.Helper()
 	fetching.Lock()
@@ -268,8 +268,7 @@ type Record struct {
 	Timestamp time.Time
 }
 
-// Read returns everything that the topic holds now, per partition in order. A topic that does not
-// exist holds nothing.
+// Read returns all current records of the topic, per partition in order. A missing topic has no records.
 func (k *Kafka) Read(topic string) []Record {
 	k.t.Helper()
 	ctx, cancel := context.WithTimeout(k.t.Context(), time.Minute)
@@ -281,7 +280,7 @@ func (k *Kafka) Read(topic string) []Record {
 	return records
 }
 
-// Each gives take what Read would return, without keeping it.
+// Each calls take for every record that Read would return, without keeping them.
 func (k *Kafka) Each(topic string, take func(Record)) {
 	k.t.Helper()
 	ctx, cancel := context.WithTimeout(k.t.Context(), 5*time.Minute)
@@ -291,12 +290,12 @@ func (k *Kafka) Each(topic string, take func(Record)) {
 	}
 }
 
-// Await polls the topic until enough says that what it holds suffices, and returns it.
+// Await polls the topic until enough returns nil for its records, and returns them.
 func (k *Kafka) Await(topic string, limit time.Duration, enough func([]Record) error) []Record {
 	k.t.Helper()
 	var got []Record
 	check.Within(k.t, limit, "records in "+topic, func() error {
-		// A client that has met a topic while its leaders were being chosen may not come to its end: the next one does.
+		// A client that reads the topic during leader election may never reach the end; the next one does.
 		ctx, cancel := context.WithTimeout(k.t.Context(), 15*time.Second)
 		defer cancel()
 		var err error
@@ -308,7 +307,7 @@ func (k *Kafka) Await(topic string, limit time.Duration, enough func([]Record) e
 	return got
 }
 
-// AtLeast is an Await condition: n records or more.
+// AtLeast returns an Await condition: at least n records.
 func AtLeast(n int) func([]Record) error {
 	return func(r []Record) error {
 		if len(r) < n {
@@ -318,7 +317,7 @@ func AtLeast(n int) func([]Record) error {
 	}
 }
 
-// Hosts returns the brokers as comma-separated list, as kcat -b takes them.
+// Hosts returns the brokers as a comma-separated list, as for kcat -b.
 func (k *Kafka) Hosts() string { return strings.Join(k.Brokers, ",") }
 
 // Port returns the port of the first broker.

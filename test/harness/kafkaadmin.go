@@ -13,7 +13,7 @@ import (
 	"cellgate/test/check"
 )
 
-// admin runs do with a client that passes no Link, within 15 s.
+// admin runs do with an admin client that bypasses the Links; the limit is 15 s.
 func (k *Kafka) admin(what string, do func(context.Context, *kadm.Client) error) {
 	k.t.Helper()
 	if err := k.tryAdmin(do); err != nil {
@@ -32,7 +32,7 @@ func (k *Kafka) tryAdmin(do func(context.Context, *kadm.Client) error) error {
 	return do(ctx, kadm.NewClient(cl))
 }
 
-// Write writes one record, as a service would.
+// Write writes one record.
 func (k *Kafka) Write(topic, key, value string) {
 	k.t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Direct()...))
@@ -58,12 +58,12 @@ func (k *Kafka) CreateTopic(topic string, settings map[string]string) {
 	})
 }
 
-// MakeTopics creates topics with a number of partitions, and deletes before those that are there.
+// MakeTopics deletes the topics that exist and creates all of them with a number of partitions.
 func (k *Kafka) MakeTopics(partitions int32, topics ...string) {
 	k.t.Helper()
 	k.DeleteTopics(topics...)
 	k.admin("create topics", func(ctx context.Context, c *kadm.Client) error {
-		for ctx.Err() == nil { // a cluster deletes by and by
+		for ctx.Err() == nil { // a cluster deletes topics asynchronously
 			res, err := c.CreateTopics(ctx, partitions, -1, nil, topics...)
 			if err != nil {
 				return err
@@ -77,7 +77,7 @@ func (k *Kafka) MakeTopics(partitions int32, topics ...string) {
 	})
 }
 
-// DeleteTopics deletes those of the topics that are there.
+// DeleteTopics deletes the topics that exist.
 func (k *Kafka) DeleteTopics(topics ...string) {
 	k.t.Helper()
 	k.admin("delete topics", func(ctx context.Context, c *kadm.Client) error {
@@ -105,7 +105,7 @@ func (k *Kafka) AlterTopic(topic, name, value string) {
 	})
 }
 
-// MoveLeaders makes another replica of every partition of the topic its leader, and waits until it is.
+// MoveLeaders moves the leadership of every partition of the topic to another replica and waits for it.
 func (k *Kafka) MoveLeaders(topic string) {
 	k.t.Helper()
 	var want map[int32]int32
@@ -115,7 +115,7 @@ func (k *Kafka) MoveLeaders(topic string) {
 	})
 	check.Within(k.t, 20*time.Second, "other leaders of "+topic, func() error {
 		return k.tryAdmin(func(ctx context.Context, c *kadm.Client) error {
-			// The election is asked for again until the new order of replicas has reached the controller.
+			// The election is repeated until the controller knows the new order of replicas.
 			if _, err := c.ElectLeaders(ctx, kadm.ElectPreferredReplica, nil); err != nil {
 				return err
 			}
@@ -133,7 +133,7 @@ func (k *Kafka) MoveLeaders(topic string) {
 	})
 }
 
-// reorder puts the last replica of every partition first, which makes it the preferred leader.
+// reorder makes the last replica of every partition the preferred leader.
 func reorder(ctx context.Context, c *kadm.Client, topic string) (map[int32]int32, error) {
 	details, err := c.ListTopics(ctx, topic)
 	if err != nil {

@@ -8,8 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// EachRecord gives take all records of a topic up to its end as it is when the call begins, per partition
-// in order.
+// EachRecord calls take for all records of a topic up to the end at the time of the call, per partition in order.
 func EachRecord(ctx context.Context, brokers []string, topic string, take func(Record)) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
 	if err != nil {
@@ -33,14 +32,14 @@ func EachRecord(ctx context.Context, brokers []string, topic string, take func(R
 	return drain(ctx, cl, end, left, take)
 }
 
-// ReadTopic returns all that EachRecord gives.
+// ReadTopic returns the records of EachRecord.
 func ReadTopic(ctx context.Context, brokers []string, topic string) ([]Record, error) {
 	var all []Record
 	err := EachRecord(ctx, brokers, topic, func(r Record) { all = append(all, r) })
 	return all, err
 }
 
-// bounds returns the first and the end offset per partition; none for a topic that does not exist.
+// bounds returns the first and the end offset per partition; empty for a missing topic.
 func bounds(ctx context.Context, adm *kadm.Client, topic string) (first, end map[int32]int64, err error) {
 	topics, err := adm.ListTopics(ctx, topic)
 	if err != nil || !topics.Has(topic) {
@@ -60,7 +59,7 @@ func bounds(ctx context.Context, adm *kadm.Client, topic string) (first, end map
 	return first, end, nil
 }
 
-// drain polls until each of the left partitions has reached its end.
+// drain polls until the remaining partitions (left) have reached their ends.
 func drain(ctx context.Context, cl *kgo.Client, end map[int32]int64, left int, take func(Record)) error {
 	for left > 0 {
 		fetches := cl.PollFetches(ctx)

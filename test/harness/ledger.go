@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// Acked is what the fleet's ledger says was acknowledged: per VIN the sequence numbers.
+// Acked is the fleet's ledger: the acknowledged sequence numbers per VIN.
 type Acked map[string]map[int64]bool
 
-// Len is the number of acknowledged messages.
+// Len returns the number of acknowledged messages.
 func (a Acked) Len() int {
 	n := 0
 	for _, seqs := range a {
@@ -21,8 +21,8 @@ func (a Acked) Len() int {
 	return n
 }
 
-// ReadFleetLedger reads the file that `cellgate fleet --ledger` wrote: a line per acknowledged message,
-// VIN and sequence number. A last line without its newline was cut by the fleet's own end and is left out.
+// ReadFleetLedger reads the file of `cellgate fleet --ledger`: one line per acknowledged message with VIN and sequence
+// number. A last line without a newline is incomplete and is ignored.
 func ReadFleetLedger(file string) (Acked, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -34,7 +34,7 @@ func ReadFleetLedger(file string) (Acked, error) {
 	for number := 1; ; number++ {
 		line, err := lines.ReadString('\n')
 		if err != nil {
-			return acked, nil //nolint:nilerr // the end of the file, with or without a cut line
+			return acked, nil //nolint:nilerr // end of file
 		}
 		vin, seq, ok := strings.Cut(strings.TrimSpace(line), " ")
 		n, err := strconv.ParseInt(seq, 10, 64)
@@ -48,18 +48,18 @@ func ReadFleetLedger(file string) (Acked, error) {
 	}
 }
 
-// Audit is what a comparison of the fleet's ledger with Kafka found.
+// Audit is the result of comparing the fleet's ledger with Kafka.
 type Audit struct {
 	Acked      int // acknowledged messages in the ledger
 	Records    int // records in Kafka, duplicates included
-	Duplicates int // records whose message was there before
+	Duplicates int // records whose message is already in an earlier record
 	Lost       []string
 	Reordered  []string
-	// TwoIDs are messages that came more than once under different msg-ids.
+	// TwoIDs are messages that arrived more than once with different msg-ids.
 	TwoIDs []string
 }
 
-// Err is nil when nothing was lost, reordered or named twice.
+// Err returns nil if nothing was lost or reordered and no message has two msg-ids.
 func (a Audit) Err() error {
 	if len(a.Lost)+len(a.Reordered)+len(a.TwoIDs) == 0 {
 		return nil
@@ -75,9 +75,8 @@ func (a Audit) String() string {
 		a.Acked, a.Records, a.Duplicates, len(a.Lost), len(a.Reordered), len(a.TwoIDs))
 }
 
-// AuditTelemetry compares the ledger with what Kafka holds, per VIN in partition order: every acknowledged
-// message is there, the first appearances of a vehicle's messages are in order, and a message that is
-// there more than once has one msg-id.
+// AuditTelemetry compares the ledger with the records in Kafka, per VIN in partition order: every acknowledged message
+// must be there, first occurrences of a vehicle's messages must be in order, and duplicates must have the same msg-id.
 func AuditTelemetry(acked Acked, records []Record) (Audit, error) {
 	a := NewAuditor(acked)
 	for _, r := range records {
@@ -86,7 +85,7 @@ func AuditTelemetry(acked Acked, records []Record) (Audit, error) {
 	return a.Audit()
 }
 
-// Auditor is AuditTelemetry for records that come one by one, which it does not keep.
+// Auditor is the streaming form of AuditTelemetry. It does not keep the records.
 type Auditor struct {
 	acked Acked
 	audit Audit
@@ -99,12 +98,12 @@ type auditedVehicle struct {
 	last int64
 }
 
-// NewAuditor begins an audit against a fleet's ledger.
+// NewAuditor starts an audit against a fleet's ledger.
 func NewAuditor(acked Acked) *Auditor {
 	return &Auditor{acked: acked, audit: Audit{Acked: acked.Len()}, seen: map[string]*auditedVehicle{}}
 }
 
-// Add takes the next record of its partition.
+// Add adds the next record of its partition.
 func (a *Auditor) Add(r Record) {
 	a.audit.Records++
 	var payload struct {
@@ -133,7 +132,7 @@ func (a *Auditor) Add(r Record) {
 	}
 }
 
-// Audit says what the records lack.
+// Audit returns the result.
 func (a *Auditor) Audit() (Audit, error) {
 	for vin, seqs := range a.acked {
 		for seq := range seqs {

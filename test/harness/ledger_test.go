@@ -13,7 +13,7 @@ func telemetryRecord(vin string, seq int, id string) Record {
 	return Record{Topic: "t", Key: vin, Value: fmt.Appendf(nil, `{"seq":%d}`, seq), Headers: map[string]string{"msg-id": id}}
 }
 
-// TestAuditFindsEveryFault is the test of the test that crash and real rely on.
+// TestAuditFindsEveryFault tests the audit that the crash and real tests rely on.
 func TestAuditFindsEveryFault(t *testing.T) {
 	t.Parallel()
 	acked := Acked{"A": {1: true, 2: true, 3: true}}

@@ -13,19 +13,19 @@ import (
 	"cellgate/test/check"
 )
 
-// Link is a TCP path to one server that a test can cut, slow down or black-hole. It is up from its making
-// until the test ends, whether or not the server is.
+// Link is a TCP proxy to one server that a test can cut, slow down or black-hole. It accepts connections until the test
+// ends, whether or not the server is up.
 type Link struct {
-	Addr string // where clients connect
+	Addr string // for clients
 
 	t     testing.TB
 	proxy *toxiproxy.Proxy
 }
 
-// NewLink makes a link to the server at upstream.
+// NewLink returns a link to the server at upstream.
 func NewLink(t testing.TB, name, upstream string) *Link {
 	t.Helper()
-	zerolog.SetGlobalLevel(zerolog.Disabled) // its toxics do not ask the logger that they could be given
+	zerolog.SetGlobalLevel(zerolog.Disabled) // toxics log to the global logger only
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	l := &Link{Addr: FreeAddr(t), t: t}
 	l.proxy = toxiproxy.NewProxy(server, name, l.Addr, upstream)
@@ -39,7 +39,7 @@ func NewLink(t testing.TB, name, upstream string) *Link {
 	return l
 }
 
-// Toxic is one ill of a link, in toxiproxy's terms.
+// Toxic is one fault of a link, in toxiproxy's terms.
 type Toxic struct {
 	Type string `json:"type"` // latency, bandwidth, timeout, limit_data, reset_peer, slicer
 	// Stream is upstream, what clients send (the default), or downstream.
@@ -47,7 +47,7 @@ type Toxic struct {
 	Attributes map[string]int64 `json:"attributes"`
 }
 
-// Afflict adds the toxics to what passes from now on, on connections that exist too.
+// Afflict adds toxics to the link, including its open connections.
 func (l *Link) Afflict(toxics ...Toxic) {
 	l.t.Helper()
 	for _, x := range toxics {
@@ -60,13 +60,13 @@ func (l *Link) Afflict(toxics ...Toxic) {
 	}
 }
 
-// Heal takes all toxics off.
+// Heal removes all toxics.
 func (l *Link) Heal() { l.proxy.Toxics.ResetToxics(context.Background()) }
 
-// Cut closes all connections of the link at once, and takes no new ones until Mend.
+// Cut closes all connections of the link and refuses new ones until Mend.
 func (l *Link) Cut() { l.proxy.Stop() }
 
-// Mend lets connections in again after Cut.
+// Mend accepts connections again after Cut.
 func (l *Link) Mend() {
 	l.t.Helper()
 	if err := l.proxy.Start(); err != nil {

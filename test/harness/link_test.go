@@ -9,7 +9,7 @@ import (
 	"cellgate/test/check"
 )
 
-// What became of a word that was sent to an echo over a link.
+// Outcomes of sending a word to an echo server over a link.
 const (
 	refused = "refused"
 	broken  = "broken" // the connection ended before all of the word was back
@@ -31,8 +31,7 @@ func echo(t *testing.T, l *Link, word string) string {
 	return back
 }
 
-// TestLink is the test of the test that the faults rely on: a link does the harm that it is told to, and
-// none when it is healed.
+// TestLink checks that every fault of a link has its effect and that Heal removes it.
 func TestLink(t *testing.T) {
 	t.Parallel()
 	server, err := net.Listen("tcp", "127.0.0.1:0")

@@ -10,9 +10,9 @@ import (
 	"cellgate/test/check"
 )
 
-// MirrorMaker starts Apache Kafka's MirrorMaker 2 of a release, which copies the topics that the pattern matches, under their own
-// names, from the cell to the centre. name tells it from those before. Memory and garbage collector are those of Kafka's own
-// start script; tasks, batches and compression those with which it is quickest.
+// MirrorMaker starts MirrorMaker 2 of a Kafka release. It copies the topics that match the pattern, with unchanged
+// names, from the cell to the centre. name distinguishes it from earlier ones. Memory and garbage collector are those
+// of Kafka's start script; tasks, batches and compression are tuned for throughput.
 func MirrorMaker(t testing.TB, version, name string, cell, centre []string, topics string, tasks int) *Process {
 	t.Helper()
 	dir := t.TempDir()
@@ -42,7 +42,7 @@ centre.producer.linger.ms=5
 centre.producer.buffer.memory=67108864
 %[1]s.consumer.max.poll.records=5000
 `, name, strings.Join(cell, ","), strings.Join(centre, ","), topics, tasks)), 0o600))
-	// Clients log through it; without a binding they are silent.
+	// Without an SLF4J binding its clients log nothing.
 	return StartProcess(t, "mirrormaker", dir, nil, "java", "-Xms256M", "-Xmx2G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
 		"-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent", "-Djava.awt.headless=true",
 		"-cp", filepath.Join(kafkaJars(t, "connect-mirror", version), "*"), "org.apache.kafka.connect.mirror.MirrorMaker", file)

@@ -22,7 +22,7 @@ import (
 	"cellgate/test/check"
 )
 
-// Process is a program that a test runs; its output goes to a file that a failing test shows.
+// Process is a program started by a test. Its output goes to a file that is shown if the test fails.
 type Process struct {
 	Name string
 	Log  string // path of the file with its stdout and stderr
@@ -33,7 +33,7 @@ type Process struct {
 	err  error
 }
 
-// StartProcess runs a program until the test ends or it is stopped.
+// StartProcess runs a program until it is stopped or the test ends.
 func StartProcess(t testing.TB, name, dir string, env []string, argv ...string) *Process {
 	t.Helper()
 	p := &Process{Name: name, Log: filepath.Join(dir, name+".log"), t: t, done: make(chan struct{})}
@@ -44,7 +44,7 @@ func StartProcess(t testing.TB, name, dir string, env []string, argv ...string) 
 	p.cmd = exec.Command(argv[0], argv[1:]...) //nolint:gosec // the tests decide what runs
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, out, out
 	p.cmd.Env = append(os.Environ(), env...)
-	// The child dies with the test process, even when that is killed.
+	// The child dies with the test process, even if that is killed.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatalf("%s: %v", name, err)
@@ -63,13 +63,13 @@ func StartProcess(t testing.TB, name, dir string, env []string, argv ...string) 
 	return p
 }
 
-// PID is the process identifier.
+// PID returns the process identifier.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Kill ends the process as kill -9 does and waits for its end. A process that has ended is left alone.
+// Kill sends SIGKILL and waits for the process to end. It does nothing if the process has ended.
 func (p *Process) Kill() { p.signalAndWait(syscall.SIGKILL, 10*time.Second) }
 
-// Stop asks the process to end, waits up to limit and reports how it ended.
+// Stop terminates the process, waits up to limit and returns how it ended.
 func (p *Process) Stop(limit time.Duration) error {
 	p.t.Helper()
 	if !p.signalAndWait(syscall.SIGTERM, limit) {
@@ -79,7 +79,7 @@ func (p *Process) Stop(limit time.Duration) error {
 	return p.err
 }
 
-// Signal sends a signal, for example SIGSTOP, SIGCONT or SIGHUP.
+// Signal sends a signal, such as SIGSTOP, SIGCONT or SIGHUP.
 func (p *Process) Signal(sig os.Signal) {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(sig); err != nil {
@@ -115,7 +115,7 @@ func (p *Process) Tail(n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// OwnCPU is the processor time of this process, which in a measurement is the load generator's.
+// OwnCPU returns the processor time of the test process, which in a benchmark is the load generator.
 func OwnCPU(t testing.TB) time.Duration {
 	t.Helper()
 	var u syscall.Rusage
@@ -123,7 +123,7 @@ func OwnCPU(t testing.TB) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// CPU is the processor time that the process has used so far, user and system.
+// CPU returns the user and system time that the process has used.
 func (p *Process) CPU() (time.Duration, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
 	if err != nil {
@@ -140,7 +140,7 @@ func (p *Process) CPU() (time.Duration, error) {
 	return time.Duration(user+system) * tick, errors.Join(err1, err2)
 }
 
-// RSS is the resident memory in bytes.
+// RSS returns the resident memory in bytes.
 func (p *Process) RSS() (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.PID()))
 	if err != nil {
@@ -154,7 +154,7 @@ func (p *Process) RSS() (int64, error) {
 	return pages * int64(os.Getpagesize()), err
 }
 
-// LimitDescriptors sets how many descriptors the process may have, whatever it has, and returns what it was.
+// LimitDescriptors sets the descriptor limit of the running process and returns the previous one.
 func (p *Process) LimitDescriptors(n uint64) (before uint64) {
 	p.t.Helper()
 	var old unix.Rlimit
@@ -164,15 +164,14 @@ func (p *Process) LimitDescriptors(n uint64) (before uint64) {
 	return old.Cur
 }
 
-// Ports for servers come from below those that the kernel gives to outgoing connections: with thousands of these, one has
-// a port that was free a moment ago before the server listens there.
+// Server ports are below the range of ephemeral ports. Otherwise, with thousands of outgoing connections, one of them
+// may take a free port before the server listens on it.
 const firstPort, lastPort = 10_000, 32_767
 
-// reserved are the ports that this process has given out.
+// reserved are the ports that this process has allocated.
 var reserved sync.Map
 
-// FreePort returns a loopback TCP port that nothing listens on, and that no other test of this machine is given before this one
-// has ended.
+// FreePort returns an unused loopback TCP port. No other test of this machine gets it before this test ends.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
@@ -192,8 +191,8 @@ func FreePort(t testing.TB) int {
 	return 0
 }
 
-// reserve takes a port. Among processes, a socket with an abstract name holds it, which needs no file and ends with its process;
-// only Linux has those.
+// reserve reserves a port across processes with an abstract socket name. It needs no file and ends with the process;
+// Linux only.
 func reserve(port int) (release func(), ok bool) {
 	if _, given := reserved.LoadOrStore(port, true); given {
 		return nil, false

@@ -11,13 +11,13 @@ import (
 	"github.com/alicebob/miniredis/v2"
 )
 
-// EmbeddedRedis starts the Redis-protocol server that `cellgate dev` embeds, inside the test's process.
+// EmbeddedRedis starts the Redis server that `cellgate dev` embeds in the test's process.
 func EmbeddedRedis(t testing.TB) string {
 	t.Helper()
 	return miniredis.RunT(t).Addr()
 }
 
-// Redis starts Debian's redis-server on a free port with nothing kept on disk.
+// Redis starts a redis-server on a free port without persistence.
 func Redis(t testing.TB) (addr string, p *Process) {
 	t.Helper()
 	n := newRedisNode(t, "--save", "", "--appendonly", "no")
@@ -25,7 +25,7 @@ func Redis(t testing.TB) (addr string, p *Process) {
 	return n.Addr, n.Process
 }
 
-// RedisNode is one redis-server that can be started again on its address and data.
+// RedisNode is one redis-server that can be restarted with its address and data.
 type RedisNode struct {
 	Addr string
 	*Process
@@ -35,7 +35,7 @@ type RedisNode struct {
 	args []string
 }
 
-// DurableRedis starts a redis-server that keeps an append-only file, so that kill -9 loses nothing.
+// DurableRedis starts a redis-server with an append-only file, so that kill -9 loses nothing.
 func DurableRedis(t testing.TB) *RedisNode {
 	t.Helper()
 	n := newRedisNode(t, "--save", "", "--appendonly", "yes")
@@ -48,10 +48,10 @@ func newRedisNode(t testing.TB, args ...string) *RedisNode {
 	return &RedisNode{Addr: FreeAddr(t), t: t, dir: t.TempDir(), args: args}
 }
 
-// Dir is where the server keeps its data.
+// Dir returns the server's data folder.
 func (n *RedisNode) Dir() string { return n.dir }
 
-// Restart starts the server, also again after Kill or Stop, and waits until it listens.
+// Restart starts the server, if needed again after Kill or Stop, and waits until it listens.
 func (n *RedisNode) Restart() {
 	n.t.Helper()
 	bin, err := exec.LookPath("redis-server")
@@ -64,7 +64,7 @@ func (n *RedisNode) Restart() {
 	AwaitTCP(n.t, n.Addr, 10*time.Second, n.Process)
 }
 
-// Configure sets a value in the running server.
+// Configure sets a parameter of the running server.
 func (n *RedisNode) Configure(name, value string) {
 	n.t.Helper()
 	if out, err := redisCLI(n.t, n.Addr, "CONFIG", "SET", name, value); err != nil {
@@ -72,12 +72,11 @@ func (n *RedisNode) Configure(name, value string) {
 	}
 }
 
-// AskRedis runs redis-cli against a server at an address.
+// AskRedis runs redis-cli against the server at addr.
 func AskRedis(t testing.TB, addr string, args ...string) (string, error) {
 	return redisCLI(t, addr, args...)
 }
 
-// redisCLI runs redis-cli against addr.
 func redisCLI(t testing.TB, addr string, args ...string) (string, error) {
 	host, port, _ := net.SplitHostPort(addr)
 	out, err := exec.CommandContext(t.Context(), "redis-cli", append([]string{"-h", host, "-p", port}, args...)...).CombinedOutput() //nolint:gosec // the tests decide what runs

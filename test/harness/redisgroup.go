@@ -14,15 +14,15 @@ import (
 	"cellgate/test/check"
 )
 
-// RedisSentinel is a primary, replicas, and a sentinel that promotes a replica when the primary is gone for two seconds: less,
-// and a busy machine fails over by itself.
+// RedisSentinel is a primary, replicas, and a sentinel that promotes a replica after the primary is unreachable for two
+// seconds. With less, a busy machine would cause failovers.
 type RedisSentinel struct {
 	Master   string       // the group's name
 	Sentinel string       // the sentinel's address
-	Servers  []*RedisNode // the first was made the primary
+	Servers  []*RedisNode // the first is the initial primary
 }
 
-// StartRedisSentinel starts them and waits until the replicas follow the primary.
+// StartRedisSentinel starts the group and waits until the replicas follow the primary.
 func StartRedisSentinel(t testing.TB, replicas int) *RedisSentinel {
 	t.Helper()
 	g := &RedisSentinel{Master: "cell", Servers: []*RedisNode{DurableRedis(t)}}
@@ -50,14 +50,14 @@ func StartRedisSentinel(t testing.TB, replicas int) *RedisSentinel {
 	return g
 }
 
-// RedisCluster is three masters with a replica each.
+// RedisCluster is a cluster of three masters with one replica each.
 type RedisCluster struct {
-	Nodes []*RedisNode // masters first, as the cluster was made
+	Nodes []*RedisNode // initial masters first
 
 	t testing.TB
 }
 
-// StartRedisCluster starts the six and waits until every slot is served.
+// StartRedisCluster starts the six servers and waits until every slot is served.
 func StartRedisCluster(t testing.TB) *RedisCluster {
 	t.Helper()
 	c := &RedisCluster{t: t}
@@ -79,7 +79,7 @@ func StartRedisCluster(t testing.TB) *RedisCluster {
 	return c
 }
 
-// Addrs are the addresses of all nodes.
+// Addrs returns the addresses of all nodes.
 func (c *RedisCluster) Addrs() []string {
 	var addrs []string
 	for _, n := range c.Nodes {
@@ -88,7 +88,7 @@ func (c *RedisCluster) Addrs() []string {
 	return addrs
 }
 
-// AwaitServed waits until every running node says that all slots are served.
+// AwaitServed waits until every running node reports that all slots are served.
 func (c *RedisCluster) AwaitServed(limit time.Duration) {
 	c.t.Helper()
 	check.Within(c.t, limit, "cluster served", func() error {
@@ -106,12 +106,12 @@ func (c *RedisCluster) AwaitServed(limit time.Duration) {
 	})
 }
 
-// Promoted returns nil when the node that was a replica is a primary.
+// Promoted returns nil if the former replica is now a primary.
 func (n *RedisNode) Promoted() error {
 	return redisSays(n.t, n.Addr, "role:master", "INFO", "replication")
 }
 
-// Follows returns nil when the node is a replica that its primary feeds.
+// Follows returns nil if the node is a replica connected to its primary.
 func (n *RedisNode) Follows() error {
 	return redisSays(n.t, n.Addr, "master_link_status:up", "INFO", "replication")
 }
@@ -121,7 +121,7 @@ func (n *RedisNode) CLI(args ...string) (string, error) { return redisCLI(n.t, n
 
 var errNotYet = errors.New("not yet")
 
-// redisSays asks, and returns nil when the answer holds want.
+// redisSays runs a command and returns nil if the reply contains want.
 func redisSays(t testing.TB, addr, want string, args ...string) error {
 	out, err := redisCLI(t, addr, args...)
 	if err != nil {

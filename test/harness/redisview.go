@@ -9,8 +9,8 @@ import (
 	"cellgate/test/check"
 )
 
-// RedisView is one client's own way to a group of Redis servers: a Link to each. What servers and sentinels tell of other servers
-// names their links, so that a client that asks who is the primary stays on its way.
+// RedisView is one client's path to a group of Redis servers: a Link to each. Server addresses in replies of servers
+// and sentinels are replaced by those of the links, so that a client stays on its path.
 type RedisView struct {
 	Links []*Link // in the order of the addresses
 	ports map[string]string
@@ -32,13 +32,13 @@ func NewRedisView(t testing.TB, name string, addrs ...string) *RedisView {
 		v.ports[server] = own
 		v.Links = append(v.Links, link)
 	}
-	for i, listener := range listeners { // now that all ports are known
+	for i, listener := range listeners { // all ports are known now
 		go v.serve(listener, addrs[i])
 	}
 	return v
 }
 
-// serve takes connections to one server, whose answers have to be translated.
+// serve accepts connections to a server whose replies must be translated.
 func (v *RedisView) serve(l net.Listener, server string) {
 	for {
 		c, err := l.Accept()
@@ -74,8 +74,8 @@ func (v *RedisView) pass(c net.Conn, server string) {
 	}
 }
 
-// address finds the port behind an address in an answer: of a sentinel, CLUSTER SLOTS, MOVED, +switch-master. All ports that tests
-// use have five digits, so that lengths stay.
+// address matches the port in a reply: of a sentinel, CLUSTER SLOTS, MOVED, +switch-master. All ports of tests have
+// five digits, so lengths do not change.
 var address = regexp.MustCompile(`(127\.0\.0\.1(?::| |\r\n:|\r\n\$5\r\n|\r\n\$4\r\nport\r\n\$5\r\n))(\d{5})`)
 
 func (v *RedisView) rename(answer []byte) []byte {

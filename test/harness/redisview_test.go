@@ -2,7 +2,7 @@ package harness
 
 import "testing"
 
-// TestRedisViewRenames holds that every answer that names a server names its link, and that nothing else is touched.
+// TestRedisViewRenames checks that server addresses in replies are replaced by links and that all else is unchanged.
 func TestRedisViewRenames(t *testing.T) {
 	t.Parallel()
 	v := &RedisView{ports: map[string]string{"16379": "20001"}}

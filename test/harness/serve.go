@@ -8,8 +8,8 @@ import (
 	"cellgate/test/check"
 )
 
-// Serve starts a gateway inside the test's own process, for a test that looks into it, and stops it with the test, whose failure
-// shows the log. StartGateway gives it a process of its own.
+// Serve starts a gateway inside the test's process, for tests that need its internals, and stops it when the test ends.
+// A failed test shows its log. StartGateway uses a separate process.
 func Serve[G interface{ Stop(context.Context) error }](t testing.TB, start func(ctx context.Context, log io.Writer) (G, error)) (G, *check.Log) {
 	t.Helper()
 	log := &check.Log{}

@@ -9,39 +9,39 @@ import (
 	"cellgate/test/check"
 )
 
-// wideBuffer is what waits before a WideLink at most, as in a router: beyond it senders wait.
+// wideBuffer bounds the data queued at a WideLink, as in a router; beyond it senders block.
 const wideBuffer = 500 * time.Millisecond
 
-// WideLink is a line between two places: whatever passes shares its rate, each direction for itself, byte after byte, and
-// takes half a round trip beside that.
+// WideLink simulates a wide-area link: all connections share the rate of each direction, and each byte is delayed by
+// half a round trip.
 type WideLink struct {
 	t        testing.TB
 	up, down *direction
 }
 
-// direction is one of a WideLink's. Its clock is what counts, not when somebody wakes up: on a busy machine bytes come late,
-// but the line carries no fewer.
+// direction is one direction of a WideLink. Delays are computed from its own clock, not from wake-ups, so a busy
+// machine delays bytes but does not lower the rate.
 type direction struct {
 	rate  float64 // bytes per second
 	delay time.Duration
-	turn  chan struct{} // whoever may put bytes on the line; taken in the order of asking
+	turn  chan struct{} // semaphore for sending, in FIFO order
 
 	mu      sync.Mutex
-	free    time.Time // when it has carried all that it was given
+	free    time.Time // when all bytes so far have been sent
 	carried int64
 }
 
-// NewWideLink makes a line of rate bytes per second with a round trip of rtt.
+// NewWideLink returns a link of rate bytes per second with a round trip of rtt.
 func NewWideLink(t testing.TB, rate float64, rtt time.Duration) *WideLink {
 	t.Helper()
 	one := func() *direction { return &direction{rate: rate, delay: rtt / 2, turn: make(chan struct{}, 1)} }
 	return &WideLink{t: t, up: one(), down: one()}
 }
 
-// To is an address that leads over the line to the server at upstream.
+// To returns an address that leads over the link to the server at upstream.
 func (w *WideLink) To(upstream string) string {
 	w.t.Helper()
-	l, err := net.Listen("tcp", FreeAddr(w.t)) //nolint:noctx // for as long as the test lasts
+	l, err := net.Listen("tcp", FreeAddr(w.t)) //nolint:noctx // lives as long as the test
 	check.OK(w.t, err)
 	var mu sync.Mutex
 	var conns []net.Conn
@@ -80,7 +80,7 @@ func (w *WideLink) To(upstream string) string {
 	return l.Addr().String()
 }
 
-// Carried is how many bytes have been put on the line, those that clients sent and those that servers did.
+// Carried returns the number of bytes sent over the link by clients (up) and by servers (down).
 func (w *WideLink) Carried() (up, down int64) { return w.up.sum(), w.down.sum() }
 
 func (d *direction) sum() int64 {
@@ -89,13 +89,13 @@ func (d *direction) sum() int64 {
 	return d.carried
 }
 
-// parcel is what arrives at a time.
+// parcel is data that arrives at one time.
 type parcel struct {
 	bytes []byte
 	at    time.Time
 }
 
-// carry takes what one end sends to the other until either closes.
+// carry copies from one connection to the other until either closes.
 func (d *direction) carry(from, to net.Conn) {
 	line := make(chan parcel, 1<<14)
 	var wg sync.WaitGroup
@@ -122,7 +122,7 @@ func (d *direction) carry(from, to net.Conn) {
 	wg.Wait()
 }
 
-// put puts n bytes on the line, and returns when they arrive.
+// put sends n bytes and returns their arrival time.
 func (d *direction) put(n int) time.Time {
 	d.turn <- struct{}{}
 	defer func() { <-d.turn }()

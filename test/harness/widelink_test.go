@@ -9,10 +9,10 @@ import (
 	"cellgate/test/check"
 )
 
-// What passes a line takes half a round trip and its share of the rate, all connections together; and it counts it.
+// Traffic over a WideLink is delayed by half a round trip, all connections share the rate, and the bytes are counted.
 func TestWideLink(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // for as long as the test lasts
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // lives as long as the test
 	check.OK(t, err)
 	defer func() { _ = l.Close() }()
 	const each, rate, rtt = 200_000, 1e6, 100 * time.Millisecond
