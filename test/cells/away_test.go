@@ -15,8 +15,8 @@ import (
 	"cellgate/test/harness"
 )
 
-// TestRedisGone takes Redis away, empties it, puts an old backup in its place, and fills its memory. Vehicles notice nothing: they
-// connect and are acknowledged as before; commands are refused at once, and all is right afterwards.
+// TestRedisGone stops Redis, empties it, restores an old backup, and fills its memory. Vehicles are not affected: they
+// connect and get acknowledgements as before. Commands are refused at once, and work again afterwards.
 func TestRedisGone(t *testing.T) {
 	size := scale{
 		vehicles: 60, commands: 1 << 20, rate: 30,
@@ -40,7 +40,7 @@ func TestRedisGone(t *testing.T) {
 	backup := filepath.Join(t.TempDir(), "backup")
 	for _, one := range []struct {
 		name     string
-		closed   bool // commands are refused throughout
+		closed   bool // commands are refused all the time
 		do, undo func()
 	}{
 		{"away", true, func() { server.Kill(); c.keepCopy(server, backup); pause(ctx, away) }, server.Restart},
@@ -69,19 +69,20 @@ func TestRedisGone(t *testing.T) {
 	c.refusesEviction(server)
 }
 
-// keepCopy copies what a server that has ended has on its disk.
+// keepCopy copies the data of a stopped server.
 func (c *Cell) keepCopy(n *harness.RedisNode, to string) {
 	check.OK(c.t, os.CopyFS(to, os.DirFS(filepath.Join(n.Dir(), "appendonlydir"))))
 }
 
-// putBack replaces what a server that has ended has on its disk.
+// putBack replaces the data of a stopped server.
 func (c *Cell) putBack(n *harness.RedisNode, from string) {
 	at := filepath.Join(n.Dir(), "appendonlydir")
 	check.OK(c.t, os.RemoveAll(at))
 	check.OK(c.t, os.CopyFS(at, os.DirFS(from)))
 }
 
-// refusesEviction holds that a gateway does not start on a Redis that may throw commands away, and says what to do.
+// refusesEviction checks that a gateway does not start with a Redis that may evict commands, and that the error says
+// what to do.
 func (c *Cell) refusesEviction(server *harness.RedisNode) {
 	c.t.Helper()
 	n := c.Nodes[0]
@@ -98,17 +99,17 @@ func (c *Cell) refusesEviction(server *harness.RedisNode) {
 	}
 }
 
-// spanFigures are what vehicles and senders saw in a span of time.
+// spanFigures are the measurements of vehicles and senders in a period.
 type spanFigures struct {
 	name              string
 	acks, entries     int
-	failed            int64         // CONNECTs
-	longest, entering time.Duration // p99 between the message and its acknowledgement, and of CONNECTs
+	failed            int64         // failed CONNECTs
+	longest, entering time.Duration // p99 of acknowledgements and of CONNECTs
 	sends             map[Said]int
-	answered          []time.Duration // answers that refuse
+	answered          []time.Duration // latencies of refusals
 }
 
-// span looks at a time, or at as long as do takes.
+// span measures a period d, or as long as do takes.
 func (c *Cell) span(ctx context.Context, s *senders, name string, d time.Duration, do func()) spanFigures {
 	from, failed := time.Now(), c.failed.Load()
 	if do != nil {
@@ -144,7 +145,7 @@ func (c *Cell) span(ctx context.Context, s *senders, name string, d time.Duratio
 	return f
 }
 
-// compare holds that vehicles noticed nothing, and that commands were refused, at once.
+// compare checks that vehicles were not affected and that commands were refused at once.
 func (c *Cell) compare(calm, f spanFigures, closed bool) {
 	c.t.Helper()
 	if f.acks == 0 || f.entries == 0 || f.failed > 0 {

@@ -22,13 +22,13 @@ import (
 )
 
 const (
-	benchRounds   = 2 // of each mode, in turns
+	benchRounds   = 2 // of each mode, alternating
 	benchSpan     = 10 * time.Second
 	benchVehicles = 500
 	benchRate     = 500 // commands per second
 )
 
-// eachMode runs a measurement in single and in several mode, in turns.
+// eachMode runs a measurement alternately in single and in several mode.
 func eachMode(t *testing.T, measure func(t *testing.T, name string, c *Cell)) {
 	for range benchRounds {
 		for _, single := range []bool{true, false} {
@@ -45,7 +45,7 @@ func eachMode(t *testing.T, measure func(t *testing.T, name string, c *Cell)) {
 	}
 }
 
-// cpu is the processor time that the gateways have used.
+// cpu returns the processor time that the gateways have used.
 func (c *Cell) cpu() (sum time.Duration) {
 	c.t.Helper()
 	for _, n := range c.Nodes {
@@ -56,7 +56,8 @@ func (c *Cell) cpu() (sum time.Duration) {
 	return sum
 }
 
-// TestCommandLatency sends 500 commands a second to vehicles that stay where they are: from the request to 202, and to the vehicle.
+// TestCommandLatency sends 500 commands per second to vehicles that do not move, and measures the time from the request
+// to the 202 and to the vehicle.
 func TestCommandLatency(t *testing.T) {
 	eachMode(t, func(t *testing.T, name string, c *Cell) {
 		stop := c.addCars(benchVehicles, Habits{Settled: true, StayAtMost: time.Hour, SleepMost: time.Second})
@@ -82,8 +83,8 @@ func TestCommandLatency(t *testing.T) {
 	})
 }
 
-// commandLoad sends commands at a rate, over connections that are kept, and returns how long their acceptance took, and when each
-// was asked for.
+// commandLoad sends commands at a rate over persistent connections, and returns the latency of their acceptance and the
+// time of each request.
 func (c *Cell) commandLoad(rate int, d time.Duration) (accepts []time.Duration, begun map[string]time.Time) {
 	c.t.Helper()
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
@@ -142,7 +143,7 @@ func post(client *http.Client, url, token string) (string, error) {
 	return cmd.ID, nil
 }
 
-// TestConnectRate connects vehicles as fast as it goes, and then counts what Redis keeps of each.
+// TestConnectRate connects vehicles as fast as possible, then measures the memory in Redis per vehicle.
 func TestConnectRate(t *testing.T) {
 	eachMode(t, func(t *testing.T, name string, c *Cell) {
 		memory, before, began := c.Redis.memory(), c.cpu(), time.Now()
@@ -172,13 +173,13 @@ func TestConnectRate(t *testing.T) {
 		}
 		group.Wait()
 		took, used, n := time.Since(began), c.cpu()-before, entered.Load()
-		time.Sleep(2 * time.Second) // what is written in the background
+		time.Sleep(2 * time.Second) // for background writes
 		fmt.Printf("%-8s %.0f connects a second, with a session and a subscription each; gateways' CPU %v a connect; Redis %d bytes a vehicle\n", name,
 			float64(n)/took.Seconds(), (used / time.Duration(max(1, n))).Round(time.Microsecond), (c.Redis.memory()-memory)/max(1, n))
 	})
 }
 
-// memory is what the primary uses.
+// memory returns the memory used by the primary.
 func (r *Redis) memory() int64 {
 	r.t.Helper()
 	p, err := r.primary()
@@ -192,7 +193,7 @@ func (r *Redis) memory() int64 {
 	return n
 }
 
-// TestTelemetryCost has one gateway take telemetry: alone, and as one of three.
+// TestTelemetryCost measures one gateway receiving telemetry, alone and as one of three.
 func TestTelemetryCost(t *testing.T) {
 	eachMode(t, func(t *testing.T, name string, c *Cell) {
 		n := c.Nodes[0]

@@ -19,18 +19,18 @@ import (
 
 const (
 	carKeepalive = 20 // seconds
-	// carPatience is for how long a vehicle waits for an acknowledgement before it tries another connection.
+	// carPatience is how long a vehicle waits for an acknowledgement before it reconnects.
 	carPatience = 8 * time.Second
-	// carHolds is for how long a connection may be open that nothing comes over any more: longer than the judge allows.
+	// carHolds is how long a silent connection may stay open: longer than the judge allows.
 	carHolds = 90 * time.Second
 )
 
-// Habits are how vehicles behave.
+// Habits configure the vehicles' behaviour.
 type Habits struct {
-	Telemetry  time.Duration // between two messages; 0: none, and the connection is kept alive by pings
+	Telemetry  time.Duration // interval of messages; 0: none, pings keep the connection alive
 	StayAtMost time.Duration // at one gateway
 	SleepMost  time.Duration
-	// Settled vehicles stay where they are.
+	// Settled vehicles do not change gateways.
 	Settled bool
 }
 
@@ -38,19 +38,19 @@ type Habits struct {
 type car struct {
 	*Vehicle
 	cell *Cell
-	rng  *rand.Rand // of the goroutine that lives its life
+	rng  *rand.Rand // only used by the goroutine of live
 
 	habits  atomic.Pointer[Habits]
-	asleep  atomic.Bool // it is to sleep at the end
+	asleep  atomic.Bool // disconnect at the end
 	at      atomic.Pointer[wire]
-	seq     int64 // of the last telemetry that was acknowledged
+	seq     int64 // of the last acknowledged telemetry message
 	wires   int
 	mu      sync.Mutex
 	did     map[string]string // results by id
-	reports []report          // that are not acknowledged, the oldest first
+	reports []report          // not acknowledged, oldest first
 }
 
-// report is what a vehicle says of a command.
+// report is a vehicle's result of a command.
 type report struct{ id, status string }
 
 // wire is one connection of a vehicle.
@@ -70,7 +70,7 @@ func newCar(c *Cell, vin string, seed uint64, h Habits) *car {
 	return v
 }
 
-// live roams until ctx ends; then the vehicle is asleep.
+// live roams until ctx ends, then disconnects.
 func (v *car) live(ctx context.Context) {
 	var w *wire
 	for ctx.Err() == nil {
@@ -92,7 +92,7 @@ func (v *car) live(ctx context.Context) {
 	}
 }
 
-// move ends a stay: by roaming without a word, by a takeover, or by sleeping.
+// move ends a stay: by roaming without a DISCONNECT, by a takeover, or by sleeping.
 func (v *car) move(ctx context.Context, w *wire) *wire {
 	h := v.habits.Load()
 	switch n := v.rng.IntN(10); {
@@ -107,7 +107,7 @@ func (v *car) move(ctx context.Context, w *wire) *wire {
 			pause(ctx, time.Duration(v.rng.Int64N(int64(h.SleepMost))))
 		}
 		return nil
-	case n < 7: // the earlier connection is left to the gateway to end
+	case n < 7: // the gateway must end the earlier connection
 		if young := v.connect(ctx, v.cell.pick(v.rng)); young != nil {
 			return young
 		}
@@ -118,7 +118,7 @@ func (v *car) move(ctx context.Context, w *wire) *wire {
 	}
 }
 
-// connect enters a gateway, and subscribes to commands; nil: it did not work.
+// connect connects to a gateway and subscribes to commands; it returns nil on failure.
 func (v *car) connect(ctx context.Context, n *Node) *wire {
 	began := time.Now()
 	c, err := mqtt.Dial(n.Door, mqtt.V5, nil)
@@ -153,7 +153,7 @@ func (v *car) connect(ctx context.Context, n *Node) *wire {
 	return w
 }
 
-// stay publishes and reports until the stay is over; false: the connection is.
+// stay publishes telemetry and results until the stay is over. It returns false if the connection ended.
 func (v *car) stay(ctx context.Context, w *wire) bool {
 	h := v.habits.Load()
 	until := time.Now().Add(time.Second + time.Duration(v.rng.Int64N(int64(h.StayAtMost))))
@@ -179,7 +179,7 @@ func (v *car) stay(ctx context.Context, w *wire) bool {
 	return true
 }
 
-// speak publishes telemetry, or says only that the vehicle is there.
+// speak publishes telemetry or sends a ping.
 func (v *car) speak(w *wire, telemetry bool) bool {
 	if !telemetry {
 		return w.Send(mqtt.Pingreq()) == nil
@@ -195,7 +195,7 @@ func (v *car) speak(w *wire, telemetry bool) bool {
 	return true
 }
 
-// reportOne publishes the oldest report, if there is one.
+// reportOne publishes the oldest report, if any.
 func (v *car) reportOne(w *wire) bool {
 	v.mu.Lock()
 	if len(v.reports) == 0 {
@@ -223,7 +223,7 @@ func (v *car) publish(w *wire, topic, payload string) (code byte, ok bool) {
 	})
 }
 
-// exchange sends what has an identifier, and waits for its acknowledgement.
+// exchange sends a packet with an identifier and waits for its acknowledgement.
 func (v *car) exchange(w *wire, frame func(id uint16) []byte) (code byte, ok bool) {
 	answer := make(chan byte, 1)
 	w.mu.Lock()
@@ -242,7 +242,7 @@ func (v *car) exchange(w *wire, frame func(id uint16) []byte) (code byte, ok boo
 	return 0, false
 }
 
-// read takes what the gateway sends until the connection ends.
+// read reads packets until the connection ends.
 func (v *car) read(w *wire) {
 	defer v.cell.work.Done()
 	defer close(w.ended)
@@ -275,7 +275,7 @@ func (v *car) read(w *wire) {
 	v.at.CompareAndSwap(w, nil)
 }
 
-// receive executes a command that is new and whose time is not over.
+// receive executes a command that is new and not expired.
 func (v *car) receive(w *wire, p mqtt.Packet) {
 	parts := strings.SplitN(p.Topic, "/", 5)
 	if len(parts) != 5 || parts[2] != "cmd" {
@@ -313,7 +313,7 @@ func (v *car) receive(w *wire, p mqtt.Packet) {
 	}
 }
 
-// sleep says goodbye.
+// sleep sends a DISCONNECT and closes the connection.
 func (v *car) sleep(w *wire) {
 	_ = w.Send(mqtt.Disconnect())
 	select {
@@ -323,13 +323,13 @@ func (v *car) sleep(w *wire) {
 	}
 }
 
-// hangUp ends a connection as a broken network does.
+// hangUp closes a connection without a DISCONNECT, like a broken network.
 func (v *car) hangUp(w *wire) {
 	w.Drop()
 	<-w.ended
 }
 
-// quiet returns nil when the vehicle has nothing more to say, and is where it is to be.
+// quiet returns nil if the vehicle has nothing left to send and is in its final state.
 func (v *car) quiet() error {
 	v.mu.Lock()
 	left := len(v.reports)

@@ -20,7 +20,7 @@ import (
 	"cellgate/test/harness"
 )
 
-// Cell is several gateways, the Redis and the Kafka that they share, and vehicles.
+// Cell is several gateways, their shared Redis and Kafka, and vehicles.
 type Cell struct {
 	Nodes []*Node
 	Redis *Redis
@@ -29,14 +29,15 @@ type Cell struct {
 
 	t    *testing.T
 	seed uint64
-	// overlap is for how long a vehicle may be connected twice without a fault: a second, and more where other tests take the processor.
+	// overlap is how long a vehicle may have two connections without a fault: one second, or more if other tests use
+	// the processor.
 	overlap time.Duration
 	token   func() string
-	// service is a token that may send commands.
+	// service returns a token that may send commands.
 	service func() string
-	work    sync.WaitGroup // what the cars have running
-	charge  atomic.Int64   // of every vehicle's battery
-	failed  atomic.Int64   // CONNECTs that did not work
+	work    sync.WaitGroup // goroutines of the cars
+	charge  atomic.Int64   // battery charge of all vehicles
+	failed  atomic.Int64   // failed CONNECTs
 
 	mu     sync.Mutex
 	faults []Fault
@@ -46,24 +47,24 @@ type Cell struct {
 type Node struct {
 	*harness.Gateway
 	Name     string
-	Door     string             // where vehicles connect
-	Vehicles *harness.Link      // their way to it
-	View     *harness.RedisView // its way to Redis
+	Door     string             // address for vehicles
+	Vehicles *harness.Link      // link from vehicles
+	View     *harness.RedisView // links to Redis
 	up       atomic.Bool
 
-	mu     sync.Mutex // of the process
+	mu     sync.Mutex // guards the process
 	wanted bool
 }
 
-// cellOptions are what a cell is made of.
+// cellOptions configure a cell.
 type cellOptions struct {
 	gateways int
 	redis    *Redis
 	kafka    *harness.Kafka
 	seed     uint64
-	// measured has no links between vehicles, gateways and Redis.
+	// measured omits the links between vehicles, gateways and Redis.
 	measured bool
-	// single is one gateway that knows nothing of others.
+	// single starts one gateway with cell.gateways: single.
 	single bool
 }
 
@@ -97,7 +98,7 @@ func startCell(t *testing.T, o cellOptions) *Cell {
 		c.supervise(n)
 	}
 	for _, n := range c.Nodes {
-		check.Within(t, 2*time.Minute, n.Name+" takes commands", n.decides) // a new cell begins when nobody has come who remembers it
+		check.Within(t, 2*time.Minute, n.Name+" takes commands", n.decides) // a new cell is created after a wait for gateways that remember one
 	}
 	c.token = sync.OnceValue(c.Nodes[0].OperatorToken)
 	c.service = sync.OnceValue(func() string {
@@ -108,8 +109,8 @@ func startCell(t *testing.T, o cellOptions) *Cell {
 	return c
 }
 
-// supervise starts the gateway whenever it has ended and is to be up, as a service manager does: one that finds its place taken
-// ends, and one whose disk is lost is refused while its former self counts as alive.
+// supervise restarts a gateway that ended but should run, as a service manager does. A gateway ends if another one has
+// its name; one that lost its disk is refused while its previous process counts as alive.
 func (c *Cell) supervise(n *Node) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -129,7 +130,7 @@ func (c *Cell) supervise(n *Node) {
 	})
 }
 
-// fallen reports whether the gateway is to be up, and has ended.
+// fallen reports whether the gateway should run but has ended.
 func (n *Node) fallen() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -144,7 +145,7 @@ func (n *Node) fallen() bool {
 	}
 }
 
-// again launches a gateway that is to be up and is not.
+// again launches a gateway that should run and does not.
 func (n *Node) again() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -153,7 +154,7 @@ func (n *Node) again() {
 	}
 }
 
-// down ends the gateway, and keeps it down until start.
+// down ends the gateway and keeps it down until start.
 func (n *Node) down(end func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -162,7 +163,7 @@ func (n *Node) down(end func()) {
 	end()
 }
 
-// start has the gateway up, and waits until it serves.
+// start starts the gateway and waits until it serves.
 func (n *Node) start() error {
 	n.mu.Lock()
 	n.wanted = true
@@ -178,7 +179,7 @@ func (n *Node) start() error {
 	return fmt.Errorf("%s does not start: %w", n.Name, last)
 }
 
-// signal sends the gateway a signal, if it runs.
+// signal sends the gateway a signal if it runs.
 func (n *Node) signal(sig syscall.Signal) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -197,7 +198,7 @@ func (n *Node) ready() error {
 	return err
 }
 
-// decides returns nil when the gateway takes commands.
+// decides returns nil if the gateway accepts commands.
 func (n *Node) decides() error {
 	_, body, err := n.Get("/readyz", "")
 	if err == nil && strings.Contains(string(body), "commands are refused") {
@@ -206,13 +207,13 @@ func (n *Node) decides() error {
 	return err
 }
 
-// Token is an operator's; the first gateway issued it, and every one takes it.
+// Token returns an operator's token, which the first gateway issued and all accept.
 func (c *Cell) Token() string { return c.token() }
 
-// ServiceToken may send commands.
+// ServiceToken returns a token that may send commands.
 func (c *Cell) ServiceToken() string { return c.service() }
 
-// pick is what a load balancer does: any gateway, seldom one that does not answer.
+// pick selects a gateway like a load balancer: a random one, rarely one that is down.
 func (c *Cell) pick(rng *rand.Rand) *Node {
 	n := c.Nodes[rng.IntN(len(c.Nodes))]
 	if !n.up.Load() && rng.IntN(5) > 0 {
@@ -221,7 +222,7 @@ func (c *Cell) pick(rng *rand.Rand) *Node {
 	return n
 }
 
-// addCars makes vehicles, and has them live until the returned function is called, and the test ends at the latest.
+// addCars starts vehicles. They run until the returned function is called, at most until the test ends.
 func (c *Cell) addCars(n int, h Habits) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var living sync.WaitGroup
@@ -243,7 +244,7 @@ func (c *Cell) addCars(n int, h Habits) (stop func()) {
 	return stop
 }
 
-// during notes a fault for as long as do takes, and until everything is as before.
+// during records a fault that lasts until do returns and the cell has recovered.
 func (c *Cell) during(kind, on, name string, do func()) {
 	f := Fault{Kind: kind, On: on, Name: name, From: time.Now()}
 	do()
@@ -253,7 +254,7 @@ func (c *Cell) during(kind, on, name string, do func()) {
 	c.faults = append(c.faults, f)
 }
 
-// settle has every vehicle stay connected until nobody has anything left to say, and then has every second one sleep.
+// settle keeps all vehicles connected until nothing is left to send, then disconnects every second one.
 func (c *Cell) settle(limit time.Duration, h Habits) {
 	c.t.Helper()
 	h.Settled, h.Telemetry = true, 0
@@ -287,7 +288,7 @@ func (c *Cell) await(limit time.Duration, what string, holds func(*car) error) {
 	}
 }
 
-// truth is where every vehicle is.
+// truth returns the gateway of every vehicle.
 func (c *Cell) truth() map[string]string {
 	all := map[string]string{}
 	for _, v := range c.Cars {

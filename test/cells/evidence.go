@@ -7,28 +7,28 @@ import (
 	"cellgate/test/scenario"
 )
 
-// Evidence is all that was seen of a cell from outside.
+// Evidence is everything observed of a cell from outside.
 type Evidence struct {
 	Commands []*Command
 	Vehicles []*Vehicle
-	// Ends has for each command that has an id what every gateway says of it at the end.
+	// Ends has, per command id, the final answer of every gateway.
 	Ends map[string][]End
-	// Events are those of vehicle.command-results, Telemetry and Presence the records of their topics.
+	// Events are the records of vehicle.command-results, Telemetry and Presence those of their topics.
 	Events    []Event
 	Telemetry []Telemetered
 	Presence  []scenario.PresenceEvent
-	// Truth has for each VIN the gateway that it is connected to at the end, "" for none.
+	// Truth has, per VIN, the gateway that it is connected to at the end; "" for none.
 	Truth  map[string]string
 	Faults []Fault
-	// Overlap is for how long a vehicle may be connected twice without a fault.
+	// Overlap is how long a vehicle may have two connections without a fault.
 	Overlap time.Duration
 }
 
-// Command is what a sender asked for, and all that it was answered.
+// Command is a sender's request and all answers to it.
 type Command struct {
 	ID, VIN string
 	Via     string // http, mqtt, kafka
-	// Meaning stands in the payload, and names what the sender wants once, whatever the id.
+	// Meaning is in the payload. It identifies the intent of the sender, which must be executed once, whatever the id.
 	Meaning string
 	TTL     time.Duration
 	Began   time.Time
@@ -37,7 +37,7 @@ type Command struct {
 	Answers []Answer
 }
 
-// Answered writes down an answer.
+// Answered records an answer.
 func (c *Command) Answered(a Answer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -45,16 +45,16 @@ func (c *Command) Answered(a Answer) {
 	c.Answers = append(c.Answers, a)
 }
 
-// Said is what an answer says.
+// Said is the meaning of an answer.
 type Said string
 
-// What answers say.
+// Meanings of answers.
 const (
 	SaidAccepted Said = "accepted"
-	SaidRefused  Said = "refused"  // for good
-	SaidConflict Said = "conflict" // the id is another command's
-	SaidUnknown  Said = "unknown"  // 503, or no answer: repeat with this id
-	SaidState    Said = "state"    // of a command that is there
+	SaidRefused  Said = "refused"  // permanently
+	SaidConflict Said = "conflict" // another command has the id
+	SaidUnknown  Said = "unknown"  // 503 or no answer: repeat with the same id
+	SaidState    Said = "state"    // the state of an existing command
 	SaidMissing  Said = "missing"
 )
 
@@ -65,13 +65,13 @@ type Answer struct {
 	Gateway string
 	Call    string // send, cancel, look
 	Said    Said
-	State   string // of an answer that has one
+	State   string // empty if the answer has none
 	Cause   string
 	Expires time.Time
 	Detail  string
 }
 
-// End is what a gateway says of a command when all is over.
+// End is a gateway's final answer about a command.
 type End struct {
 	Gateway               string
 	Missing               bool
@@ -87,21 +87,21 @@ type Event struct {
 	Cause string `json:"cause"`
 }
 
-// What a vehicle writes down.
+// What is the kind of a line in a vehicle's log.
 type What string
 
-// The lines of a vehicle's log.
+// Kinds of lines.
 const (
 	Entered  What = "entered"  // CONNACK
-	Left     What = "left"     // the connection's end, as the vehicle sees it
+	Left     What = "left"     // the connection ended, as seen by the vehicle
 	Received What = "received" // a command
-	Repeated What = "repeated" // it has been received before
-	TooOld   What = "too old"  // it came after its expires-at
+	Repeated What = "repeated" // received again
+	TooOld   What = "too old"  // received after its expires-at
 	Executed What = "executed"
 	Reported What = "reported" // its result was acknowledged
 )
 
-// Line is one of a vehicle's log.
+// Line is one line of a vehicle's log.
 type Line struct {
 	At                  time.Time
 	What                What
@@ -112,7 +112,7 @@ type Line struct {
 	Expires             time.Time
 }
 
-// Ack is a message of telemetry that was acknowledged.
+// Ack is an acknowledged telemetry message.
 type Ack struct {
 	At      time.Time
 	Took    time.Duration
@@ -129,7 +129,7 @@ type Vehicle struct {
 	Acked []Ack
 }
 
-// note writes a line down.
+// note appends a line to the log.
 func (v *Vehicle) note(l Line) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -137,7 +137,7 @@ func (v *Vehicle) note(l Line) {
 	v.Lines = append(v.Lines, l)
 }
 
-// acked writes down that a message sent at a time was acknowledged.
+// acked records that a message was acknowledged.
 func (v *Vehicle) acked(sent time.Time, seq int64, gateway string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -145,7 +145,7 @@ func (v *Vehicle) acked(sent time.Time, seq int64, gateway string) {
 	v.Acked = append(v.Acked, Ack{now, now.Sub(sent), seq, gateway})
 }
 
-// figures are how long acknowledgements and connects took that were given in a span of time.
+// figures returns the latencies of acknowledgements and connects within a period.
 func (v *Vehicle) figures(from, to time.Time) (acks, entries []time.Duration) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -172,14 +172,14 @@ type Telemetered struct {
 	Journal, Number uint64
 }
 
-// What goes wrong, as far as judging asks.
+// Faults that matter to the judge.
 const (
 	FaultWiped   = "wiped"   // a gateway's data_dir was removed
 	FaultStopped = "stopped" // SIGSTOP of a gateway
 	FaultOther   = "other"
 )
 
-// Fault is something that was wrong for a time.
+// Fault is a fault and its duration.
 type Fault struct {
 	Kind, On string
 	Name     string

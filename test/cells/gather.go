@@ -21,7 +21,7 @@ import (
 	"cellgate/test/scenario"
 )
 
-// gather collects the evidence once the cell is at rest.
+// gather collects the evidence after the cell is idle.
 func (c *Cell) gather(s *senders) *Evidence {
 	c.t.Helper()
 	e := &Evidence{Commands: s.Commands, Truth: c.truth(), Faults: c.faults, Overlap: c.overlap}
@@ -33,7 +33,7 @@ func (c *Cell) gather(s *senders) *Evidence {
 	return e
 }
 
-// api asks a gateway's HTTP API over connections that are kept.
+// api is a client of a gateway's HTTP API that keeps connections.
 type api struct {
 	client http.Client
 	token  string
@@ -60,12 +60,12 @@ func (a *api) get(n *Node, path string, into any) (status int, err error) {
 	return resp.StatusCode, json.Unmarshal(body, into)
 }
 
-// awaitEnds asks every gateway for every command until all have ended, or limit is over.
+// awaitEnds asks every gateway for every command until all commands have ended or limit has passed.
 func (c *Cell) awaitEnds(e *Evidence, limit time.Duration) map[string][]End {
 	c.t.Helper()
 	a := &api{token: c.Token(), client: http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 4}}}
 	defer a.client.CloseIdleConnections()
-	open, taken := map[string]string{}, map[string]bool{} // id → VIN; those that were accepted: from Kafka perhaps not yet by a gateway
+	open, taken := map[string]string{}, map[string]bool{} // id → VIN; taken: accepted ids, those from Kafka perhaps not by a gateway yet
 	for _, cmd := range e.Commands {
 		if cmd.ID != "" {
 			open[cmd.ID] = cmd.VIN
@@ -92,7 +92,7 @@ func (c *Cell) awaitEnds(e *Evidence, limit time.Duration) map[string][]End {
 	for node, err := range failed {
 		c.t.Errorf("%s does not tell the ends of commands: %v", node, err)
 	}
-	for _, cmd := range e.Commands { // what nobody knew when it was asked for may have come since
+	for _, cmd := range e.Commands { // a command that was unknown may exist by now
 		if all := ends[cmd.ID]; slices.ContainsFunc(all, func(one End) bool { return one.Missing }) {
 			open[cmd.ID] = cmd.VIN
 		}
@@ -102,7 +102,7 @@ func (c *Cell) awaitEnds(e *Evidence, limit time.Duration) map[string][]End {
 	return ends
 }
 
-// askAll asks every gateway for commands; one that does not answer is left out, and told of.
+// askAll asks every gateway for commands. Gateways that do not answer are returned in failed.
 func (c *Cell) askAll(a *api, ids map[string]string) (out map[string][]End, failed map[string]error) {
 	var mu sync.Mutex
 	var group sync.WaitGroup
@@ -133,7 +133,8 @@ func (c *Cell) askAll(a *api, ids map[string]string) (out map[string][]End, fail
 	return out, failed
 }
 
-// awaitTold reads the topics until the judge finds nothing more there, or limit is over: what gateways have to tell takes its time.
+// awaitTold reads the topics until the judge finds no violation in them or limit has passed: gateways publish events
+// with a delay.
 func (c *Cell) awaitTold(e *Evidence, limit time.Duration) {
 	c.t.Helper()
 	for began := time.Now(); ; time.Sleep(2 * time.Second) {
@@ -155,7 +156,7 @@ func (c *Cell) awaitTold(e *Evidence, limit time.Duration) {
 	}
 }
 
-// telemetered reads a record of vehicle.telemetry.
+// telemetered decodes a record of vehicle.telemetry.
 func telemetered(r harness.Record) Telemetered {
 	var payload struct{ Seq int64 }
 	_ = json.Unmarshal(r.Value, &payload)
@@ -170,7 +171,7 @@ func telemetered(r harness.Record) Telemetered {
 	return t
 }
 
-// pronounce judges, prints what there was, and fails the test for every rule that was broken.
+// pronounce judges the evidence, prints a summary, and fails the test for every violated guarantee.
 func (c *Cell) pronounce(e *Evidence) {
 	c.t.Helper()
 	fmt.Println(e.summary())
@@ -188,7 +189,7 @@ func (c *Cell) pronounce(e *Evidence) {
 	}
 }
 
-// keep writes the evidence down for who has to find out why.
+// keep writes the evidence to files for debugging.
 func (c *Cell) keep(dir string, e *Evidence, found []Violation) {
 	check.OK(c.t, os.MkdirAll(dir, 0o750))
 	for name, what := range map[string]any{"evidence.json": e, "violations.json": found} {
@@ -203,7 +204,7 @@ func (c *Cell) keep(dir string, e *Evidence, found []Violation) {
 	}
 }
 
-// summary counts what there was.
+// summary returns the counts of the evidence.
 func (e *Evidence) summary() string {
 	said, did, ended := map[string]int{}, map[string]int{}, map[string]int{}
 	for _, cmd := range e.Commands {
@@ -240,7 +241,7 @@ func (e *Evidence) summary() string {
 	return b.String()
 }
 
-// percentile is a quantile of times.
+// percentile returns the p-th percentile.
 func percentile(all []time.Duration, p int) time.Duration {
 	if len(all) == 0 {
 		return 0

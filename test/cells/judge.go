@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// Violation is a promise that was broken.
+// Violation is a broken guarantee.
 type Violation struct {
 	Rule, What string
 }
 
-// rules are the promises. The test of the judge breaks each.
+// rules returns the guarantees. The judge's test violates each of them.
 func rules() map[string]func(*court) {
 	return map[string]func(*court){
 		"executed once":           (*court).once,
@@ -33,7 +33,7 @@ func rules() map[string]func(*court) {
 	}
 }
 
-// Judge holds the evidence against every promise.
+// Judge checks the evidence against every guarantee.
 func Judge(e *Evidence) []Violation {
 	c := newCourt(e)
 	all := rules()
@@ -50,7 +50,7 @@ func Judge(e *Evidence) []Violation {
 	return c.found
 }
 
-// court is the evidence, sorted by what it is about.
+// court is the evidence, indexed by command id.
 type court struct {
 	*Evidence
 	rule  string
@@ -58,7 +58,7 @@ type court struct {
 	cases map[string]*matter // by id
 }
 
-// matter is all that is known about one id.
+// matter is all evidence about one id.
 type matter struct {
 	id       string
 	commands []*Command
@@ -111,12 +111,12 @@ func (c *court) violated(format string, args ...any) {
 	c.found = append(c.found, Violation{c.rule, fmt.Sprintf(format, args...)})
 }
 
-// on is violated with the whole story of an id.
+// on reports a violation with the full history of an id.
 func (c *court) on(m *matter, format string, args ...any) {
 	c.violated("%s: %s\n%s", m.id, fmt.Sprintf(format, args...), m.story())
 }
 
-// wiped reports whether a gateway's disk was lost after a time; "" is any gateway.
+// wiped reports whether a gateway's disk was lost after a time; "" means any gateway.
 func (c *court) wiped(gateway string, after time.Time) bool {
 	return slices.ContainsFunc(c.Faults, func(f Fault) bool {
 		return f.Kind == FaultWiped && (gateway == "" || f.On == gateway) && f.To.After(after)
@@ -127,7 +127,7 @@ func (c *court) faultIn(from, to time.Time) bool {
 	return slices.ContainsFunc(c.Faults, func(f Fault) bool { return f.overlaps(from, to) })
 }
 
-// saw returns the first line of a kind.
+// saw returns the first line of any of the given kinds.
 func (m *matter) saw(what ...What) *lineOf {
 	for i := range m.lines {
 		if slices.Contains(what, m.lines[i].What) {
@@ -137,10 +137,10 @@ func (m *matter) saw(what ...What) *lineOf {
 	return nil
 }
 
-// reached reports whether a vehicle was sent it.
+// reached returns the first line that shows that the command was sent to a vehicle, or nil.
 func (m *matter) reached() *lineOf { return m.saw(Received, Repeated, TooOld, Executed) }
 
-// accepted returns the first answer that accepted it, and whose it was.
+// accepted returns the first answer that accepted the command, and its request.
 func (m *matter) accepted() (*Command, *Answer) {
 	for _, cmd := range m.commands {
 		for i := range cmd.Answers {
@@ -152,7 +152,7 @@ func (m *matter) accepted() (*Command, *Answer) {
 	return nil, nil
 }
 
-// expires is the end of its time, as every answer tells it; zero if none does.
+// expires returns the expiry in the answers; zero if there is none.
 func (m *matter) expires() time.Time {
 	for _, e := range m.ends {
 		if !e.Expires.IsZero() {
@@ -169,7 +169,7 @@ func (m *matter) expires() time.Time {
 	return time.Time{}
 }
 
-// told are all states that somebody was told: state, cause or outcome, by whom.
+// told returns all reported states: state, cause or outcome, and the source.
 func (m *matter) told() []told {
 	var all []told
 	for _, cmd := range m.commands {
@@ -192,7 +192,7 @@ func (m *matter) told() []told {
 
 type told struct{ state, cause, by string }
 
-// story is everything about an id, for who has to find out why.
+// story returns all evidence about an id, for debugging.
 func (m *matter) story() string {
 	type entry struct {
 		at   time.Time

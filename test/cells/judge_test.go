@@ -9,12 +9,12 @@ import (
 	"cellgate/test/scenario"
 )
 
-// begin is when the histories of these tests begin.
+// begin is the start of the histories in these tests.
 var begin = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
 func at(seconds float64) time.Time { return begin.Add(time.Duration(seconds * float64(time.Second))) }
 
-// blameless is a history in which every promise is kept, with a bit of everything.
+// blameless returns a history with all kinds of events and no violation.
 func blameless() *Evidence {
 	expires := at(60)
 	accepted := func(s float64) Answer {
@@ -73,7 +73,7 @@ func blameless() *Evidence {
 	}
 }
 
-// later adds lines to the first vehicle's log.
+// later appends lines to the first vehicle's log.
 func later(lines ...Line) func(*Evidence) {
 	return func(e *Evidence) { e.Vehicles[0].Lines = append(e.Vehicles[0].Lines, lines...) }
 }
@@ -86,7 +86,7 @@ func ended(id string, change func(*End)) func(*Evidence) {
 	return func(e *Evidence) { change(&e.Ends[id][1]) }
 }
 
-// planted are violations, by the rule that has to find them.
+// planted returns violations by the rule that must find them.
 func planted() map[string][]func(*Evidence) {
 	had := func(id string) Line { return Line{At: at(6), What: Received, ID: id, Meaning: "m-" + id} }
 	did := func(id, meaning string, s float64) Line {
@@ -108,7 +108,7 @@ func planted() map[string][]func(*Evidence) {
 		"not after expiry": {
 			later(did("done", "m-done", 60.1)), later(Line{At: at(64), What: TooOld, ID: "done"}),
 			func(e *Evidence) { e.Vehicles[0].Lines[2].At = at(60.001) },
-			later(did("unknown", "m-unknown", 62.1)), // a minute after the request was given up
+			later(did("unknown", "m-unknown", 62.1)), // one minute after the sender gave up
 		},
 		"cancelled is not sent": {later(had("cancelled")), later(had("unsent")), answered(0, Answer{Call: "cancel", State: "cancelled", Said: SaidState})},
 		"refused is not sent":   {later(had("refused"))},
@@ -166,7 +166,7 @@ func planted() map[string][]func(*Evidence) {
 	}
 }
 
-// TestJudge holds that the judge finds nothing in a history that keeps every promise, and each violation that is planted.
+// TestJudge checks that the judge finds nothing in a correct history, and finds every planted violation.
 func TestJudge(t *testing.T) {
 	t.Parallel()
 	for _, v := range Judge(blameless()) {
@@ -187,8 +187,8 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// TestJudgeForgives holds that what a fault explains is not held against anybody: messages and results that only a lost disk had,
-// connections at a stopped gateway, commands that were on their way for long.
+// TestJudgeForgives checks that consequences of faults are not violations: messages and results on a lost disk,
+// connections to a stopped gateway, delayed commands.
 func TestJudgeForgives(t *testing.T) {
 	t.Parallel()
 	for name, happen := range map[string]func(*Evidence){

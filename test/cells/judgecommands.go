@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// slack is what a message may take from the gateway's look at the clock to the vehicle's, without any fault.
+// slack is the longest time from a gateway's clock check to the vehicle's without a fault.
 const slack = 3 * time.Second
 
-// final are the states that a command ends in.
+// final reports whether a state is final.
 func final(state string) bool {
 	return slices.Contains([]string{"succeeded", "failed", "rejected", "expired", "cancelled", "late"}, state)
 }
 
-// once holds that what a sender wanted is executed once, by whatever id and vehicle.
+// once checks that each intent is executed at most once, across ids and vehicles.
 func (c *court) once() {
 	first := map[string]lineOf{}
 	for _, v := range c.Vehicles {
@@ -30,7 +30,7 @@ func (c *court) once() {
 	}
 }
 
-// asAsked holds that a vehicle executes what somebody asked of it.
+// asAsked checks that a vehicle executes only commands that a sender requested for it.
 func (c *court) asAsked() {
 	asked := map[string]string{} // meaning → VIN
 	for _, cmd := range c.Commands {
@@ -45,8 +45,8 @@ func (c *court) asAsked() {
 	}
 }
 
-// notLate holds that nothing is executed after its time, and that nothing is sent after it unless a fault kept it on its way. The time
-// of what nobody has told the end of begins with the last answer to a request for it.
+// notLate checks that nothing is executed after its expiry, and that nothing is sent after it unless a fault delayed
+// it. Without a known expiry, the time to live counts from the last answer to a request for the command.
 func (c *court) notLate() {
 	for _, m := range c.cases {
 		end := m.expires()
@@ -66,7 +66,7 @@ func (c *court) notLate() {
 	}
 }
 
-// latestExpiry is when the time of a command ends at the latest, as its senders know it.
+// latestExpiry returns the latest expiry of a command that its senders can assume.
 func (m *matter) latestExpiry() (end time.Time) {
 	for _, cmd := range m.commands {
 		for _, a := range cmd.Answers {
@@ -78,7 +78,7 @@ func (m *matter) latestExpiry() (end time.Time) {
 	return end
 }
 
-// notSent holds that what was said to be cancelled, or to have expired without being sent, reached no vehicle.
+// notSent checks that commands reported as cancelled, or as expired without being sent, reached no vehicle.
 func (c *court) notSent() {
 	for _, m := range c.cases {
 		l := m.reached()
@@ -94,7 +94,7 @@ func (c *court) notSent() {
 	}
 }
 
-// refused holds that what every answer refused reached no vehicle.
+// refused checks that commands that every answer refused reached no vehicle.
 func (c *court) refused() {
 	for _, m := range c.cases {
 		l := m.reached()
@@ -114,8 +114,8 @@ func (c *court) refused() {
 	}
 }
 
-// results holds that the end is what the vehicle did: succeeded or failed as it executed it, and a result that was acknowledged
-// stands in the end, unless the disk of the gateway that acknowledged it is gone.
+// results checks that the final state matches the vehicle's result, and that every acknowledged result is the final
+// state, unless the disk of the gateway that acknowledged it was lost.
 func (c *court) results() {
 	for _, m := range c.cases {
 		executed, reported := m.saw(Executed), m.saw(Reported)
@@ -144,7 +144,7 @@ func (c *court) results() {
 	}
 }
 
-// oneEnd holds that one final state is told, by whoever tells one: only expired may become late.
+// oneEnd checks that all sources report the same final state; only expired may change to late.
 func (c *court) oneEnd() {
 	for _, m := range c.cases {
 		ends := map[string]string{}
@@ -162,7 +162,7 @@ func (c *court) oneEnd() {
 	}
 }
 
-// oneCommand holds that of two commands under one id one is accepted.
+// oneCommand checks that only one of two commands with the same id is accepted.
 func (c *court) oneCommand() {
 	for _, m := range c.cases {
 		accepted := map[string]bool{}
@@ -182,7 +182,7 @@ func (c *court) oneCommand() {
 	}
 }
 
-// stuck holds that what is known has ended.
+// stuck checks that every known command has ended.
 func (c *court) stuck() {
 	for _, m := range c.cases {
 		for _, e := range m.ends {
@@ -194,15 +194,16 @@ func (c *court) stuck() {
 	}
 }
 
-// refusedFromKafka reports whether it came by Kafka, where there is no answer, and its sender was told that it was not taken.
+// refusedFromKafka reports whether the command came from Kafka, where there is no answer, and an event told its sender
+// that it was refused.
 func (m *matter) refusedFromKafka() bool {
 	return len(m.commands) == 1 && m.commands[0].Via == "kafka" && slices.ContainsFunc(m.events, func(e Event) bool {
 		return e.State == "rejected" || e.State == "expired" && e.Cause == "not_sent"
 	})
 }
 
-// lost holds that what was accepted, or executed, is known to every gateway at the end, and that its end was told, unless a disk was
-// lost meanwhile, where what waits for Kafka is.
+// lost checks that every gateway knows each accepted or executed command at the end, and that its final state was
+// published. Events that wait for Kafka are on disk, so a lost disk excuses a missing event.
 func (c *court) lost() {
 	for _, m := range c.cases {
 		cmd, a := m.accepted()

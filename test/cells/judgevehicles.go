@@ -9,19 +9,19 @@ import (
 )
 
 const (
-	// faultyOverlap is for how long a vehicle may be connected twice while something is wrong.
+	// faultyOverlap is how long a vehicle may have two connections during a fault.
 	faultyOverlap = 35 * time.Second
-	// recovery is how long gateways take to find to each other after a fault: as long as one that is silent counts as alive.
+	// recovery is how long gateways take to recover from a fault: as long as a silent gateway counts as alive.
 	recovery = 10 * time.Second
 )
 
-// connection is one of a vehicle's.
+// connection is one connection of a vehicle.
 type connection struct {
 	gateway  string
 	from, to time.Time
 }
 
-// connections are a vehicle's, by their beginning.
+// connections returns a vehicle's connections in order of their start.
 func (v *Vehicle) connections() []connection {
 	byNumber := map[int]*connection{}
 	var all []*connection
@@ -41,8 +41,8 @@ func (v *Vehicle) connections() []connection {
 	return out
 }
 
-// connectedOnce holds that an earlier connection ends when a vehicle has a later one. A stopped gateway ends nothing: that time
-// does not count.
+// connectedOnce checks that an earlier connection ends when the vehicle opens a later one. A stopped gateway cannot
+// close connections; that time does not count.
 func (c *court) connectedOnce() {
 	for _, v := range c.Vehicles {
 		all := v.connections()
@@ -67,7 +67,7 @@ func (c *court) connectedOnce() {
 	}
 }
 
-// stopped is for how long a gateway was stopped within a time.
+// stopped returns how long a gateway was stopped within a period.
 func (c *court) stopped(gateway string, from, to time.Time) (sum time.Duration) {
 	for _, f := range c.Faults {
 		if f.Kind == FaultStopped && f.On == gateway && f.overlaps(from, to) {
@@ -84,7 +84,7 @@ func (c *court) stopped(gateway string, from, to time.Time) (sum time.Duration) 
 	return sum
 }
 
-// telemetry holds that what a gateway acknowledged is in Kafka, if its disk lives.
+// telemetry checks that acknowledged messages are in Kafka unless the gateway's disk was lost.
 func (c *court) telemetry() {
 	there := map[string]map[int64]bool{}
 	for _, r := range c.Telemetry {
@@ -102,8 +102,8 @@ func (c *court) telemetry() {
 	}
 }
 
-// order holds that a vehicle's messages, in the order of (epoch, journal), appear for the first time in the order in which it sent
-// them, and that an epoch is one gateway's.
+// order checks that a vehicle's messages, sorted by (epoch, journal), first appear in the order in which they were
+// sent, and that each epoch belongs to one gateway.
 func (c *court) order() {
 	by := map[string][]Telemetered{}
 	for _, r := range c.Telemetry {
@@ -130,7 +130,7 @@ func (c *court) order() {
 	}
 }
 
-// told are a vehicle's events on vehicle.presence in the order of (epoch, seq), each once.
+// toldPresence returns the events on vehicle.presence per vehicle, sorted by (epoch, seq), without duplicates.
 func (c *court) toldPresence() map[string][]scenario.PresenceEvent {
 	by := map[string][]scenario.PresenceEvent{}
 	for _, e := range c.Presence {
@@ -153,7 +153,7 @@ func (c *court) toldPresence() map[string][]scenario.PresenceEvent {
 	return by
 }
 
-// presence holds that the last event of a vehicle is true at the end.
+// presence checks that the last event of each vehicle is its actual state.
 func (c *court) presence() {
 	all := c.toldPresence()
 	for vin, at := range c.Truth {
@@ -171,7 +171,7 @@ func (c *court) presence() {
 	}
 }
 
-// sessions holds that every session but the living one ends with a disconnected that has a reason, once.
+// sessions checks that every session except the current one ends with exactly one disconnected event with a reason.
 func (c *court) sessions() {
 	for vin, events := range c.toldPresence() {
 		ends := map[int64]int{}

@@ -15,7 +15,7 @@ import (
 	"cellgate/test/harness"
 )
 
-// restartScale is the load under which gateways are killed and restarted.
+// restartScale returns the load and the number of kills.
 func restartScale(t *testing.T) (size scale, rounds int) {
 	size = scale{
 		vehicles: 150, commands: 1 << 20, rate: 50, calm: 3 * time.Second,
@@ -28,8 +28,9 @@ func restartScale(t *testing.T) (size scale, rounds int) {
 	return size, rounds
 }
 
-// TestGatewayKilledUnderLoad kills one of three gateways again and again. Its vehicles go on at the others, and their commands with
-// them; then it restarts all three, one after the other. Nothing is lost, and what the rules remember of a vehicle goes with it.
+// TestGatewayKilledUnderLoad repeatedly kills one of three gateways, then restarts all three one after the other.
+// Vehicles and their commands continue at the other gateways. Nothing is lost, and the operator state of the rules
+// follows the vehicles.
 func TestGatewayKilledUnderLoad(t *testing.T) {
 	size, rounds := restartScale(t)
 	kafka := harness.EmbeddedKafka(t)
@@ -48,7 +49,7 @@ func TestGatewayKilledUnderLoad(t *testing.T) {
 	}
 	fmt.Printf("%d vehicles of killed gateways: gap p50 %v, p99 %v; from the return to the first command p50 %v, p99 %v\n", len(gaps),
 		percentile(gaps, 50), percentile(gaps, 99), percentile(flows, 50), percentile(flows, 99))
-	c.charge.Store(10) // every vehicle's first alarm
+	c.charge.Store(10) // the first alarm of every vehicle
 	pause(ctx, size.calm)
 	c.rollingRestart(ctx)
 	c.charge.Store(50)
@@ -63,8 +64,8 @@ func TestGatewayKilledUnderLoad(t *testing.T) {
 	stop()
 }
 
-// killOne kills a gateway, and tells for each of its vehicles for how long none of its messages was acknowledged, and for how long
-// after its return the first command took.
+// killOne kills a gateway. For each of its vehicles it returns the longest time without an acknowledgement, and the
+// time from the reconnect to the first command.
 func (c *Cell) killOne(ctx context.Context, all *senders, n *Node) (gaps, flows []time.Duration) {
 	c.t.Helper()
 	var victims []*car
@@ -90,7 +91,7 @@ func (c *Cell) killOne(ctx context.Context, all *senders, n *Node) (gaps, flows 
 	return gaps, flows
 }
 
-// goesOn returns nil when a message that was sent after a time has been acknowledged.
+// goesOn returns nil if a message sent after a time has been acknowledged.
 func (v *car) goesOn(after time.Time) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -100,7 +101,7 @@ func (v *car) goesOn(after time.Time) error {
 	return nil
 }
 
-// gap is the time without an acknowledgement around a moment.
+// gap returns the time without an acknowledgement around a point in time.
 func (v *car) gap(around time.Time) time.Duration {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -111,7 +112,8 @@ func (v *car) gap(around time.Time) time.Duration {
 	return v.Acked[i].At.Sub(v.Acked[i-1].At)
 }
 
-// firstCommand sends a vehicle a command by any gateway that runs, and tells for how long after the vehicle's return it took.
+// firstCommand sends a vehicle a command through any running gateway, and returns the time from the vehicle's reconnect
+// to its delivery.
 func (c *Cell) firstCommand(ctx context.Context, all *senders, v *car, killed *Node) time.Duration {
 	c.t.Helper()
 	others := slices.DeleteFunc(slices.Clone(c.Nodes), func(n *Node) bool { return n == killed })
@@ -139,7 +141,7 @@ func (c *Cell) firstCommand(ctx context.Context, all *senders, v *car, killed *N
 	return time.Since(cmd.Began)
 }
 
-// rollingRestart drains every gateway, restarts it, and goes on with the next.
+// rollingRestart drains and restarts the gateways one after the other.
 func (c *Cell) rollingRestart(ctx context.Context) {
 	c.t.Helper()
 	for _, n := range c.Nodes {
@@ -160,7 +162,7 @@ func (c *Cell) rollingRestart(ctx context.Context) {
 	}
 }
 
-// none returns nil when no vehicle is at the gateway.
+// none returns nil if no vehicle is connected to the gateway.
 func (c *Cell) none(n *Node) error {
 	for _, v := range c.Cars {
 		if w := v.at.Load(); w != nil && w.gateway == n {
@@ -170,7 +172,7 @@ func (c *Cell) none(n *Node) error {
 	return nil
 }
 
-// oneAlarmEach holds that each vehicle's one fall under 15 % is one alarm, though it went from gateway to gateway.
+// oneAlarmEach checks that a vehicle whose charge falls below 15 % once raises one alarm, although it changes gateways.
 func (c *Cell) oneAlarmEach() {
 	c.t.Helper()
 	alarms := map[string]map[string]bool{}

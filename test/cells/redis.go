@@ -16,12 +16,12 @@ import (
 	"cellgate/test/harness"
 )
 
-// Redis is the servers that a cell shares: with a sentinel, or as a cluster.
+// Redis is a cell's shared Redis: a sentinel group or a cluster.
 type Redis struct {
 	Servers  []*harness.RedisNode
-	sentinel *harness.RedisSentinel // nil: a cluster, or a single server
+	sentinel *harness.RedisSentinel // nil: a cluster or a single server
 	cluster  bool
-	pair     []int // by server of a cluster: which slots it has, or follows
+	pair     []int // by server of a cluster: the group of slots that it serves or follows
 	t        *testing.T
 }
 
@@ -45,7 +45,7 @@ func withCluster(t *testing.T) *Redis {
 	return r
 }
 
-// alone is one server that writes everything to its disk before it answers.
+// alone returns a single server that syncs every write to disk before it answers.
 func alone(t *testing.T) *Redis {
 	t.Helper()
 	n := harness.DurableRedis(t)
@@ -61,7 +61,7 @@ func (r *Redis) say(n *harness.RedisNode, args ...string) {
 	}
 }
 
-// addresses are those of all servers, and the sentinel's behind them.
+// addresses returns the addresses of all servers, then the sentinel's.
 func (r *Redis) addresses() []string {
 	var all []string
 	for _, n := range r.Servers {
@@ -73,7 +73,7 @@ func (r *Redis) addresses() []string {
 	return all
 }
 
-// settings are a gateway's, by its view or without one.
+// settings returns a gateway's redis section, for a view or for direct access.
 func (r *Redis) settings(v *harness.RedisView) string {
 	addrs := r.addresses()
 	if v != nil {
@@ -90,7 +90,7 @@ func (r *Redis) settings(v *harness.RedisView) string {
 	return fmt.Sprintf("addresses: [%q], timeout: 2s", addrs[0])
 }
 
-// role asks a server what it is.
+// role returns the role of a server.
 func (r *Redis) role(n *harness.RedisNode) string {
 	out, err := n.CLI("ROLE")
 	if err != nil {
@@ -100,7 +100,7 @@ func (r *Redis) role(n *harness.RedisNode) string {
 	return strings.TrimSpace(role)
 }
 
-// primary is a server that clients write to. In a cluster, one of those that have a replica which follows.
+// primary returns a primary. In a cluster, it returns one with a connected replica.
 func (r *Redis) primary() (*harness.RedisNode, error) {
 	if r.sentinel != nil {
 		out, err := r.atSentinel("GET-MASTER-ADDR-BY-NAME", r.sentinel.Master)
@@ -127,7 +127,7 @@ func (r *Redis) atSentinel(args ...string) (string, error) {
 	return harness.AskRedis(r.t, r.sentinel.Sentinel, append([]string{"SENTINEL"}, args...)...)
 }
 
-// replicaOf is a replica that follows the server.
+// replicaOf returns a connected replica of the server.
 func (r *Redis) replicaOf(p *harness.RedisNode) *harness.RedisNode {
 	_, port, _ := net.SplitHostPort(p.Addr)
 	for _, n := range r.Servers {
@@ -138,7 +138,7 @@ func (r *Redis) replicaOf(p *harness.RedisNode) *harness.RedisNode {
 	return nil
 }
 
-// whole returns nil when every server runs, and every primary has its replicas.
+// whole returns nil if every server runs and every primary has its replicas.
 func (r *Redis) whole() error {
 	masters := 0
 	for _, n := range r.Servers {
@@ -171,13 +171,12 @@ func (r *Redis) whole() error {
 	return nil
 }
 
-// awaitWhole waits for whole.
 func (r *Redis) awaitWhole(what string) {
 	r.t.Helper()
 	check.Within(r.t, 90*time.Second, "Redis whole after "+what, r.whole)
 }
 
-// cutOff keeps the replicas of a primary from following it, until it is restarted or reunite is called.
+// cutOff disconnects a primary's replicas until it is restarted or reunite is called.
 func (r *Redis) cutOff(p *harness.RedisNode) {
 	r.say(p, "ACL", "SETUSER", "default", "-psync", "-sync", "-replconf")
 	r.say(p, "CLIENT", "KILL", "TYPE", "replica")
@@ -185,7 +184,7 @@ func (r *Redis) cutOff(p *harness.RedisNode) {
 
 func (r *Redis) reunite(p *harness.RedisNode) { r.say(p, "ACL", "SETUSER", "default", "+@all") }
 
-// takeOver has a replica of a living primary promoted, and waits until it is.
+// takeOver promotes a replica of a living primary and waits for it.
 func (r *Redis) takeOver(ctx context.Context, p *harness.RedisNode) error {
 	if r.cluster {
 		heir := r.replicaOrFormer(p)
@@ -213,7 +212,7 @@ func (r *Redis) takeOver(ctx context.Context, p *harness.RedisNode) error {
 	})
 }
 
-// replicaOrFormer is a replica of a primary, also one that is cut off.
+// replicaOrFormer returns a replica of a primary, connected or not.
 func (r *Redis) replicaOrFormer(p *harness.RedisNode) *harness.RedisNode {
 	_, port, _ := net.SplitHostPort(p.Addr)
 	for _, n := range r.Servers {
@@ -224,7 +223,7 @@ func (r *Redis) replicaOrFormer(p *harness.RedisNode) *harness.RedisNode {
 	return nil
 }
 
-// heirs are the servers that may take a primary's place: in a cluster those that followed it, which keep its slots' history.
+// heirs returns the servers that may replace a primary: in a cluster its replicas, which have its slots' data.
 func (r *Redis) heirs(p *harness.RedisNode) []*harness.RedisNode {
 	var all []*harness.RedisNode
 	for i, n := range r.Servers {
@@ -235,7 +234,7 @@ func (r *Redis) heirs(p *harness.RedisNode) []*harness.RedisNode {
 	return all
 }
 
-// primaryOf is the primary of a cluster that has the slots which a server has, or follows.
+// primaryOf returns the primary of the slots that a server serves or follows.
 func (r *Redis) primaryOf(p *harness.RedisNode) (*harness.RedisNode, error) {
 	for i, n := range r.Servers {
 		if r.pair[i] == r.pairOf(p) && r.role(n) == "master" {
@@ -247,7 +246,7 @@ func (r *Redis) primaryOf(p *harness.RedisNode) (*harness.RedisNode, error) {
 
 func (r *Redis) pairOf(p *harness.RedisNode) int { return r.pair[slices.Index(r.Servers, p)] }
 
-// until waits for a condition for half a minute.
+// until waits up to 30 s for a condition.
 func (r *Redis) until(ctx context.Context, holds func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

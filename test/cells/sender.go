@@ -21,10 +21,10 @@ import (
 
 const (
 	senderPatience = 5 * time.Second // for an answer
-	senderTries    = 6               // of one command, or cancel
+	senderTries    = 6               // per command or cancel
 )
 
-// sender sends commands at a cell's gateways, one after the other.
+// sender sends commands to a cell's gateways, one after the other.
 type sender struct {
 	cell *Cell
 	name string
@@ -33,11 +33,11 @@ type sender struct {
 
 	number  int
 	clients map[*Node]*mqtt.Client
-	// last are the ids of some commands before, to look at.
+	// last are ids of previous commands, for queries.
 	last [16]*Command
 }
 
-// senders run until ctx ends, and send rate commands a second together, in Commands.
+// senders run until ctx ends and together send rate commands per second, which are recorded in Commands.
 type senders struct {
 	cell  *Cell
 	group sync.WaitGroup
@@ -52,7 +52,7 @@ func (s *senders) add(c *Command) {
 	s.Commands = append(s.Commands, c)
 }
 
-// startSenders starts n senders, which stop after most commands.
+// startSenders starts n senders that stop after most commands.
 func startSenders(ctx context.Context, c *Cell, n int, rate float64, most int) *senders {
 	c.t.Helper()
 	all := &senders{cell: c}
@@ -91,7 +91,7 @@ func (s *sender) close() {
 	}
 }
 
-// one sends a command by one of the three ways, and does something with some of them.
+// one sends a command by one of the three transports, and cancels, queries or repeats some of them.
 func (s *sender) one(ctx context.Context, all *senders) {
 	s.number++
 	cmd := &Command{
@@ -120,7 +120,7 @@ func (s *sender) one(ctx context.Context, all *senders) {
 	s.last[s.rng.IntN(len(s.last))] = cmd
 }
 
-// rival sends another command under the same id now and then.
+// rival sometimes sends another command with the same id.
 func (s *sender) rival(ctx context.Context, cmd *Command, all *senders) {
 	if s.rng.IntN(30) != 0 {
 		return
@@ -134,7 +134,7 @@ func (s *sender) payload(cmd *Command) map[string]string {
 	return map[string]string{"meaning": cmd.Meaning}
 }
 
-// again repeats a call whose answer is unknown, at another gateway.
+// again repeats a call with an unknown outcome at another gateway.
 func (s *sender) again(ctx context.Context, call func(*Node) (known bool)) {
 	for try := range senderTries {
 		if call(s.cell.pick(s.rng)) || ctx.Err() != nil {
@@ -151,7 +151,7 @@ func (s *sender) overHTTP(ctx context.Context, cmd *Command) {
 	})
 }
 
-// cancel asks for the end of what has not been sent.
+// cancel cancels a command that has not been sent.
 func (s *sender) cancel(ctx context.Context, cmd *Command) {
 	s.again(ctx, func(n *Node) bool {
 		return s.call(ctx, cmd, n, "cancel", http.MethodDelete, "/v1/vehicles/"+cmd.VIN+"/commands/"+cmd.ID, nil) != SaidUnknown
@@ -162,7 +162,7 @@ func (s *sender) look(ctx context.Context, cmd *Command) {
 	s.call(ctx, cmd, s.cell.pick(s.rng), "look", http.MethodGet, "/v1/vehicles/"+cmd.VIN+"/commands/"+cmd.ID, nil)
 }
 
-// call calls the HTTP API and writes the answer down.
+// call calls the HTTP API and records the answer.
 func (s *sender) call(ctx context.Context, cmd *Command, n *Node, call, method, path string, body any) Said {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), senderPatience)
 	defer cancel()
@@ -180,7 +180,7 @@ func (s *sender) call(ctx context.Context, cmd *Command, n *Node, call, method, 
 	return a.Said
 }
 
-// understood is what an answer of the HTTP API means.
+// understood returns the meaning of an HTTP response.
 func understood(status int, body []byte, err error) Answer {
 	var c struct {
 		State, Cause string
@@ -232,12 +232,12 @@ func (s *sender) overMQTT(ctx context.Context, cmd *Command) {
 	})
 }
 
-// saidBy is what a reason code means to who sent a command.
+// saidBy returns the meaning of a reason code to the sender of a command.
 func saidBy(reason byte) Said {
 	switch reason {
 	case 0x00, 0x10: // success; no matching subscribers
 		return SaidAccepted
-	case 0x83: // a conflict; or a time that was over
+	case 0x83: // conflict, or already expired
 		return SaidConflict
 	case 0x87, 0x90, 0x99:
 		return SaidRefused
@@ -269,7 +269,7 @@ func (s *sender) hangUp(n *Node) {
 	}
 }
 
-// overKafka writes a record, every third without an id: then its place in the topic names it.
+// overKafka writes a record. Every third has no id; its position in the topic then identifies it.
 func (s *sender) overKafka(ctx context.Context, cmd *Command) {
 	named := s.number%3 != 0
 	value := map[string]any{"vin": cmd.VIN, "name": "do", "payload": s.payload(cmd), "ttl": cmd.TTL.String()}
@@ -288,7 +288,7 @@ func (s *sender) overKafka(ctx context.Context, cmd *Command) {
 		}
 	}
 	if !named {
-		cmd.ID = "" // unknown where its place is
+		cmd.ID = "" // unknown without the record's position
 		if a.Said == SaidAccepted {
 			cmd.ID = fmt.Sprintf("kafka-%d-%d-%s", r.Partition, r.Offset, strconv.FormatInt(r.Timestamp.UnixMilli(), 36))
 		}

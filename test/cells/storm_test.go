@@ -14,7 +14,7 @@ import (
 	"cellgate/test/harness"
 )
 
-// fromEnv is a number from the environment, else byDefault.
+// fromEnv returns a number from the environment, or byDefault.
 func fromEnv(t *testing.T, name string, byDefault int) int {
 	t.Helper()
 	n, err := strconv.Atoi(cmp.Or(os.Getenv(name), strconv.Itoa(byDefault)))
@@ -24,23 +24,23 @@ func fromEnv(t *testing.T, name string, byDefault int) int {
 	return n
 }
 
-// seed is $CELLS_SEED, else another one each time; a failing run prints it.
+// seed returns $CELLS_SEED or a random seed; a failing run prints it.
 func seed(t *testing.T) uint64 {
 	s := fromEnv(t, "CELLS_SEED", int(time.Now().Unix()))
 	fmt.Printf("%s: CELLS_SEED=%d\n", t.Name(), s)
 	return uint64(s) //nolint:gosec // not negative
 }
 
-// scale is how large and long a storm is.
+// scale is the size and duration of a storm.
 type scale struct {
 	vehicles, commands int
 	rate               float64 // commands per second
 	habits             Habits
-	calm               time.Duration // before the faults begin
+	calm               time.Duration // before the first fault
 	storm              Storm
 }
 
-// short is for every submission, full ($CELLS=full) for soaks.
+// short is for CI, full ($CELLS=full) for soak tests.
 func short() scale {
 	return scale{
 		vehicles: 100, commands: 3000, rate: 30, calm: 8 * time.Second,
@@ -61,8 +61,8 @@ func full(t *testing.T) scale {
 	}
 }
 
-// TestStorm has vehicles roam between three gateways and take commands, while gateways are killed and stopped, lose their disks,
-// Redis fails over and forgets what it had not confirmed, and links are cut. The judge then finds nothing.
+// TestStorm has vehicles roam between three gateways and receive commands, while gateways are killed, stopped or lose
+// their disks, Redis fails over and loses unconfirmed writes, and links are cut. The judge must find no violation.
 func TestStorm(t *testing.T) {
 	for name, start := range map[string]func(*testing.T) *Redis{
 		"sentinel": func(t *testing.T) *Redis { return withSentinel(t, 1) }, "cluster": withCluster,
@@ -81,7 +81,7 @@ func TestStorm(t *testing.T) {
 	}
 }
 
-// storm runs a whole storm of that size, and judges.
+// storm runs a storm of the given size and judges the evidence.
 func (c *Cell) storm(size scale) {
 	c.t.Helper()
 	stop := c.addCars(size.vehicles, size.habits)
@@ -100,7 +100,8 @@ func (c *Cell) storm(size scale) {
 	stop()
 }
 
-// useful holds that the storm tested something: commands were accepted and executed, though most of the time something was wrong.
+// useful checks that the storm was a test: commands were accepted and executed, although faults were active most of the
+// time.
 func (c *Cell) useful(e *Evidence) {
 	c.t.Helper()
 	accepted, executed := map[string]int{}, 0

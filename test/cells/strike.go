@@ -14,14 +14,15 @@ import (
 	"cellgate/test/harness"
 )
 
-// Storm is what befalls a cell.
+// Storm configures the faults of a cell.
 type Storm struct {
 	Kills, Wipes, Stops, Failovers, Cuts int
-	// StopMost is the longest SIGSTOP, DownMost how long a killed gateway stays away at most, CutMost the longest cut of a link.
+	// StopMost is the longest SIGSTOP, DownMost the longest downtime of a killed gateway, CutMost the longest cut of a
+	// link.
 	StopMost, DownMost, CutMost time.Duration
 }
 
-// blow has the storm's faults befall the cell, those of gateways, of Redis, and of links side by side.
+// blow injects the faults of gateways, Redis and links concurrently.
 func (c *Cell) blow(ctx context.Context, s Storm) {
 	done := make(chan struct{})
 	parts := []func(context.Context, Storm, *rand.Rand){c.strikeGateways, c.strikeRedis, c.strikeLinks}
@@ -36,12 +37,12 @@ func (c *Cell) blow(ctx context.Context, s Storm) {
 	}
 }
 
-// between is a random time.
+// between returns a random duration.
 func between(rng *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(rng.Int64N(max(1, int64(most-least))))
 }
 
-// strikeGateways kills gateways, some of them with their disks, and stops some for a time: one at a time.
+// strikeGateways kills gateways, some with their disks, and stops others for a time, one at a time.
 func (c *Cell) strikeGateways(ctx context.Context, s Storm, rng *rand.Rand) {
 	var all []func()
 	for i := range s.Kills {
@@ -61,7 +62,7 @@ func (c *Cell) strikeGateways(ctx context.Context, s Storm, rng *rand.Rand) {
 	}
 }
 
-// kill ends a gateway as kill -9 does, and starts it again.
+// kill kills a gateway with SIGKILL and restarts it.
 func (c *Cell) kill(ctx context.Context, n *Node, wipe bool, away time.Duration) {
 	kind, name := FaultOther, "kill -9 "+n.Name
 	if wipe {
@@ -82,7 +83,7 @@ func (c *Cell) kill(ctx context.Context, n *Node, wipe bool, away time.Duration)
 	})
 }
 
-// stop stops a gateway for a time.
+// stop stops a gateway for a time with SIGSTOP.
 func (c *Cell) stop(ctx context.Context, n *Node, d time.Duration) {
 	c.during(FaultStopped, n.Name, fmt.Sprintf("SIGSTOP %s for %v", n.Name, d.Round(time.Millisecond)), func() {
 		n.up.Store(false)
@@ -94,7 +95,7 @@ func (c *Cell) stop(ctx context.Context, n *Node, d time.Duration) {
 	c.during(FaultOther, n.Name, "after "+n.Name+" was stopped", func() { pause(ctx, 2*time.Second) })
 }
 
-// strikeRedis fails Redis over: every second time what the replicas do not have is lost.
+// strikeRedis fails Redis over. Every second time, writes that the replicas do not have are lost.
 func (c *Cell) strikeRedis(ctx context.Context, s Storm, rng *rand.Rand) {
 	ways := []func(context.Context, *rand.Rand, bool){c.redisKilled, c.redisReplaced, c.redisStopped}
 	for i := range s.Failovers {
@@ -107,7 +108,7 @@ func (c *Cell) strikeRedis(ctx context.Context, s Storm, rng *rand.Rand) {
 	}
 }
 
-// losing cuts a primary's replicas off, for long enough that something is written which they do not have.
+// losing disconnects a primary's replicas long enough that they miss some writes.
 func (c *Cell) losing(ctx context.Context, p *harness.RedisNode, lossy bool) {
 	if lossy {
 		c.Redis.cutOff(p)
@@ -115,7 +116,7 @@ func (c *Cell) losing(ctx context.Context, p *harness.RedisNode, lossy bool) {
 	}
 }
 
-// redisKilled kills a primary, and starts it again when another one has taken over.
+// redisKilled kills a primary and restarts it after a failover.
 func (c *Cell) redisKilled(ctx context.Context, _ *rand.Rand, lossy bool) {
 	c.onPrimary("kill -9 of", lossy, func(p *harness.RedisNode) {
 		c.losing(ctx, p, lossy)
@@ -125,7 +126,7 @@ func (c *Cell) redisKilled(ctx context.Context, _ *rand.Rand, lossy bool) {
 	})
 }
 
-// redisReplaced demotes a living primary, and promotes it again.
+// redisReplaced demotes a living primary and promotes it again.
 func (c *Cell) redisReplaced(ctx context.Context, _ *rand.Rand, lossy bool) {
 	c.onPrimary("demotion and promotion of", lossy, func(p *harness.RedisNode) {
 		c.losing(ctx, p, lossy)
@@ -147,7 +148,7 @@ func (c *Cell) redisReplaced(ctx context.Context, _ *rand.Rand, lossy bool) {
 	})
 }
 
-// redisStopped stops a primary until another one has taken over: for a moment there are two.
+// redisStopped stops a primary until a failover. When it resumes there are briefly two primaries.
 func (c *Cell) redisStopped(ctx context.Context, rng *rand.Rand, lossy bool) {
 	c.onPrimary("SIGSTOP of", lossy, func(p *harness.RedisNode) {
 		c.losing(ctx, p, lossy)
@@ -159,7 +160,7 @@ func (c *Cell) redisStopped(ctx context.Context, rng *rand.Rand, lossy bool) {
 	})
 }
 
-// onPrimary strikes a primary.
+// onPrimary applies a fault to a primary.
 func (c *Cell) onPrimary(what string, lossy bool, do func(p *harness.RedisNode)) {
 	p, err := c.Redis.primary()
 	if err != nil {
@@ -175,7 +176,7 @@ func (c *Cell) onPrimary(what string, lossy bool, do func(p *harness.RedisNode))
 	})
 }
 
-// replaced waits until another server has a primary's place.
+// replaced waits until another server has replaced a primary.
 func (c *Cell) replaced(ctx context.Context, p *harness.RedisNode) {
 	err := c.Redis.until(ctx, func() error {
 		for _, n := range c.Redis.heirs(p) {
@@ -190,7 +191,7 @@ func (c *Cell) replaced(ctx context.Context, p *harness.RedisNode) {
 	}
 }
 
-// strikeLinks makes ways ill: of vehicles to a gateway, and of a gateway to all of Redis.
+// strikeLinks injects faults into the links of vehicles to a gateway and of a gateway to Redis.
 func (c *Cell) strikeLinks(ctx context.Context, s Storm, rng *rand.Rand) {
 	for range s.Cuts {
 		if pause(ctx, between(rng, time.Second, 5*time.Second)); ctx.Err() != nil {
@@ -205,7 +206,7 @@ func (c *Cell) strikeLinks(ctx context.Context, s Storm, rng *rand.Rand) {
 	}
 }
 
-// ill has links cut, black-holed in a direction, slow, or broken within an answer, for a time.
+// ill cuts links, black-holes one direction, slows them down or breaks them within a reply, for a time.
 func (c *Cell) ill(ctx context.Context, what string, links []*harness.Link, rng *rand.Rand, most time.Duration) {
 	d := between(rng, most/5, most)
 	toxic := []harness.Toxic{
