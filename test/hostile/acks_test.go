@@ -14,8 +14,8 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// TestOnlyTheParkedMessageWaitsForItsAcknowledgement has a vehicle publish to a topic that is missing, under uplink.ack: kafka.
-// Its PUBACK and PUBREC wait until Kafka has the message, over a new connection and a kill. Nobody else's wait.
+// TestOnlyTheParkedMessageWaitsForItsAcknowledgement publishes to a missing topic under uplink.ack: kafka. PUBACK and
+// PUBREC wait until Kafka has the message, across a reconnect and a kill. Other vehicles' acknowledgements do not wait.
 func TestOnlyTheParkedMessageWaitsForItsAcknowledgement(t *testing.T) {
 	t.Parallel()
 	o := harness.Options{
@@ -42,7 +42,7 @@ rules:
 	once.Drop()
 	twice.Drop()
 	once, twice = c.dialKept(t, "ONCE"), c.dialKept(t, "TWICE")
-	once.publishes(1, 1, "away") // a record of its own
+	once.publishes(1, 1, "away") // a separate record
 	twice.publishes(2, 2, "away")
 	c.parked(t, 3)
 	other.isAcknowledged(50)
@@ -62,7 +62,7 @@ rules:
 	if !slices.ContainsFunc(o.Kafka.Read("away"), ofTwice) {
 		t.Error("acknowledged with the message not in Kafka")
 	}
-	// Those of ONCE may be in another partition, which has them when it has them.
+	// Messages of ONCE may be in another partition and arrive independently.
 	check.Within(t, time.Minute, "the other messages in Kafka", func() error {
 		if n := len(o.Kafka.Read("away")); n != 3 {
 			return fmt.Errorf("%d of 3 messages", n)
@@ -96,7 +96,7 @@ func (k *kept) publishes(qos byte, id uint16, class string) {
 	k.Send(publishFrame(qos, id, "v1/"+k.vin+"/up/"+class, `{"soc":1}`))
 }
 
-// isAcknowledged publishes telemetry, one message after the other.
+// isAcknowledged publishes n telemetry messages one after the other and awaits each acknowledgement.
 func (k *kept) isAcknowledged(n int) {
 	for range n {
 		k.next++
@@ -105,13 +105,13 @@ func (k *kept) isAcknowledged(n int) {
 	}
 }
 
-// waits checks that no acknowledgement has come: the answer to a PINGREQ is the next frame.
+// waits checks that no acknowledgement has arrived: the next packet is the reply to a PINGREQ.
 func (k *kept) waits() {
 	k.Send(mqtt.Pingreq())
 	k.ExpectFrame(0xD0)
 }
 
-// parked waits until so many messages are parked.
+// parked waits until n messages are parked.
 func (c *cell) parked(t *testing.T, n int) {
 	t.Helper()
 	want := fmt.Sprintf("cellgate_parked_messages{cell=%q,sink=%q} %d\n", "cell-test-01", "kafka", n)

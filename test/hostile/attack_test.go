@@ -15,7 +15,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// attack runs every attack at once.
+// attack runs all attacks at once.
 type attack struct {
 	mqtt, lab, tls string // addresses
 	stop           chan struct{}
@@ -25,7 +25,7 @@ type attack struct {
 	held, opened map[string]int
 }
 
-// start returns when the sockets that are to be held are open.
+// start returns when the sockets to hold are open.
 func (a *attack) start(s hostileScale) {
 	a.held, a.opened = map[string]int{}, map[string]int{}
 	a.hold("never a CONNECT", s.silent, a.mqtt, nil, nil)
@@ -54,11 +54,11 @@ func (a *attack) note(name string, opened, held int) {
 	a.mu.Unlock()
 }
 
-// holdWorkers open the sockets of one attack.
+// holdWorkers is how many goroutines open the sockets of one attack.
 const holdWorkers = 8
 
-// hold keeps n sockets open that send first, and then again every second; one that the gateway closes is
-// opened again.
+// hold keeps n sockets open. Each sends first once, then again every second. A socket that the gateway closes is
+// reopened.
 func (a *attack) hold(name string, n int, addr string, first, again []byte) {
 	a.note(name, 0, n)
 	for w := range holdWorkers {
@@ -99,7 +99,7 @@ func (a *attack) keep(name string, conns []net.Conn, addr string, first, again [
 	}
 }
 
-// alive reports whether the gateway has not closed the connection, without waiting for anything.
+// alive reports, without blocking, whether the gateway has not closed the connection.
 func alive(c net.Conn) bool {
 	tcp, ok := c.(*net.TCPConn)
 	if !ok {
@@ -117,18 +117,18 @@ func alive(c net.Conn) bool {
 	return err == nil && open
 }
 
-// hangUp leaves no TIME_WAIT: there are not ports enough for that.
+// hangUp resets the connection: TIME_WAIT would use up the ports.
 func hangUp(c net.Conn) {
 	if c != nil {
 		mqtt.HangUp(c)
 	}
 }
 
-// greedySubscribers ask for as much as they may, and read none of it.
+// greedySubscribers is how many clients send the largest SUBSCRIBEs and read no SUBACK.
 const greedySubscribers = 2
 
-// neverReads asks for answers for ever and reads none. Most publish; a few ask for long SUBACKs, which fill what the
-// kernel keeps for them.
+// neverReads keeps requesting replies and reads none. Most clients publish; a few request long SUBACKs, which fill the
+// kernel's buffers.
 func (a *attack) neverReads(i int) {
 	id := fmt.Sprintf("STALLED%d", i)
 	frames := slices.Repeat(publishFrame(1, 1, "v1/"+id+"/up/x", "x"), 100)
@@ -172,7 +172,7 @@ func (a *attack) flood(name string, attempt func(a *attack, n int)) {
 	}
 }
 
-// hostileFloods are what clients do in a loop, by name.
+// hostileFloods returns the attacks that clients run in a loop, by name.
 func hostileFloods() map[string]func(a *attack, n int) {
 	then := func(frames ...[]byte) func(*attack, int) {
 		return func(a *attack, n int) {
@@ -202,7 +202,7 @@ func hostileFloods() map[string]func(a *attack, n int) {
 	}
 }
 
-// say sends bytes on a new connection and reads for a moment what comes.
+// say sends bytes on a new connection and briefly reads the reply.
 func say(addr string, b []byte) {
 	c, err := net.DialTimeout("tcp", addr, time.Second)
 	if err != nil {
@@ -238,7 +238,7 @@ func randomBytes() []byte {
 	return b
 }
 
-// login is a CONNECT of 3.1.1; a token makes the identifier the user name.
+// login returns a CONNECT of 3.1.1. With a token the identifier is also the user name.
 func login(id, token string) mqtt.Connect {
 	o := mqtt.Connect{ID: id, Password: token, Keepalive: 60}
 	if token != "" {

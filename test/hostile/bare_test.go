@@ -13,9 +13,9 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// TestBareSockets holds sockets without a byte at every kind of listener, more than the gateway may have descriptors, while the
-// journal rolls its segments every second: nothing ends the gateway, and vehicles, operators and those that fetch tokens get
-// through.
+// TestBareSockets holds idle sockets at every kind of listener, more than the gateway has descriptors, while the
+// journal changes its segment every second. The gateway must survive and still serve vehicles, operators and token
+// requests.
 func TestBareSockets(t *testing.T) {
 	t.Parallel()
 	web, descriptors, sockets := harness.FreeAddr(t), 300, 150
@@ -48,7 +48,7 @@ func TestBareSockets(t *testing.T) {
 	})
 }
 
-// rollSegments publishes a fifth of a journal segment at a time, and returns how many it has filled.
+// rollSegments publishes a fifth of a journal segment at a time and returns the number of segments filled.
 func rollSegments(stop <-chan struct{}, lab string) (segments int) {
 	acked := 0
 	payload := strings.Repeat("x", 200<<10)
@@ -70,16 +70,16 @@ func rollSegments(stop <-chan struct{}, lab string) (segments int) {
 	return acked / 5
 }
 
-// asked is what the users of the HTTP APIs saw.
+// asked is the result of requests to the HTTP APIs.
 type asked struct {
 	good int
 	bad  []error
 }
 
-// askOperators asks both APIs, each time on a new connection, until ctx ends.
+// askOperators calls both APIs on new connections until ctx ends.
 //
-// Each question is put up to three times: on a machine that is slow, a connection that has not said anything yet may be the
-// oldest idle one, and make room for another.
+// Each request is tried up to three times: on a slow machine a connection that has sent nothing yet may be the oldest
+// idle one and be closed for another.
 func askOperators(ctx context.Context, c *cell) (a asked) {
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: c.ClientTLS()}}
 	for ctx.Err() == nil {

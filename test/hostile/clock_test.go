@@ -15,8 +15,8 @@ import (
 	"cellgate/test/harness"
 )
 
-// clockSource stands in for the function of broker/clock that reads the machine's clocks, in a program of its own that is
-// built for this attack: the wall clock is off by what a file says, in nanoseconds.
+// clockSource replaces the function of broker/clock that reads the machine's clocks, in a separate build: the wall
+// clock is off by the nanoseconds in a file.
 const clockSource = `package clock
 
 import (
@@ -50,7 +50,7 @@ func System() Source {
 }
 `
 
-// steppedBinary builds the gateway with a wall clock that can be set.
+// steppedBinary builds the gateway with a wall clock that the test can set.
 func steppedBinary(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -69,8 +69,7 @@ func steppedBinary(t *testing.T) string {
 }
 
 // TestClockSteps sets the gateway's wall clock by a second, an hour and ten years, forward and back, while it runs and
-// while it is killed. Honest vehicles notice nothing, rules with intervals go on at their rate, and nothing that was there
-// before is gone.
+// while it is down. Honest vehicles are not affected, rules with intervals keep their rate, and no state is lost.
 func TestClockSteps(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -94,8 +93,8 @@ func (k *steppedClock) set(t *testing.T, off time.Duration) {
 	check.OK(t, os.Rename(k.file+".new", k.file))
 }
 
-// attack steps the clock by what tokens survive, so that the honest vehicles stay connected: to the end of a token the wall
-// clock counts.
+// attack steps the clock within the lifetime of tokens, which the wall clock decides, so that honest vehicles stay
+// connected.
 func (k *steppedClock) attack(ctx context.Context, t *testing.T, c *cell) {
 	for round := 0; round == 0 || ctx.Err() == nil; round++ {
 		for _, by := range []time.Duration{time.Second, -time.Second, time.Hour, 240 * time.Hour} {
@@ -120,8 +119,8 @@ func (k *steppedClock) steps(t *testing.T, c *cell) (n float64) {
 	return n
 }
 
-// afterwards sends the clock away by ten years, while the gateway runs and over a kill. A
-// revocation, a key and a command are there when the clock is right again.
+// afterwards sets the clock off by ten years, while the gateway runs and across a kill. A revocation, a key and a
+// command still exist when the clock is right again.
 func (k *steppedClock) afterwards(t *testing.T, c *cell) {
 	const vin, year = "LTESTCLOCK0000001", 365 * 24 * time.Hour
 	keys := k.get(t, c, "/.well-known/jwks.json")
@@ -140,7 +139,7 @@ func (k *steppedClock) afterwards(t *testing.T, c *cell) {
 			if kill {
 				c.Start()
 			}
-			time.Sleep(2 * time.Second) // what a wrong clock would end, it has ended
+			time.Sleep(2 * time.Second) // anything that a wrong clock ends has ended by now
 			if kill {
 				c.Kill()
 			}

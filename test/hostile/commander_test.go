@@ -16,14 +16,14 @@ import (
 	"cellgate/test/scenario"
 )
 
-// commander is a service that sends commands to a connected vehicle, which carries each out at once. A command that does
+// commander is a service that sends commands to a connected vehicle, which executes each at once. A command that does
 // not succeed fails the test.
 type commander struct {
 	c       *cell
 	vin     string
 	stop    chan struct{}
 	service sync.WaitGroup
-	vehicle chan struct{} // closed to end the vehicle, which outlives the service: a command may be under way
+	vehicle chan struct{} // closed to stop the vehicle, after the service: a command may be in progress
 	driven  sync.WaitGroup
 
 	mu       sync.Mutex
@@ -68,10 +68,10 @@ func (o *commander) drive(v *scenario.V5) {
 
 var errNotCarriedOut = errors.New("not carried out")
 
-// commandEvery is the time from one command to the next, whatever the first takes unless it is longer.
+// commandEvery is the interval of commands; a slower command delays the next.
 const commandEvery = 100 * time.Millisecond
 
-// send sends the commands when they are due, and takes their time from then.
+// send sends commands on schedule and measures from the scheduled time.
 func (o *commander) send() {
 	for begin := time.Now(); !stopped(o.stop); begin = begin.Add(commandEvery) {
 		select {

@@ -16,10 +16,10 @@ import (
 	"cellgate/test/harness"
 )
 
-// honestPrefix begins the VINs of honest vehicles.
+// honestPrefix is the prefix of honest vehicles' VINs.
 const honestPrefix = "LTESTGKD"
 
-// consumer reads the honest vehicles' topic as an application does, from its beginning.
+// consumer reads the honest vehicles' topic from its beginning.
 type consumer struct {
 	mu      sync.Mutex
 	auditor []harness.Record // of honest vehicles
@@ -81,7 +81,7 @@ func (k *consumer) has(vin string, seq int64) bool {
 	return k.last[vin] >= seq
 }
 
-// audit compares what came with what was acknowledged.
+// audit compares the records with the acknowledgements.
 func (k *consumer) audit(acked harness.Acked) error {
 	k.mu.Lock()
 	records := append([]harness.Record(nil), k.auditor...)
@@ -90,7 +90,7 @@ func (k *consumer) audit(acked harness.Acked) error {
 	return errors.Join(err, a.Err())
 }
 
-// latencies is a histogram from a microsecond to ten minutes. It is its owner's to lock.
+// latencies is a histogram from 1 µs to 10 min. Its owner must lock it.
 type latencies struct{ h *hdrhistogram.Histogram }
 
 func newLatencies() *latencies {

@@ -14,11 +14,11 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// classesWithoutTopics is how many listed classes have no topic.
+// classesWithoutTopics is the number of listed classes without a topic.
 const classesWithoutTopics = 100
 
-// destinationRules send honest telemetry to one topic, and what the attackers publish to others. Telemetry goes to a spare
-// topic too, unless acknowledgements would rightly wait for that.
+// destinationRules send honest telemetry to one topic and the attackers' messages to others. Telemetry also goes to a
+// spare topic, unless acknowledgements would wait for it.
 func destinationRules(ack string) string {
 	spare := "telemetry"
 	if ack == "kafka" {
@@ -39,8 +39,8 @@ rules:
 	return b.String()
 }
 
-// besiegeDestinations besieges gateways with these rules and a Kafka that has the topics and makes no others: one that
-// acknowledges what is in its journal, and one that acknowledges what is in Kafka.
+// besiegeDestinations besieges two gateways with these rules, one with uplink.ack journal and one with kafka. Kafka has
+// only the given topics and creates no others.
 func besiegeDestinations(t *testing.T, topics []string, s siege) {
 	t.Helper()
 	for _, ack := range []string{"journal", "kafka"} {
@@ -67,8 +67,8 @@ func ofTopics(t *testing.T, ack string, topics []string, s siege) siege {
 
 var honestTopics = []string{"vehicle.telemetry", "vehicle.spare", "byclass.telemetry", "vehicle.presence", "vehicle.commands", "vehicle.command-results"}
 
-// attackers are as quick as they may be, 200 messages a second. Where the attack is short they may be quicker, so that they
-// send more than a sink has room for.
+// attackers publish at the permitted 200 messages per second. Short attacks may be faster, so that they exceed a sink's
+// room.
 func attackers() (a struct {
 	limits string
 	every  time.Duration
@@ -80,13 +80,13 @@ func attackers() (a struct {
 	return a
 }
 
-// publish has two vehicles publish messages until ctx ends, one of QoS 1 and one of QoS 0, whose window never fills.
+// publish has two vehicles publish until ctx ends: one with QoS 1, and one with QoS 0, which no window limits.
 func publish(ctx context.Context, c *cell, vin string, message func(n int) (class, payload string)) {
 	go publishAt(ctx, c, vin+"0", 0, message)
 	publishAt(ctx, c, vin, 1, message)
 }
 
-// publishAt publishes on a new connection after every hundred messages: a window is 64.
+// publishAt reconnects after every hundred messages: a window is 64.
 func publishAt(ctx context.Context, c *cell, vin string, qos byte, message func(n int) (class, payload string)) {
 	n := 0
 	for ctx.Err() == nil {
@@ -112,8 +112,8 @@ func publishAt(ctx context.Context, c *cell, vin string, qos byte, message func(
 	}
 }
 
-// pendingAfter checks that the ledger of the Kafka sink adds up while something is parked, that /readyz says what, and that
-// nothing is left when the topics are there.
+// pendingAfter checks that the Kafka sink's ledger balances while destinations are parked, that /readyz names them, and
+// that nothing is pending after the topics are created.
 func pendingAfter(named string, missing ...string) func(t *testing.T, c *cell) {
 	return func(t *testing.T, c *cell) {
 		if l, err := c.Ledger(c.operator); err != nil || !l["kafka"].Balanced {
@@ -138,7 +138,7 @@ func pendingAfter(named string, missing ...string) func(t *testing.T, c *cell) {
 	}
 }
 
-// TestClassesWithoutTopics has vehicles publish classes of which no topic is made, and others that are listed and have none.
+// TestClassesWithoutTopics publishes classes whose topic is never created, some of them listed.
 func TestClassesWithoutTopics(t *testing.T) {
 	t.Parallel()
 	missing := make([]string, classesWithoutTopics)
@@ -154,7 +154,7 @@ func TestClassesWithoutTopics(t *testing.T) {
 	})
 }
 
-// TestMissingErrorTopic has a vehicle publish what is not JSON while there is no error topic.
+// TestMissingErrorTopic publishes invalid JSON while the error topic is missing.
 func TestMissingErrorTopic(t *testing.T) {
 	t.Parallel()
 	besiegeDestinations(t, honestTopics, siege{
@@ -165,8 +165,8 @@ func TestMissingErrorTopic(t *testing.T) {
 	})
 }
 
-// TestTopicMadeAnew deletes a topic, and makes it anew with another number of partitions, again and again. The others have
-// theirs.
+// TestTopicMadeAnew repeatedly deletes a topic and recreates it with another number of partitions. Other topics are not
+// affected.
 func TestTopicMadeAnew(t *testing.T) {
 	t.Parallel()
 	besiegeDestinations(t, append(honestTopics, "vehicle.rule-errors"), siege{

@@ -21,16 +21,16 @@ import (
 	"cellgate/test/harness"
 )
 
-// hostileScale are the numbers of TestHostileClients.
+// hostileScale is the size of TestHostileClients.
 type hostileScale struct {
-	silent, slow, half, oversized, stalled int // sockets that are held
+	silent, slow, half, oversized, stalled int // held sockets
 	honest                                 int // vehicles
 	descriptors                            int // of the gateway
 	lasts                                  time.Duration
-	limits                                 string // of the configuration; the defaults where nothing is said
+	limits                                 string // configuration; empty: the defaults
 }
 
-// hostileEnv is full for the figures of `make soak`; any other value is for `make check`.
+// hostileEnv selects the size: full for `make soak`, any other value for `make check`.
 const hostileEnv = "HOSTILE"
 
 func full() bool { return os.Getenv(hostileEnv) == "full" }
@@ -47,7 +47,7 @@ func scaleOfHostile() hostileScale {
 	}
 }
 
-// Limits of the gateway under attack, from which memoryBound follows.
+// Limits of the gateway under attack, which determine memoryBound.
 const (
 	hostileHandshakes = 8192      // the default
 	hostileOutbound   = 512 << 10 // limits.outbound_bytes, the default
@@ -55,8 +55,8 @@ const (
 	hostileConnect    = 16 << 10  // limits.max_connect_packet, the default
 )
 
-// memoryBound is the bound that broker/DECISIONS.md states: what a client can make the gateway hold, by what it is,
-// and all that twice, for the garbage collector, above what the gateway has without clients.
+// memoryBound returns the bound of broker/DECISIONS.md: the idle memory plus twice (for the garbage collector) what
+// clients of each kind can make the gateway hold.
 func memoryBound(idle int64, s hostileScale) int64 {
 	sockets := min(hostileHandshakes, s.descriptors-512)
 	guests := int64(sockets) * (hostileConnect + 16<<10)
@@ -66,8 +66,8 @@ func memoryBound(idle int64, s hostileScale) int64 {
 	return idle + 2*(guests+vehicles+greedy+journal)
 }
 
-// TestHostileClients attacks a running gateway in every way at once while honest vehicles, with tokens over TLS, go
-// on with their work: every PUBACK comes, CONNECT stays quick, memory within its bound, nothing panics.
+// TestHostileClients runs all attacks at once while honest vehicles, with tokens over TLS, continue: every PUBACK
+// arrives, CONNECT stays fast, memory stays within its bound, nothing panics.
 func TestHostileClients(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -113,8 +113,8 @@ func TestHostileClients(t *testing.T) {
 	}
 }
 
-// exceedConnectRate lowers the rate of connects and exceeds it: a slow machine makes fewer than the 2,000 a second that are
-// admitted by default.
+// exceedConnectRate lowers limits.connect_rate and exceeds it. A slow machine cannot exceed the default of 2,000 per
+// second.
 func exceedConnectRate(t *testing.T, g *harness.Gateway, s hostileScale) {
 	t.Helper()
 	before := rejected(t, g)["connect_rate"]
@@ -131,12 +131,12 @@ func exceedConnectRate(t *testing.T, g *harness.Gateway, s hostileScale) {
 	})
 }
 
-// exhaustDescriptors takes, for a second, descriptors away from the gateway that it is using.
+// exhaustDescriptors lowers the gateway's descriptor limit below its use for a second.
 func exhaustDescriptors(t *testing.T, g *harness.Gateway) {
 	t.Helper()
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", g.PID()))
 	check.OK(t, err)
-	// Descriptors are the lowest free numbers: so few are free below the limit that the flood has them at once.
+	// New descriptors get the lowest free numbers: with few free ones below the limit, the flood uses them up at once.
 	var used []int
 	for _, entry := range open {
 		if n, err := strconv.Atoi(entry.Name()); err == nil {
@@ -151,7 +151,7 @@ func exhaustDescriptors(t *testing.T, g *harness.Gateway) {
 		}
 	}
 	old := g.LimitDescriptors(uint64(limit)) //nolint:gosec // not negative
-	time.Sleep(time.Second)                  // how long it lasts, not a wait for anything
+	time.Sleep(time.Second)                  // duration of the shortage
 	g.LimitDescriptors(old)
 }
 
@@ -199,7 +199,7 @@ func vehicleTokens(t *testing.T, g *harness.Gateway, n int) map[string]string {
 	return tokens
 }
 
-// metric gives the values of a metric by the value of its label reason, "" without.
+// metric returns a metric's values by its label reason, "" without the label.
 func metric(t *testing.T, g *harness.Gateway, name string) map[string]float64 {
 	t.Helper()
 	status, body, err := g.Get("/metrics", "")
@@ -228,7 +228,7 @@ func rejected(t *testing.T, g *harness.Gateway) map[string]float64 {
 	return metric(t, g, "cellgate_rejected_total")
 }
 
-// report logs a table of the attacks and of what the gateway counted.
+// report logs a table of the attacks and the gateway's counters.
 func (a *attack) report(t *testing.T, rejected map[string]float64) {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

@@ -15,16 +15,16 @@ import (
 	"cellgate/test/harness"
 )
 
-// counting keeps something of every VIN that publishes to up/seen, and sends none of it anywhere.
+// counting keeps state of every VIN that publishes to up/seen and sends nothing.
 const counting = `rules:
   - {id: counting, from: ["v1/+/up/seen"], count: {at_least: 1000, window: 1h}, to: [{kafka: {topic: vehicle.alerts}}]}
 `
 
-// TestVehiclesSeenForTheFirstTime publishes as vehicles that no rule has seen before, a million of them in a minute at full
-// length: what operators remember of each is stored every second, and commands do not wait for it.
+// TestVehiclesSeenForTheFirstTime publishes as vehicles new to the rules, a million per minute at full length. Their
+// operator state is stored every second and must not delay commands.
 func TestVehiclesSeenForTheFirstTime(t *testing.T) {
 	t.Parallel()
-	vins, bound := 3_000, 2_048 // a second; remembered
+	vins, bound := 3_000, 2_048 // new VINs per second; bound of rules.max_vins
 	if full() {
 		vins, bound = 17_000, 200_000
 	}
@@ -57,7 +57,7 @@ func TestVehiclesSeenForTheFirstTime(t *testing.T) {
 	}
 }
 
-// firstSeen publishes a message of each of so many new VINs a second, over a few connections.
+// firstSeen publishes one message each of vins new VINs per second, over a few connections.
 func firstSeen(ctx context.Context, t *testing.T, c *cell, vins int) {
 	const conns, tick = 20, 20 * time.Millisecond
 	each := max(1, vins*int(tick)/int(time.Second)/conns)

@@ -15,7 +15,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// honestFleet are vehicles that connect over TLS with their tokens, publish, wait for every PUBACK, and connect anew
+// honestFleet is a fleet of vehicles that connect over TLS with tokens, publish, wait for every PUBACK, and reconnect
 // every few seconds.
 type honestFleet struct {
 	addr   string
@@ -43,7 +43,7 @@ func newHonestFleet(g *harness.Gateway, tokens map[string]string) *honestFleet {
 	}
 }
 
-// start returns when every vehicle has connected once. What this took is not part of the figures.
+// start returns when every vehicle has connected once. The time of these connects is not measured.
 func (f *honestFleet) start(t *testing.T) {
 	t.Helper()
 	var first sync.WaitGroup
@@ -51,7 +51,7 @@ func (f *honestFleet) start(t *testing.T) {
 	n := 0
 	for vin, token := range f.tokens {
 		n++
-		i := n // the vehicle's own
+		i := n // index of the vehicle
 		f.all.Go(func() { f.vehicle(i, vin, token, first.Done) })
 	}
 	first.Wait()
@@ -67,15 +67,15 @@ func (f *honestFleet) end() {
 
 const (
 	honestEvery = 500 * time.Millisecond // between messages
-	honestStays = 10                     // messages before it connects anew
+	honestStays = 10                     // messages per connection
 	honestWaits = 15 * time.Second       // for a PUBACK
 )
 
-// vehicle drives one vehicle; i spreads the fleet over addresses, as vehicles are.
+// vehicle runs one vehicle; i spreads the fleet over client addresses.
 func (f *honestFleet) vehicle(i int, vin, token string, connected func()) {
 	once := sync.OnceFunc(connected)
 	defer once()
-	for stays := 1 + i%honestStays; !stopped(f.stop); stays = honestStays { // so they do not connect all at once
+	for stays := 1 + i%honestStays; !stopped(f.stop); stays = honestStays { // staggers the reconnects
 		c := f.connect(i, vin, token)
 		once()
 		if c == nil {
@@ -90,7 +90,7 @@ func (f *honestFleet) vehicle(i int, vin, token string, connected func()) {
 	}
 }
 
-// connect tries until it is in, as a vehicle does, and notes how long that took. nil when it never was.
+// connect retries for up to 30 s and records the time to the CONNACK. It returns nil if it fails.
 func (f *honestFleet) connect(i int, vin, token string) *mqtt.Client {
 	begin := time.Now()
 	var err error
@@ -103,7 +103,7 @@ func (f *honestFleet) connect(i int, vin, token string) *mqtt.Client {
 			f.mu.Unlock()
 			return c
 		}
-		time.Sleep(100 * time.Millisecond) // the vehicle's own back-off
+		time.Sleep(100 * time.Millisecond) // back-off
 	}
 	f.fail(fmt.Errorf("%s could not connect: %w", vin, err))
 	return nil
@@ -124,7 +124,7 @@ func (f *honestFleet) try(i int, vin, token string) (*mqtt.Client, error) {
 	return c, nil
 }
 
-// work publishes for one connection's time; every message is acknowledged before the next.
+// work publishes the messages of one connection, each after the PUBACK of the previous one.
 func (f *honestFleet) work(c *mqtt.Client, vin string, stays int) error {
 	for n := 0; n < stays && !stopped(f.stop); n++ {
 		seq, begin := f.send(), time.Now()
@@ -141,7 +141,7 @@ func (f *honestFleet) work(c *mqtt.Client, vin string, stays int) error {
 	return nil
 }
 
-// send counts a message and returns its seq, which rises over the fleet.
+// send counts a message and returns its seq, which increases across the fleet.
 func (f *honestFleet) send() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -160,7 +160,7 @@ func (f *honestFleet) ack(vin string, seq int64, took time.Duration) {
 	f.done[vin][seq] = true
 }
 
-// takeFigures returns what has been acknowledged since the last call.
+// takeFigures returns the acknowledgements since the last call.
 func (f *honestFleet) takeFigures() (acked int, puback *latencies) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -169,7 +169,7 @@ func (f *honestFleet) takeFigures() (acked int, puback *latencies) {
 	return acked, puback
 }
 
-// awaitDelivery returns when a message of each vehicle that was acknowledged before the call is in Kafka.
+// awaitDelivery waits until Kafka has, for each vehicle, a message acknowledged before the call.
 func (f *honestFleet) awaitDelivery(t *testing.T, k *consumer) {
 	t.Helper()
 	last := map[string]int64{}
@@ -190,7 +190,7 @@ func (f *honestFleet) awaitDelivery(t *testing.T, k *consumer) {
 	})
 }
 
-// audit reports the fleet and holds Kafka against what was acknowledged.
+// audit reports the fleet and compares Kafka with the acknowledgements.
 func (f *honestFleet) audit(t *testing.T, k *consumer) {
 	t.Helper()
 	f.report(t)
@@ -206,7 +206,7 @@ func (f *honestFleet) fail(err error) {
 	f.mu.Unlock()
 }
 
-// maxConnect is the p99 of CONNECT that an honest vehicle may see.
+// maxConnect is the highest acceptable p99 of an honest vehicle's CONNECT.
 const maxConnect = 2 * time.Second
 
 func (f *honestFleet) report(t *testing.T) {

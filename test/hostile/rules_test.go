@@ -14,9 +14,9 @@ import (
 	"cellgate/test/harness"
 )
 
-// TestRulesFolder does to the folder of the rules what editors, deployments and mounts do to one, over and over, while
-// vehicles publish: no acknowledged message is filtered because rules were not there for a while. At the end the
-// process is killed, and started again without the folder.
+// TestRulesFolder repeatedly changes the rules folder like editors, deployments and mounts do, while vehicles publish.
+// No acknowledged message may be filtered because rules were missing for a moment. At the end the process is killed and
+// restarted without the folder.
 func TestRulesFolder(t *testing.T) {
 	t.Parallel()
 	besiege(t, siege{
@@ -34,7 +34,7 @@ func TestRulesFolder(t *testing.T) {
 
 const everyTelemetry = "rules:\n  - {id: every, from: [\"v1/+/up/telemetry\"], to: [{kafka: {topic: vehicle.telemetry}}]}\n"
 
-// folder is the folder of rules of a gateway.
+// folder is a gateway's rules folder.
 type folder struct {
 	g   *harness.Gateway
 	dir string
@@ -48,12 +48,12 @@ func (f *folder) write(t *testing.T, text string) {
 	check.OK(t, os.WriteFile(f.file(), []byte(text), 0o600))
 }
 
-// attack ends with the folder as it was.
+// attack restores the folder at its end.
 func (f *folder) attack(ctx context.Context, t *testing.T) {
 	for round := 0; round == 0 || ctx.Err() == nil; round++ {
 		for range 8 {
 			f.write(t, "")
-			time.Sleep(200 * time.Millisecond) // as a slow writer does
+			time.Sleep(200 * time.Millisecond) // like a slow writer
 			f.write(t, everyTelemetry)
 			f.await(t, true)
 		}
@@ -87,7 +87,7 @@ func (f *folder) harms(t *testing.T) map[string]func() {
 	}
 }
 
-// await waits until /readyz says that the rules in force are those of the files, or that they are not.
+// await waits until /readyz reports whether the active rules are those of the files.
 func (f *folder) await(t *testing.T, want bool) bool {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
@@ -99,7 +99,8 @@ func (f *folder) await(t *testing.T, want bool) bool {
 	return false
 }
 
-// afterwards holds that nothing was filtered, kills the gateway, and starts it without the folder: its rules go on.
+// afterwards checks that nothing was filtered, kills the gateway, and restarts it without the folder: the rules must
+// stay active.
 func (f *folder) afterwards(t *testing.T, c *cell) {
 	ledger, err := c.Ledger(c.operator)
 	if err != nil || ledger["kafka"].Filtered != 0 {

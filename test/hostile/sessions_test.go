@@ -11,8 +11,8 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// TestSessionsLeftBehind has one service open as many sessions as it can, subscribe each to all telemetry, and leave them
-// behind, while vehicles publish as fast as they may: commands go on.
+// TestSessionsLeftBehind has one service open as many sessions as it can, each subscribed to all telemetry, and abandon
+// them, while vehicles publish at full rate. Commands must not be affected.
 func TestSessionsLeftBehind(t *testing.T) {
 	t.Parallel()
 	sessions := 300
@@ -27,7 +27,7 @@ func TestSessionsLeftBehind(t *testing.T) {
 			go publishWithoutEnd(ctx, c, "EVIL1", "v1/EVIL1/up/x")
 			go publishWithoutEnd(ctx, c, "EVIL2", "v1/EVIL2/up/x")
 			for i := 0; ctx.Err() == nil; i++ {
-				if i >= sessions { // and goes on to try: /readyz tells what was refused lately
+				if i >= sessions { // keeps trying: /readyz reports recent refusals
 					time.Sleep(time.Second)
 				}
 				if leaveSession(t, c, fmt.Sprintf("billing/%d", i), token) {
@@ -58,7 +58,8 @@ func TestSessionsLeftBehind(t *testing.T) {
 	})
 }
 
-// leaveSession opens a session that outlives its connection, subscribes, and goes away. False: it was refused.
+// leaveSession opens a session that outlives its connection, subscribes and disconnects. It returns false if it was
+// refused.
 func leaveSession(t *testing.T, c *cell, id, token string) bool {
 	t.Helper()
 	o := login(id, token)
@@ -76,7 +77,7 @@ func leaveSession(t *testing.T, c *cell, id, token string) bool {
 	return true
 }
 
-// publishWithoutEnd has a vehicle publish a kilobyte as often as the gateway lets it.
+// publishWithoutEnd publishes 1 KiB messages as fast as the gateway permits.
 func publishWithoutEnd(ctx context.Context, c *cell, vin, topic string) {
 	for ctx.Err() == nil {
 		s, err := mqtt.Open(c.Lab, login(vin, ""), nil)

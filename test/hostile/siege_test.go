@@ -14,43 +14,44 @@ import (
 	"cellgate/test/harness"
 )
 
-// siege is one attack on one gateway.
+// siege configures one attack on one gateway.
 type siege struct {
-	options harness.Options // Kafka and Redis are embedded ones if not set
-	honest  int             // vehicles that publish telemetry twice a second; 20 if 0
-	lasts   time.Duration   // of the attack with HOSTILE=full; HOSTILE_LASTS overrides it
-	topic   string          // Kafka topic that the rules send honest telemetry to; vehicle.telemetry if empty
-	// commands has a service send commands to a vehicle, one after the other.
+	options harness.Options // default: embedded Kafka and Redis
+	honest  int             // vehicles that publish twice per second; default 20
+	lasts   time.Duration   // duration with HOSTILE=full; HOSTILE_LASTS overrides it
+	topic   string          // topic of honest telemetry; default vehicle.telemetry
+	// commands runs a service that sends commands to a vehicle, one after the other.
 	commands bool
 	// prepare runs before the gateway starts, for topics and files.
 	prepare func(t *testing.T, g *harness.Gateway, kafka *harness.Kafka)
 	// attack returns when ctx ends.
 	attack func(ctx context.Context, t *testing.T, c *cell)
-	// until tells what the attack has not done yet: it lasts until it has, on a machine that is slow. May be nil.
+	// until returns an error until the attack has had its effect, which extends the attack on a slow machine. May be
+	// nil.
 	until func() error
-	// afterwards checks the gateway when the attack is over and everything has settled.
+	// afterwards checks the gateway after the attack, when nothing is pending.
 	afterwards func(t *testing.T, c *cell)
-	// worstCommand is the longest that any command may take at full length; 0: it is not judged.
+	// worstCommand is the highest acceptable latency of a command at full length; 0: not checked.
 	worstCommand time.Duration
-	// maxGrowth bounds the resident memory above what it was before the attack, in bytes; 256 MiB if 0.
+	// maxGrowth bounds the growth of resident memory during the attack, in bytes; default 256 MiB.
 	maxGrowth int64
 }
 
-// cell is a gateway under attack, with everything around it.
+// cell is a gateway under attack and the systems around it.
 type cell struct {
 	*harness.Gateway
 	kafka    *harness.Kafka
 	operator string // token with every scope
 }
 
-// Bounds that hold at full length. A latency under its floor is never judged: the machine is noisy.
+// Bounds at full length. Latencies below the floor are not checked because of noise.
 const (
-	minRate   = 0.95 // of the honest rate before
-	maxSlower = 2.0  // × the p99 before
+	minRate   = 0.95 // of the honest rate before the attack
+	maxSlower = 2.0  // × the p99 before the attack
 	p99Floor  = 50 * time.Millisecond
 )
 
-// besiege runs honest clients alone, then beside the attack, and compares.
+// besiege measures honest clients without and with the attack, and compares.
 func besiege(t *testing.T, s siege) {
 	t.Helper()
 	if testing.Short() {
@@ -79,7 +80,7 @@ func besiege(t *testing.T, s siege) {
 	if s.until != nil {
 		check.Within(t, 2*time.Minute, "the attack", s.until)
 	}
-	fleet.awaitDelivery(t, consumer) // the attack still goes on
+	fleet.awaitDelivery(t, consumer) // the attack is still running
 	during := collect(time.Since(begin), fleet, consumer, orders)
 	stop()
 	<-attacked
@@ -111,7 +112,7 @@ func (s *siege) start(t *testing.T) *cell {
 	return &cell{Gateway: g, kafka: s.options.Kafka, operator: g.OperatorToken()}
 }
 
-// span is how long the honest clients are watched alone.
+// span is how long the honest clients are measured without the attack.
 func (s *siege) span() time.Duration {
 	if full() {
 		return min(time.Minute, s.length())
@@ -129,7 +130,7 @@ func (s *siege) length() time.Duration {
 	return 3 * time.Second
 }
 
-// watch lets d pass, says every ten seconds that it is at work, and returns the peak of the resident memory.
+// watch waits for d, logs every ten seconds, and returns the peak of the resident memory.
 func watch(t *testing.T, c *cell, d time.Duration, what string) (peak int64) {
 	t.Helper()
 	for end := time.Now().Add(d); time.Now().Before(end); {
@@ -141,10 +142,10 @@ func watch(t *testing.T, c *cell, d time.Duration, what string) (peak int64) {
 	return peak
 }
 
-// figures are what honest clients saw during a span.
+// figures are the honest clients' measurements of one period.
 type figures struct {
 	span                   time.Duration
-	acked, delivered, sent int // PUBACKs, records in Kafka, commands with their outcome
+	acked, delivered, sent int // PUBACKs, records in Kafka, commands with an outcome
 	puback, kafka, command *latencies
 }
 
