@@ -26,8 +26,8 @@ import (
 	"cellgate/test/options"
 )
 
-// write makes a configuration whose Kafka, Redis and centre are all away, and returns its path. Without a folder of
-// rules it makes one that says that there are none.
+// write makes a configuration whose Kafka, Redis and centre are away, and returns its path. Without a rules folder it
+// creates one with no rules.
 func write(t *testing.T, dir, extra string) string {
 	t.Helper()
 	text := fmt.Sprintf(`cell: {id: cell-1, node: gw-1}
@@ -47,7 +47,7 @@ rules: {path: rules, watch: false}
 	return file
 }
 
-// replace changes a piece of a file.
+// replace replaces a part of a file.
 func replace(t *testing.T, file, old, text string) {
 	t.Helper()
 	body, err := os.ReadFile(file) //nolint:gosec // a test's file
@@ -79,7 +79,7 @@ func started(ctx context.Context, cfg *configs.Config, log io.Writer, source clo
 	return a, err
 }
 
-// refusedStart is why a gateway does not start; nil if it does.
+// refusedStart returns why a gateway does not start; nil if it does.
 func refusedStart(t *testing.T, file string) error {
 	t.Helper()
 	cfg, err := configs.Load(file)
@@ -122,8 +122,8 @@ func drive(t *testing.T, a *App, first int) uint64 {
 	return r.Acknowledged
 }
 
-// everything that a gateway delivers to is away, at the start too: vehicles notice nothing, /readyz names
-// what is away, and the ledger keeps what is owed over a restart.
+// With every destination away, also at the start, vehicles notice nothing, /readyz names what is away, and the ledger
+// keeps pending messages over a restart.
 func TestServesWithEverythingAway(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -144,8 +144,7 @@ func TestServesWithEverythingAway(t *testing.T) {
 	awaitPending(t, b, token, acked)
 }
 
-// awaitPending waits until the Kafka sink owes at least n messages. Results of commands and the like are
-// records too.
+// awaitPending waits until at least n messages are pending for the Kafka sink. Command results count too.
 func awaitPending(t *testing.T, a *App, token string, n uint64) {
 	t.Helper()
 	type line struct {
@@ -188,7 +187,7 @@ func TestReloadIsWholeOrNotAtAll(t *testing.T) {
 	file := write(t, dir, "log: {level: info}\nlimits: {max_keepalive: 20m}\n")
 	a, _ := boot(t, file)
 
-	// A key that can be reloaded, and one that cannot.
+	// One key that can be reloaded, and one that cannot.
 	replace(t, file, "level: info", "level: error")
 	replace(t, file, "node: gw-1", "node: gw-2")
 	replace(t, file, "central: {", "central: {bandwidth: 3MiB/s, ")
@@ -204,7 +203,7 @@ func TestReloadIsWholeOrNotAtAll(t *testing.T) {
 		t.Errorf("bandwidth %d, %+v", n, r)
 	}
 
-	// A broken configuration, and broken rules beside a good one, change nothing.
+	// A broken configuration, and broken rules next to a good one, change nothing.
 	replace(t, file, "level: error", "level: loud")
 	if _, err := a.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "log.level") {
 		t.Errorf("error %v", err)
@@ -251,7 +250,7 @@ func TestBrokenRulesAtTheFirstStartAreAnError(t *testing.T) {
 	if err := refusedStart(t, file); err == nil || !strings.Contains(err.Error(), "x.rules.yaml:3:") {
 		t.Fatalf("error %v", err)
 	}
-	// A gateway that had good rules goes on with them after a restart, and says so.
+	// After a restart a gateway continues with the last good rules, and reports it.
 	check.OK(t, os.Remove(rule))
 	good, _ := boot(t, file)
 	hash := good.rules.state().Hash

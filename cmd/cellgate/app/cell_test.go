@@ -18,7 +18,7 @@ import (
 	"cellgate/test/check"
 )
 
-// place is a data folder with a configuration whose gateway has that name and that Redis.
+// place makes a data folder with a configuration for a gateway name and a Redis.
 func place(t *testing.T, node, mode, redis string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -37,7 +37,7 @@ func place(t *testing.T, node, mode, redis string) string {
 	return file
 }
 
-// TestRefusal: a cell of single has one gateway, and a name one; who comes second is told of the one that is there.
+// TestRefusal: a second gateway of a single cell, or with the same name, is refused with the name of the first.
 func TestRefusal(t *testing.T) {
 	t.Parallel()
 	for _, one := range []struct{ what, first, second, node, want string }{
@@ -59,7 +59,7 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
-// TestTwoOfSeveral run beside each other, and know each other.
+// TestTwoOfSeveral: two gateways run next to each other and know each other.
 func TestTwoOfSeveral(t *testing.T) {
 	t.Parallel()
 	addr := miniredis.RunT(t).Addr()
@@ -73,7 +73,7 @@ func TestTwoOfSeveral(t *testing.T) {
 	check.OK(t, knows(a, "gw-1"))
 }
 
-// knows reports whether a gateway knows that these live, and no others.
+// knows returns an error unless a gateway knows exactly these living gateways.
 func knows(a *App, nodes ...string) error {
 	var names []string
 	all, _ := a.liveness.gateways()
@@ -88,7 +88,7 @@ func knows(a *App, nodes ...string) error {
 	return nil
 }
 
-// TestDeadGateway: what Redis tells of a gateway that was killed stops nobody for longer than its time, and one with the same data_dir not at
+// TestDeadGateway: the entry of a killed gateway delays others until it expires, and one with the same data_dir not at
 // all.
 func TestDeadGateway(t *testing.T) {
 	t.Parallel()
@@ -101,7 +101,7 @@ func TestDeadGateway(t *testing.T) {
 	a, _ := boot(t, file)
 	gone := a.liveness.self
 	halt(t, a)
-	_, err = store.Alive(t.Context(), gone, 3*time.Second) // it was killed a moment ago
+	_, err = store.Alive(t.Context(), gone, 3*time.Second) // it has just been killed
 	check.OK(t, err)
 	b, _ := boot(t, file)
 	if b.liveness.self.Boots != gone.Boots+1 || b.liveness.self.Dir != gone.Dir {
@@ -113,7 +113,7 @@ func TestDeadGateway(t *testing.T) {
 	boot(t, place(t, "gw-1", "single", server.Addr())) // its disk is lost
 }
 
-// TestReplaced: a gateway that finds a later boot of its data_dir in its place ends.
+// TestReplaced: a gateway ends when it finds a later boot of its data_dir.
 func TestReplaced(t *testing.T) {
 	t.Parallel()
 	server := miniredis.RunT(t)
@@ -132,7 +132,7 @@ func TestReplaced(t *testing.T) {
 	}
 }
 
-// TestAwayAtTheStart: without Redis a gateway starts; one that should not have ends when Redis shows it.
+// TestAwayAtTheStart: without Redis a gateway starts; one that should not have ends when Redis is back.
 func TestAwayAtTheStart(t *testing.T) {
 	t.Parallel()
 	server := miniredis.RunT(t)
@@ -152,7 +152,7 @@ func TestAwayAtTheStart(t *testing.T) {
 	}
 }
 
-// TestOpening: a new cell is begun after a while, its memory outlives a stop, and a Redis that was flushed is offered to again.
+// TestOpening: a new cell begins after a while, its memory survives a stop, and a flushed Redis gets new offers.
 func TestOpening(t *testing.T) {
 	t.Parallel()
 	server := miniredis.RunT(t)

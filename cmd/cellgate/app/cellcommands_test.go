@@ -14,7 +14,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// opened waits until the cell decides about commands at every gateway.
+// opened waits until commands can be decided at every gateway.
 func (r *rig) opened() {
 	r.t.Helper()
 	for _, a := range r.gw {
@@ -22,7 +22,7 @@ func (r *rig) opened() {
 	}
 }
 
-// serve connects a vehicle that carries out what it is sent, each id once, until its connection ends.
+// serve connects a vehicle that executes each command id once, until its connection ends.
 func (r *rig) serve(gw int, vin string) (done func() map[string]int) {
 	r.t.Helper()
 	c := r.connect(gw, vin, mqtt.V5)
@@ -60,7 +60,7 @@ func (r *rig) serve(gw int, vin string) (done func() map[string]int) {
 	}
 }
 
-// outcomes are the states that are told of each command, in any order.
+// outcomes returns the published states of each command, in any order.
 func (r *rig) outcomes() map[string]string {
 	out := map[string]string{}
 	for _, rec := range r.kafka.Read(topicResults) {
@@ -71,8 +71,8 @@ func (r *rig) outcomes() map[string]string {
 	return out
 }
 
-// TestCommandsOfTheCell: commands from Kafka to vehicles at either gateway all arrive and are told once; one that is given to the wrong
-// gateway is delivered, and one is cancelled at the gateway that has not accepted it.
+// TestCommandsOfTheCell: commands from Kafka reach vehicles at either gateway and are published once. One is sent to a
+// gateway that does not have the vehicle, and one is cancelled at a gateway that did not accept it.
 func TestCommandsOfTheCell(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2)

@@ -17,7 +17,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// ends are the disconnected of a vehicle by epoch, once there are n.
+// ends returns the disconnected events of a vehicle by epoch, once there are n.
 func (r *rig) ends(vin string, n int) map[int64][]told {
 	r.t.Helper()
 	var all map[int64][]told
@@ -36,7 +36,7 @@ func (r *rig) ends(vin string, n int) map[int64][]told {
 	return all
 }
 
-// lost is a session of a gateway that lives no longer than ttl from now on.
+// lost makes a session of a gateway that dies after ttl.
 func (r *rig) lost(vin string, ttl time.Duration) cell.Connection {
 	r.t.Helper()
 	gone := cell.Gateway{Node: "gw-9", Boot: "b9", Dir: "d9", Mode: "several", Start: time.Now(), Runs: "{}"}
@@ -50,7 +50,7 @@ func (r *rig) lost(vin string, ttl time.Duration) cell.Connection {
 	return c
 }
 
-// TestEndNumberedByTheDead: of an end that was numbered, and not told, by a gateway that is then killed a survivor tells at once.
+// TestEndNumberedByTheDead: a survivor publishes an end that a killed gateway had numbered but not published.
 func TestEndNumberedByTheDead(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 1)
@@ -62,7 +62,7 @@ func TestEndNumberedByTheDead(t *testing.T) {
 	}
 }
 
-// TestEndUnconfirmed: an end that a survivor could not have confirmed is tried again.
+// TestEndUnconfirmed: an end that could not be confirmed is tried again.
 func TestEndUnconfirmed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 1)
@@ -83,8 +83,8 @@ func TestEndUnconfirmed(t *testing.T) {
 	}
 }
 
-// TestEndForgottenByRedis: a session that ended while Redis was away, and whose gateway was then stopped, has its end told by the next boot,
-// though Redis has lost it, and another gateway has the vehicle.
+// TestEndForgottenByRedis: a session ends while Redis is away, and its gateway stops. The next boot publishes the end,
+// though Redis has lost the session and another gateway has the vehicle.
 func TestEndForgottenByRedis(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2)
@@ -112,7 +112,8 @@ func TestEndForgottenByRedis(t *testing.T) {
 	})
 }
 
-// TestEndOfAForgottenClaim: a connection whose claim Redis has lost begins anew for the cell, and the session that was told before ends.
+// TestEndOfAForgottenClaim: when Redis has lost a claim, the connection gets a new session in the cell and the previous
+// one ends.
 func TestEndOfAForgottenClaim(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 1)
@@ -134,8 +135,8 @@ func TestEndOfAForgottenClaim(t *testing.T) {
 	c.Ping()
 }
 
-// TestOldBackup: a Redis that is as it was earlier has sessions whose ends were told, which are told no more, and numbers of earlier, behind
-// which no event falls.
+// TestOldBackup: after a restore of an old backup, ends that were published are not published again, and sequences do
+// not go back.
 func TestOldBackup(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 1)
@@ -199,7 +200,7 @@ func TestOldBackup(t *testing.T) {
 	}
 }
 
-// TestAwayAfterTwo: one call whose time is over does not say that Redis is away, two in a row do, and so does a broken connection.
+// TestAwayAfterTwo: Redis counts as away after two timeouts in a row or a broken connection, not after one timeout.
 func TestAwayAfterTwo(t *testing.T) {
 	t.Parallel()
 	m := &member{log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1)}

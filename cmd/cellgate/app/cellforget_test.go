@@ -18,7 +18,7 @@ import (
 	"cellgate/test/harness"
 )
 
-// lose ends a gateway for good, with its disk, once another one knows it as a member.
+// lose ends a gateway permanently, with its disk, once another one knows it as a member.
 func (r *rig) lose(gw, known int) {
 	r.t.Helper()
 	r.remembers(known, r.gw[gw].cfg.Cell.Node, true)
@@ -26,7 +26,7 @@ func (r *rig) lose(gw, known int) {
 	check.OK(r.t, os.RemoveAll(string(r.gw[gw].cfg.DataDir)))
 }
 
-// remembers waits until a gateway has a name among the members that it remembers, or has not.
+// remembers waits until a name is, or is not, among the members that a gateway remembers.
 func (r *rig) remembers(gw int, node string, want bool) {
 	r.t.Helper()
 	m := r.gw[gw].member
@@ -40,7 +40,7 @@ func (r *rig) remembers(gw int, node string, want bool) {
 	})
 }
 
-// waitsFor waits until commands at a gateway are refused for want of a member, which is named.
+// waitsFor waits until commands at a gateway are refused with the name of a missing member.
 func (r *rig) waitsFor(gw int, node string) {
 	r.t.Helper()
 	check.Within(r.t, 30*time.Second, "commands are refused", func() error {
@@ -96,7 +96,8 @@ func (r *rig) forget(gw int, node string) (status int, done ForgottenGateway, te
 	return status, done, string(answer)
 }
 
-// TestForgetAfterAFlush: a gateway is gone with its disk, and Redis has lost everything. Commands are refused until it is forgotten.
+// TestForgetAfterAFlush: with a gateway's disk lost and Redis flushed, commands are refused until the gateway is
+// forgotten.
 func TestForgetAfterAFlush(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2)
@@ -137,8 +138,8 @@ func TestForgetAfterAFlush(t *testing.T) {
 	})
 }
 
-// TestForgottenCommandsAreUnknown: what a gateway accepted that is forgotten after Redis has become another server may have been sent
-// by it. It ends as unknown, and is neither sent nor cancelled.
+// TestForgottenCommandsAreUnknown: commands accepted by a forgotten gateway end as unknown after Redis was replaced:
+// that gateway may have sent them. They are neither sent nor cancelled.
 func TestForgottenCommandsAreUnknown(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 3)
@@ -172,7 +173,7 @@ func TestForgottenCommandsAreUnknown(t *testing.T) {
 	})
 }
 
-// TestForgetRefuses who lives, itself, whom nobody knows, and while Redis is away.
+// TestForgetRefuses: a living gateway, itself, an unknown one, and any while Redis is away.
 func TestForgetRefuses(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2)

@@ -63,7 +63,7 @@ func newRigWith(t *testing.T, n int, rules string) *rig {
 	return r
 }
 
-// patient has a gateway wait for Redis whatever else the machine does.
+// patient makes a gateway wait longer for Redis, for busy machines.
 func (r *rig) patient(a *App) {
 	r.t.Helper()
 	a.claims.wait.Store(int64(10 * time.Second))
@@ -95,7 +95,8 @@ func (r *rig) connect(gw int, vin string, version byte) *mqtt.T {
 	return c
 }
 
-// events are those of vehicle.presence of a vehicle, in the order of (epoch, seq), once there are n different ones.
+// events returns the vehicle.presence events of a vehicle in the order of (epoch, seq), once there are n different
+// ones.
 func (r *rig) events(vin string, n int) []told {
 	r.t.Helper()
 	var out []told
@@ -128,8 +129,8 @@ type told struct {
 
 const roamer = "LROAM000000000001"
 
-// TestRoaming: a vehicle that connects to another gateway ends its connection with the first one, finds its session there, and presence
-// tells the truth, in order.
+// TestRoaming: a vehicle that connects to another gateway loses its first connection and keeps its session. Its
+// presence is correct and in order.
 func TestRoaming(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2)
@@ -172,8 +173,9 @@ func TestRoaming(t *testing.T) {
 	}
 }
 
-// TestTaken: the claim of another gateway ends the connection, though that gateway has not heard the answer, and though the notice comes
-// while this one waits for the answer to its own. The claim of an older connection ends nothing: this gateway claims again.
+// TestTaken: another gateway's claim ends the connection here, even if that gateway missed the answer, or the notice
+// comes while this one waits for its own answer. The claim of an older connection ends nothing: this gateway claims
+// again.
 func TestTaken(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 1)
@@ -230,8 +232,8 @@ func TestTaken(t *testing.T) {
 	third.Ping()
 }
 
-// TestAwayRedis: without Redis vehicles are served on what their gateway knows; when it is back, the claims that could not be made are,
-// and the younger connection stays.
+// TestAwayRedis: without Redis vehicles are served with local state. When it is back, late claims are made and the
+// younger connection stays.
 func TestAwayRedis(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2)
@@ -270,8 +272,8 @@ func TestAwayRedis(t *testing.T) {
 	})
 }
 
-// TestGatewayLost: a survivor tells of the vehicles of a gateway that lives no more, unless they have come back; what was said of an end
-// and not told is told.
+// TestGatewayLost: a survivor publishes the ends of a dead gateway's vehicles unless they are back, and an end that was
+// recorded but not published.
 func TestGatewayLost(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 1)
@@ -312,8 +314,8 @@ func TestGatewayLost(t *testing.T) {
 	c.Ping()
 }
 
-// TestPeerKeys: each gateway signs with its own key, and all accept what one of them has signed; who can only write to Redis makes no key.
-// What was learnt outlives Redis and a restart.
+// TestPeerKeys: each gateway signs with its own key and all accept it. Write access to Redis is not enough to add a
+// key. Known keys survive a loss of Redis and a restart.
 func TestPeerKeys(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2)
@@ -362,7 +364,7 @@ func (a *App) forgery(t *testing.T) auth.Config {
 	return c
 }
 
-// TestAnyGateway: what is asked of a vehicle is answered at every gateway, wherever the vehicle is, and what differs between gateways is named.
+// TestAnyGateway: every gateway answers for every vehicle of the cell, and names what differs between gateways.
 func TestAnyGateway(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 2)
@@ -414,8 +416,8 @@ func TestAnyGateway(t *testing.T) {
 	})
 }
 
-// TestRecordsBeforeTheClaim holds that what a vehicle sends before the cell has answered is ordered too: after its connection
-// before, and before what it sends then.
+// TestRecordsBeforeTheClaim: records sent before the cell has answered are ordered after those of the previous
+// connection and before later ones.
 func TestRecordsBeforeTheClaim(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 1)

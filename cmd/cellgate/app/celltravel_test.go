@@ -94,8 +94,8 @@ func (r *travellers) alarms() []string {
 	return out
 }
 
-// same holds alarms against those that one gateway tells of as many rounds. Where a state came too late for the bounds, the rules may begin
-// anew, and nothing can be compared: a machine on which that happens is too busy for this test.
+// same compares alarms with those of one gateway in as many rounds. If a state came too late, rules may start empty and
+// nothing can be compared: then the machine is too busy for this test.
 func (r *travellers) same() {
 	r.t.Helper()
 	for _, a := range r.gw {
@@ -140,8 +140,8 @@ func less(a, b []string) []string {
 	})
 }
 
-// TestOperatorStateTravels: rules go on with a vehicle where those of the gateway before have left off, whether it has left, is taken over, or
-// comes back.
+// TestOperatorStateTravels: rules continue with a vehicle's state from its previous gateway, whether that has stopped,
+// lost the vehicle, or gets it back.
 func TestOperatorStateTravels(t *testing.T) {
 	t.Parallel()
 	r := newTravellers(t, 3, 6)
@@ -163,8 +163,8 @@ func TestOperatorStateTravels(t *testing.T) {
 	r.same()
 }
 
-// TestRollingRestart: each of three gateways is stopped and started; its vehicles go to the others. The alarms are those of one
-// gateway that is not.
+// TestRollingRestart: three gateways are restarted in turn while vehicles move between them. The alarms equal those of
+// one gateway without restarts.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
 	r := newTravellers(t, 3, 9)

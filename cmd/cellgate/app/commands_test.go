@@ -42,7 +42,7 @@ func silent(t *testing.T) (addr string, asked <-chan struct{}) {
 	return ln.Addr().String(), came
 }
 
-// What begins to count anew, the state file or the topic, does not give a name for the second time.
+// Names stay unique when the state file or the topic is recreated.
 func TestNamesOfCommandEventsAndRecords(t *testing.T) {
 	t.Parallel()
 	if a, b := eventID("gw-1", &command.Event{N: 1, Epoch: 36}), eventID("gw-1", &command.Event{N: 1, Epoch: 37}); a == b || a != "gw-1-command-10-1" {
@@ -55,7 +55,7 @@ func TestNamesOfCommandEventsAndRecords(t *testing.T) {
 	}
 }
 
-// A Kafka that hangs must not keep the gateway from ending: whoever stops it kills it then.
+// A silent Kafka must not keep the gateway from stopping.
 func TestStopDoesNotWaitForASilentKafka(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// TestDrainStopped holds that a drain that was stopped leaves nothing of its orders behind, only when it
-// began and how many it sent away.
+// TestDrainStopped: after a drain was stopped only its start time and the number of vehicles remain.
 func TestDrainStopped(t *testing.T) {
 	t.Parallel()
 	d := &drainer{}
@@ -87,8 +86,7 @@ func TestDrainEndWaits(t *testing.T) {
 	}
 }
 
-// TestDrainSlowest holds that the lowest rates mean a long pause, not none: 1 s divided by them does not fit a
-// time.Duration.
+// TestDrainEndWaits: after the end of a drain no vehicle is sent away.
 func TestDrainSlowest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -60,7 +60,7 @@ func newOrders(t *testing.T) (*orders, string) {
 	return &orders{t, c, kadm.NewClient(fakekafka.Client(t, c))}, file
 }
 
-// A gateway that has no position yet goes on where it was as a member of the group.
+// Without a position a gateway continues at the group's offset.
 func TestInboxGoesOnWhereTheGroupWas(t *testing.T) {
 	t.Parallel()
 	o, file := newOrders(t)
@@ -115,7 +115,7 @@ func TestInboxBeginsAndGoesOn(t *testing.T) {
 	}
 }
 
-// A topic that is made anew is read from its first record, and what retention has taken is reported.
+// A recreated topic is read from its first record, and records lost to retention are reported.
 func TestInboxPassesGaps(t *testing.T) {
 	t.Parallel()
 	o, file := newOrders(t)

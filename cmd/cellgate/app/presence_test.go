@@ -18,7 +18,7 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// An event that Kafka refuses for good does not take with it those that Kafka has not answered yet.
+// An event refused permanently by Kafka does not affect those that are still under way.
 func TestRefusedPresenceLeavesTheOthers(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(2, topicPresence))

@@ -24,7 +24,7 @@ func overwrite(t *testing.T, file, text string) {
 	check.OK(t, os.WriteFile(file, []byte(text), 0o600))
 }
 
-// mishaps are what happens to a folder of rules without anybody wanting its rules gone. Each has what /readyz says.
+// mishaps are accidents to a rules folder, with what /readyz says.
 var mishaps = map[string]struct {
 	does func(t *testing.T, dir string)
 	told string
@@ -43,8 +43,8 @@ var mishaps = map[string]struct {
 	}, "no file"},
 }
 
-// Rules that run go on when their folder loses them, on every way to new rules and over a restart; the rules take
-// effect again, and are told no more of, when the folder is as it was.
+// Running rules survive accidents to their folder, on every way to new rules and over a restart. When the folder is
+// restored the report ends.
 func TestRulesOutliveTheirFolder(t *testing.T) {
 	t.Parallel()
 	for name, m := range mishaps {
@@ -74,7 +74,7 @@ func TestRulesOutliveTheirFolder(t *testing.T) {
 	}
 }
 
-// A gateway that never had rules does not begin without any, and does not make their folder.
+// A gateway without earlier rules does not start without rules, and does not create their folder.
 func TestAFirstStartNeedsRules(t *testing.T) {
 	t.Parallel()
 	for name, m := range mishaps {
@@ -131,7 +131,7 @@ func rulesEmpty(t *testing.T, a *App) {
 	}
 }
 
-// A file that says that there are no rules, or an operator who says so, is believed, over restarts too.
+// A file without rules, or an operator's request for none, is respected over restarts too.
 func TestNoRulesOnRequest(t *testing.T) {
 	t.Parallel()
 	none := func(t *testing.T, _ *App, dir string) { overwrite(t, ruleFile(dir), "rules: []\n") }
@@ -165,7 +165,7 @@ func TestNoRulesOnRequest(t *testing.T) {
 	}
 }
 
-// A file without rules that was there all the time is no word that the others are to go.
+// A file without rules that was there before does not permit the removal of the others.
 func TestOneFileOfTwoIsNoRequest(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -205,8 +205,7 @@ func TestChangesOfRulesAreAudited(t *testing.T) {
 
 const failing = "tests:\n  - name: everything is told\n    steps: [{topic: \"v1/${vin}/up/telemetry\", payload: {a: 1}, expect: none}]\n"
 
-// Rules whose own tests fail do not go into force, on any way, unless the configuration says so. They do as soon as the
-// test is mended.
+// Rules whose tests fail do not go into force unless the configuration permits it; they do once the test is fixed.
 func TestRulesMustPassTheirTests(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -424,7 +423,7 @@ func TestRulesOfARefusedReloadAreNotForgotten(t *testing.T) {
 	lookAt(t, a, "better", true)
 }
 
-// A caller who does not wait leaves no trace: the next look judges the files.
+// A cancelled call changes no state: the next look examines the files.
 func TestACallerWhoGivesUpDegradesNothing(t *testing.T) {
 	t.Parallel()
 	a, dir, _ := withRules(t)

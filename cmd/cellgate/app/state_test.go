@@ -51,8 +51,8 @@ func cutJournal(t *testing.T, dir, from string) {
 	t.Fatalf("no %q in %s", from, dir)
 }
 
-// A journal that has lost its end is noticed by what its readers have written down: the loss is reported, and no
-// sequence, and so no msg-id, is used twice.
+// A lost journal end is detected by its readers' positions. The loss is reported, and no sequence, and so no msg-id, is
+// reused.
 func TestALostJournalEndIsNoticed(t *testing.T) {
 	t.Parallel()
 	file := write(t, t.TempDir(), "")
@@ -98,8 +98,7 @@ func known(t *testing.T, a *App, last uint64) {
 	}
 }
 
-// Nothing of the journal may go before all its consumers have said where they are: they come one by one, and
-// the one behind would lose what the first one is past.
+// The journal retains everything until all its consumers have registered their positions.
 func TestJournalIsHeldUntilItsConsumersAreThere(t *testing.T) {
 	t.Parallel()
 	cfg, err := configs.Load(write(t, t.TempDir(), ""))

@@ -72,7 +72,7 @@ func metrics(t *testing.T, a *App) string {
 	return string(text)
 }
 
-// A gap in the outbox is told everywhere, and an operator's skip is recorded and audited with the operator's name.
+// A gap in the outbox is reported everywhere. A skip is recorded and audited with the operator's name.
 func TestSyncSkip(t *testing.T) {
 	t.Parallel()
 	cell := fakekafka.Cluster(t, kfake.SeedTopics(1, append(kafkaclient.OutboxTopics(), topicCommands)...))
@@ -134,7 +134,7 @@ func TestSyncSkip(t *testing.T) {
 	}
 }
 
-// Without the cell's Kafka the lag is not known, which is not 0.
+// Without the cell's Kafka the lag is unknown, not 0.
 func TestLagThatIsNotKnown(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -152,8 +152,8 @@ func TestLagThatIsNotKnown(t *testing.T) {
 	}
 }
 
-// What is gone from vehicle.commands is counted, reported, and no reason to stop; what no vehicle could have been
-// sent any more is no alarm.
+// Missing records of vehicle.commands are counted and reported, and reading continues. Records too old to matter raise
+// no alarm.
 func TestCommandsThatAreGone(t *testing.T) {
 	t.Parallel()
 	old, fresh := time.Now().Add(-8*24*time.Hour), time.Now()

@@ -17,7 +17,7 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// A lane that an operator has paused stands, over a restart too, until it is resumed; the others go. All of it is audited.
+// A paused lane stands until it is resumed, also over a restart, while the others continue. Pauses are audited.
 func TestSyncPause(t *testing.T) {
 	t.Parallel()
 	cell := fakekafka.Cluster(t, kfake.SeedTopics(1, append(kafkaclient.OutboxTopics(), topicCommands)...))
@@ -62,7 +62,7 @@ func TestSyncPause(t *testing.T) {
 	}
 }
 
-// Addresses and credentials of the centre are exchanged without a restart; a broken set changes nothing.
+// Addresses and credentials of the centre can be replaced without a restart. A broken set changes nothing.
 func TestTheCentreIsReloaded(t *testing.T) {
 	t.Parallel()
 	cell := fakekafka.Cluster(t, kfake.SeedTopics(1, append(kafkaclient.OutboxTopics(), topicCommands)...))

@@ -16,7 +16,7 @@ const year = 365 * 24 * time.Hour
 
 var clockSteps = []time.Duration{time.Second, -time.Second, time.Hour, -time.Hour, 10 * year, -10 * year}
 
-// clockIsDegraded waits until /readyz names the clock, or names it no more, and the gateway serves all the same.
+// clockIsDegraded waits until /readyz names the clock, or no longer does. The gateway serves in either case.
 func clockIsDegraded(t *testing.T, a *App, want bool) {
 	t.Helper()
 	check.Within(t, check.Patience, fmt.Sprintf("the clock's step is named: %v", want), func() error {
@@ -31,8 +31,8 @@ func clockIsDegraded(t *testing.T, a *App, want bool) {
 	})
 }
 
-// TestClockStepsWhileRunning: a step is noticed although nothing is received, told of in log, metric and /readyz, and
-// forgotten after a while.
+// TestClockStepsWhileRunning: a step is noticed without any messages, reported in log, metric and /readyz, and no
+// longer after a while.
 func TestClockStepsWhileRunning(t *testing.T) {
 	t.Parallel()
 	for _, by := range clockSteps {
@@ -88,7 +88,7 @@ func presenceEpochOf(t *testing.T, a *App) int64 {
 	return epoch
 }
 
-// TestClockMovesBetweenRuns: what was counted goes on, the clock's move is told of, and the epochs of presence rise.
+// TestClockMovesBetweenRuns: intervals continue, the clock's move is reported, and the epochs of presence rise.
 func TestClockMovesBetweenRuns(t *testing.T) {
 	t.Parallel()
 	for _, by := range clockSteps {
