@@ -14,16 +14,16 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// auditor compares the fleets' ledgers with Kafka while both grow, and forgets what it has compared: the memory
-// of a thousand rounds is that of fifty. Every acknowledged message is in Kafka, the first appearances of a
-// vehicle's messages are in order, and a message that is there more than once has one msg-id.
+// auditor compares the fleets' ledgers with Kafka while both grow, and forgets what it has compared, so that memory
+// does not grow with the rounds. Every acknowledged message must be in Kafka, first occurrences of a vehicle's messages
+// must be in order, and duplicates must have the same msg-id.
 type auditor struct {
 	brokers []string
 	topic   string
 	ledgers []string
 
 	read     []int64         // bytes of each ledger
-	offsets  map[int32]int64 // of the topic, next to read
+	offsets  map[int32]int64 // next offset to read
 	vehicles map[string]*vehicle
 	waiting  map[string]struct{} // "VIN/seq": acknowledged, not in Kafka yet
 
@@ -50,8 +50,8 @@ func (a *auditor) String() string {
 		a.acked, a.records, a.duplicates, len(a.waiting), len(a.wrong))
 }
 
-// audit takes what the ledgers hold now and waits until all of it is in Kafka, at most until limit is over.
-// Then it lets go of everything before.
+// audit reads the ledgers and waits, at most limit, until Kafka has all their messages. Then it forgets everything
+// before.
 func (a *auditor) audit(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -87,7 +87,7 @@ func (a *auditor) missing() (some []string) {
 	return some
 }
 
-// readLedger takes the whole lines that a ledger has got.
+// readLedger reads the new complete lines of a ledger.
 func (a *auditor) readLedger(i int) error {
 	f, err := os.Open(a.ledgers[i])
 	if err != nil {
@@ -116,7 +116,7 @@ func (a *auditor) readLedger(i int) error {
 
 func name(vin string, seq int64) string { return vin + "/" + strconv.FormatInt(seq, 10) }
 
-// readKafka takes the topic up to its present end.
+// readKafka reads the topic up to its current end.
 func (a *auditor) readKafka(ctx context.Context) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(a.brokers...))
 	if err != nil {
@@ -199,8 +199,8 @@ func header(r *kgo.Record, key string) string {
 	return ""
 }
 
-// forget gives up what has been compared, and lets Kafka give up its records: those of this topic that were
-// read, and all of the others.
+// forget drops what has been compared and deletes records in Kafka: those of this topic that were read, and all of
+// other topics.
 func (a *auditor) forget(ctx context.Context) error {
 	for _, v := range a.vehicles {
 		v.older, v.ids = v.ids, map[int64]string{}

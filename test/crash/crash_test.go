@@ -1,5 +1,5 @@
-// Package crash kills the gateway with kill -9 at random moments under load, and compares what the fleet
-// was acknowledged with what arrived in Kafka.
+// Package crash kills the gateway with kill -9 at random moments under load and compares the fleet's acknowledgements
+// with the records in Kafka.
 package crash
 
 import (
@@ -16,7 +16,7 @@ import (
 	"cellgate/test/harness"
 )
 
-// fromEnv is a number from the environment, else byDefault.
+// fromEnv returns a number from the environment, or byDefault.
 func fromEnv(t *testing.T, name string, byDefault int64) int64 {
 	t.Helper()
 	text := os.Getenv(name)
@@ -32,24 +32,24 @@ func fromEnv(t *testing.T, name string, byDefault int64) int64 {
 
 const (
 	vehicles = 200
-	// auditEvery is how many rounds there are between two audits.
+	// auditEvery is the number of rounds between two audits.
 	auditEvery = 50
-	// startKills is the share of rounds that end while the gateway starts: while it recovers the journal, reads its
-	// state, and lets the fleet in.
+	// startKills is the share of rounds that kill the gateway during startup: while it recovers the journal, reads its
+	// state and admits the fleet.
 	startKills = 0.3
 )
 
-// killed is a gateway under load that is killed again and again.
+// killed is a gateway under load that is killed repeatedly.
 type killed struct {
 	*harness.Gateway
 	t      *testing.T
 	ledger string
-	start  time.Duration // of the last whole start
+	start  time.Duration // duration of the last complete start
 }
 
-// TestKillUnderLoad: 200 vehicles publish five times a second through a journal whose segments last about a second,
-// the gateway is killed and started again and again, and every message that a vehicle saw acknowledged is in
-// Kafka, in order, under one msg-id. $CRASH_ROUNDS says how often, 3 without it.
+// TestKillUnderLoad: 200 vehicles publish five times per second through a journal with segments of about a second. The
+// gateway is killed and restarted $CRASH_ROUNDS times (default 3). Every message that a vehicle saw acknowledged must
+// be in Kafka, in order, with one msg-id.
 func TestKillUnderLoad(t *testing.T) {
 	rounds := int(fromEnv(t, "CRASH_ROUNDS", 3))
 	kafka := harness.EmbeddedKafka(t)
@@ -86,7 +86,7 @@ func TestKillUnderLoad(t *testing.T) {
 	fmt.Printf("%d kills in %v: %v\n", rounds, time.Since(began).Round(time.Second), audit)
 }
 
-// round kills the gateway at a random moment and has it serve again. Some kills come while it starts.
+// round kills the gateway at a random moment, sometimes during startup, and waits until it serves again.
 func (k *killed) round(n, of int) {
 	k.t.Helper()
 	if rand.Float64() < startKills && k.start > 0 {
@@ -109,12 +109,12 @@ func (k *killed) round(n, of int) {
 	before, began := size(k.t, k.ledger), time.Now()
 	k.Gateway.Start()
 	k.start = time.Since(began)
-	// A quarter of the fleet's messages of a second have been acknowledged again before the next round.
+	// The next round starts after a quarter of one second's messages have been acknowledged.
 	k.acknowledged(before, vehicles/4)
 	fmt.Printf("  serving again after %v, acknowledging after %v\n", k.start.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 }
 
-// bytesPerLine is the least that a ledger line takes: a VIN, a space, a digit and the newline.
+// bytesPerLine is the minimum length of a ledger line: a VIN, a space, a digit and the newline.
 const bytesPerLine = 20
 
 func size(t *testing.T, file string) int64 {
@@ -124,7 +124,7 @@ func size(t *testing.T, file string) int64 {
 	return info.Size()
 }
 
-// acknowledged waits until the ledger has grown by so many lines.
+// acknowledged waits until the ledger has grown by the given number of lines.
 func (k *killed) acknowledged(before int64, lines int64) {
 	k.t.Helper()
 	want := before + lines*bytesPerLine

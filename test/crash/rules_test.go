@@ -30,7 +30,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// constructs have everything of the language that remembers, goes by time, or reads what is not in the message.
+// constructs use every part of the language that keeps state, depends on time, or reads data outside the message.
 const constructs = `
 zones:
   gate: {lat: 31.2, lon: 121.4, radius: 500}
@@ -57,7 +57,7 @@ rules:
   - {id: faulty, from: ["v1/+/up/telemetry"], when: payload.x > 3, to: [{kafka: {topic: t.faulty}}], limits: {errors: 5% per 24h then shadow}}
 `
 
-// later is a set that comes in the middle.
+// later is a rule set that is loaded during the test.
 const later = constructs + "  - {id: more, from: [\"v1/+/up/telemetry\"], sample: 1s, to: [{kafka: {topic: t.more}}]}\n"
 
 func constructFiles(rules string) map[string]string {
@@ -76,7 +76,7 @@ func carOf(i int) string { return fmt.Sprintf("LTEST%012d", i) }
 
 const fleetSize = 12
 
-// decided is a gateway whose decisions are compared with those of its journal.
+// decided is a gateway whose output is compared with a replay of its journal.
 type decided struct {
 	*harness.Gateway
 	t        *testing.T
@@ -86,11 +86,11 @@ type decided struct {
 	conns    [fleetSize]*mqtt.T
 	journals []string // copies
 	n        int
-	resting  int // so many vehicles send nothing
+	resting  int // number of vehicles that send nothing
 }
 
-// TestEveryWayDecidesTheSame: live, killed by a signal in the middle, by way of the decision logs while Kafka is away and over a
-// reload: what reaches Kafka is what the journal gives when it is evaluated anew, and what a backtest counts.
+// TestEveryWayDecidesTheSame: running normally, killed, through the decision logs while Kafka is away, and across a
+// reload, the records in Kafka equal those of a replay of the journal and the counts of a backtest.
 func TestEveryWayDecidesTheSame(t *testing.T) {
 	t.Parallel()
 	for name, during := range map[string]func(d *decided, part int){
@@ -152,7 +152,7 @@ func (d *decided) kafka() {
 	d.t.Cleanup(c.Close)
 }
 
-// keep keeps a copy of the journal of a gateway that does not run: the next one gives the records up that everything has passed.
+// keep copies the journal of a stopped gateway, because the next one deletes records that all sinks have passed.
 func (d *decided) keep() {
 	d.t.Helper()
 	dir := filepath.Join(d.Dir, "journal-"+strconv.Itoa(len(d.journals)))
@@ -172,7 +172,7 @@ func (d *decided) apply(rules string) {
 func (d *decided) drive(between func(part int)) {
 	for part := range 12 {
 		d.round(false)
-		between(part) // while what was just acknowledged is under way
+		between(part) // while acknowledged messages are still being processed
 		d.round(false)
 		d.round(false)
 		if part == 7 {
@@ -188,8 +188,8 @@ func (d *decided) drive(between func(part int)) {
 	}
 }
 
-// rest waits until everything is delivered and nothing is due any more: a tick that comes while the gateway stops would be evaluated
-// by the next one.
+// rest waits until everything is delivered and no tick is due: a tick during the stop would be evaluated by the next
+// process.
 func (d *decided) rest() {
 	d.t.Helper()
 	const longest = 2 * time.Second // window
@@ -230,7 +230,7 @@ func (d *decided) round(faulty bool) {
 	}
 }
 
-// failing sends messages with a text for a number until the rule that cannot read it is held.
+// failing sends messages with text in place of a number until the failing rule is held.
 func (d *decided) failing() {
 	d.t.Helper()
 	check.Within(d.t, time.Minute, "the rule to be held", func() error {
@@ -243,7 +243,7 @@ func (d *decided) failing() {
 	})
 }
 
-// send sends a message of a vehicle. One that a kill interrupts may be in the journal or not: it is sent once more.
+// send sends a vehicle's message. If a kill interrupts it, it may or may not be in the journal, so it is sent again.
 func (d *decided) send(i int, faulty bool) {
 	v, x := i%fleetSize, strconv.Itoa(i%7)
 	if faulty {
@@ -272,7 +272,7 @@ func (d *decided) send(i int, faulty bool) {
 	}
 }
 
-// compare stops the gateway when everything is delivered and holds what Kafka has against its journal.
+// compare waits for delivery, stops the gateway and compares the records in Kafka with its journal.
 func (d *decided) compare() {
 	d.t.Helper()
 	d.rest()
@@ -303,7 +303,7 @@ func mergeKeys(a, b map[string]string) map[string]bool {
 	return all
 }
 
-// arrived is what Kafka has, by what identifies a message. Those without headers have themselves.
+// arrived returns the records in Kafka by message identity; a record without headers is identified by its value.
 func (d *decided) arrived(want map[string]string) map[string]string {
 	d.t.Helper()
 	topics := map[string]bool{configs.Default().Rules.ErrorTopic: true}
@@ -330,7 +330,7 @@ func (d *decided) arrived(want map[string]string) map[string]string {
 	return got
 }
 
-// replay evaluates the journal anew, under the rule sets that it names.
+// replay evaluates the journal again with the rule sets that it names.
 func (d *decided) replay() (out map[string]string, matched map[string]uint64) {
 	d.t.Helper()
 	sets := map[string]*lang.Set{}
@@ -450,7 +450,7 @@ func (r *replayed) take(dec *engine.Decision, rec *message.Record) error {
 	return nil
 }
 
-// backtest compares what a backtest counts with what was decided.
+// backtest compares the counts of a backtest with the decisions.
 func (d *decided) backtest(matched map[string]uint64) {
 	d.t.Helper()
 	check.OK(d.t, os.WriteFile(filepath.Join(d.Dir, "rules", "c.rules.yaml"), []byte(constructs), 0o600))

@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	// recovery is how long the gateway may take to acknowledge again after space has returned.
+	// recovery is how long the gateway may take to acknowledge again after space is freed.
 	recovery = time.Minute
 	fsBytes  = 96 << 20
 )
@@ -117,7 +117,7 @@ func (d *smallDisk) fleet(mqtt string, first, n int, more ...string) {
 	d.fleets = append(d.fleets, d.Fleet(fmt.Sprintf("fleet-%d", first), args...))
 }
 
-// grow waits until both versions have so many more acknowledgements.
+// grow waits until both versions have the given number of further acknowledgements.
 func (d *smallDisk) grow(lines int64) {
 	d.t.Helper()
 	var from [2]int64
@@ -142,7 +142,7 @@ func (d *smallDisk) grow(lines int64) {
 
 func (d *smallDisk) hog() string { return filepath.Join(d.data, "hog") }
 
-// fill takes the file system's last byte and reports whether the journal then withholds.
+// fill fills the file system and reports whether the journal then withholds acknowledgements.
 func (d *smallDisk) fill() (full bool) {
 	d.t.Helper()
 	began := time.Now()
@@ -160,7 +160,7 @@ func (d *smallDisk) fill() (full bool) {
 	return false
 }
 
-// hogAll writes until nothing more fits.
+// hogAll writes until the file system is full.
 func (d *smallDisk) hogAll() {
 	d.t.Helper()
 	f, err := os.OpenFile(d.hog(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -177,8 +177,8 @@ func (d *smallDisk) hogAll() {
 	_ = f.Close()
 }
 
-// release gives the space back and returns how long it takes until both versions are acknowledged again and a
-// new connection is let in.
+// release frees the space and returns the time until both versions get acknowledgements and a new connection is
+// accepted.
 func (d *smallDisk) release() time.Duration {
 	d.t.Helper()
 	check.OK(d.t, os.Remove(d.hog()))
@@ -200,7 +200,7 @@ func (d *smallDisk) audit() {
 	fmt.Println("audit:", d.auditor)
 }
 
-// end stops the fleets, which must have kept their connections, and audits what they were told.
+// end stops the fleets, which must have kept their connections, and audits their ledgers.
 func (d *smallDisk) end() {
 	d.t.Helper()
 	for _, f := range d.fleets {

@@ -14,7 +14,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// firstPuback is what a vehicle waits at most after a kill: from the start of the process to the first PUBACK.
+// firstPuback bounds the time from the start of the process to the first PUBACK after a kill.
 const firstPuback = time.Second
 
 // TestFirstPuback: with a journal of a gigabyte that no sink has taken, the first PUBACK leaves within a second of
@@ -43,7 +43,7 @@ func TestFirstPuback(t *testing.T) {
 	})
 	fmt.Printf("%d MiB in %d records, filled in %v\n", want>>20, last, time.Since(began).Round(time.Second))
 	for round := range 5 {
-		if round == 1 { // the first kill comes under full load, the others find a journal at rest
+		if round == 1 { // the first kill is under full load, later ones find an idle journal
 			fleet.Signal(syscall.SIGINT)
 			<-fleet.Done()
 		}
@@ -63,7 +63,7 @@ func TestFirstPuback(t *testing.T) {
 	}
 }
 
-// written is how many bytes of the journal are written to, by its segments, and its newest record.
+// written returns the used bytes of the journal, from its segments, and its newest record.
 func written(g *harness.Gateway) (bytes int64, last uint64, err error) {
 	_, body, err := g.Get("/metrics", "")
 	if err != nil {
@@ -86,7 +86,7 @@ func written(g *harness.Gateway) (bytes int64, last uint64, err error) {
 	return int64(size) - spare, uint64(records), err
 }
 
-// untilPuback is how long after began a vehicle that tries all the time gets its first PUBACK.
+// untilPuback returns the time from began to the first PUBACK of a vehicle that retries continuously.
 func untilPuback(addr string, began time.Time) (time.Duration, error) {
 	for {
 		err := publishOnce(addr)

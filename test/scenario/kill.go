@@ -62,8 +62,8 @@ func arrive(t *testing.T, g *harness.Gateway, vin string) *mqtt.T {
 	return c
 }
 
-// PresenceThroughAKill kills the gateway with vehicles on it, of which some return: Kafka, Redis and the API say what is
-// true, and every session has its end.
+// PresenceThroughAKill kills the gateway while vehicles are connected; some reconnect. Kafka, Redis and the API must
+// report the actual state, and every session must end.
 func PresenceThroughAKill(t *testing.T, cell *harness.Kafka, redis string) {
 	e := Start(t, cell, nil, redis, func(o *harness.Options) { o.Extra = "presence: {grace: 2s}\n" })
 	const begun, killed, back = "connected ,ready ,", "disconnected gateway_lost,", "connected ,ready ,"
@@ -102,7 +102,7 @@ func PresenceThroughAKill(t *testing.T, cell *harness.Kafka, redis string) {
 	await("leaves", begun+"disconnected client,")
 }
 
-// sameInAPI holds the API against what was told last.
+// sameInAPI compares the API with the last event.
 func sameInAPI(e *Env, vin string, last PresenceEvent) error {
 	var v struct {
 		Connected bool          `json:"connected"`
@@ -170,8 +170,8 @@ func comes(c *mqtt.T, topic string) bool {
 	}
 }
 
-// SyncThroughAKill kills the gateway while it forwards: what is bound for the centre goes on as soon as the gateway is back,
-// without waiting for the session of the one before, and the group shows that nothing is left.
+// SyncThroughAKill kills the gateway while it forwards. Forwarding must continue as soon as the gateway is back,
+// without waiting for the previous session to expire, and the group must show no lag.
 func SyncThroughAKill(t *testing.T, cell, central *harness.Kafka, redis string) {
 	e := Start(t, cell, central, redis)
 	vin := NewVIN()
