@@ -303,7 +303,7 @@ func mergeKeys(a, b map[string]string) map[string]bool {
 	return all
 }
 
-// arrived returns the records in Kafka by message identity; a record without headers is identified by its value.
+// arrived returns the records in Kafka by message identity; one without headers by its key and value.
 func (d *decided) arrived(want map[string]string) map[string]string {
 	d.t.Helper()
 	topics := map[string]bool{configs.Default().Rules.ErrorTopic: true}

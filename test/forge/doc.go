@@ -1,4 +1,3 @@
-// Package forge builds tokens by hand, good and hostile. Nothing of it goes through a JWT library or the parser
-// that verifies tokens, so that a mistake of theirs is not repeated here. The tests of auth and those of the whole
-// gateway present what it makes.
+// Package forge builds valid and hostile tokens by hand. It uses neither a JWT library nor the parser that verifies
+// tokens, so that it does not repeat their mistakes. The tests of auth and of the whole gateway use these tokens.
 package forge

@@ -43,7 +43,7 @@ type Member struct {
 	Value any
 }
 
-// Raw is JSON, or what pretends to be.
+// Raw is text that is written as JSON without encoding.
 type Raw string
 
 // JSON is the object's text.
@@ -80,24 +80,24 @@ func (o Obj) Without(name string) Obj {
 	return slices.DeleteFunc(slices.Clone(o), func(m Member) bool { return m.Name == name })
 }
 
-// Plus adds a member even if there is one of that name.
+// Plus adds a member even if one of that name exists.
 func (o Obj) Plus(name string, value any) Obj { return append(slices.Clone(o), Member{name, value}) }
 
-// Forge knows an authority's own key, so that all it makes but what it spoils on purpose is genuine.
+// Forge has an authority's own key, so that its tokens are genuine except for what it falsifies on purpose.
 type Forge struct {
 	Key      crypto.Signer
 	KID, Alg string
 	// KeyPath is the file of the key, which a hostile kid names.
 	KeyPath string
-	// Cell is the audience; the issuer is "cellgate/" and it.
+	// Cell is the audience; the issuer is "cellgate/" followed by Cell.
 	Cell, OtherCell string
 	VIN, OtherVIN   string
 	Now             time.Time
-	// Header and Claims are of the token that Token makes: a good one of vehicle VIN unless they are changed.
+	// Header and Claims are those of the token that Token returns: by default a valid token of vehicle VIN.
 	Header, Claims Obj
 }
 
-// Init sets Header and Claims to those of a good token, and returns the forge.
+// Init sets Header and Claims to those of a valid token and returns the forge.
 func (f *Forge) Init() *Forge {
 	now := f.Now.Unix()
 	f.Header = Obj{{"alg", f.Alg}, {"kid", f.KID}, {"typ", "JWT"}}
@@ -113,13 +113,13 @@ func (f *Forge) Init() *Forge {
 	return f
 }
 
-// Sign makes a compact JWS of two texts with the authority's key.
+// Sign returns a compact JWS of two texts, signed with the authority's key.
 func (f *Forge) Sign(header, claims string) string {
 	input := B64([]byte(header)) + "." + B64([]byte(claims))
 	return input + "." + B64(SignBytes(f.Key, []byte(input)))
 }
 
-// Token is the token of Header and Claims.
+// Token returns the signed token of Header and Claims.
 func (f *Forge) Token() string { return f.Sign(f.Header.JSON(), f.Claims.JSON()) }
 
 // SignBytes signs as RFC 7518 says: r and s of 32 bytes each for ES256.
@@ -152,7 +152,7 @@ func hs256(key, input []byte) []byte {
 	return m.Sum(nil)
 }
 
-// AttackerKey is a key that no authority knows.
+// AttackerKey returns a key that no authority has.
 func AttackerKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
