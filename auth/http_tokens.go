@@ -233,7 +233,7 @@ func maxAge(d time.Duration) string {
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) }
 
-// bodyError describes what is wrong with a body without quoting it.
+// bodyError names the error in a request body. It never quotes the body.
 func bodyError(err error) error {
 	var tooLong *http.MaxBytesError
 	if errors.As(err, &tooLong) {

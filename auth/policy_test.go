@@ -149,7 +149,7 @@ func TestMatrix(t *testing.T) {
 	t.Logf("%d combinations", checked)
 }
 
-// TestNoCrossing checks the property behind the matrix: no topic that a vehicle may subscribe to, publish or receive
+// TestNoCrossing checks that the matrix separates vehicles: no topic that a vehicle may subscribe to, publish or receive
 // belongs to another.
 func TestNoCrossing(t *testing.T) {
 	t.Parallel()

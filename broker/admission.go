@@ -94,7 +94,7 @@ func (a *admission) heavyLocked(addr netip.Addr, rate int, now time.Time) bool {
 	return r.n > share
 }
 
-// admitAddress checks the per-address limit for a client behind a load balancer. admit has checked the rate.
+// admitAddress checks the per-address limit for a client that a load balancer forwards. admit has checked the rate.
 func (a *admission) admitAddress(addr netip.Addr, limits *Limits) (refused string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

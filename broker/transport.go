@@ -19,7 +19,7 @@ type transport struct {
 	net.Conn
 	raw  syscall.RawConn // nil: only blocking reads (WebSocket)
 	tls  *tls.Conn       // nil: plain
-	peer netip.AddrPort  // the client's address, also behind a load balancer
+	peer netip.AddrPort  // the client's address, not the load balancer's
 	// accepted is the address whose place in the admission the socket holds; zero for none.
 	accepted netip.Addr
 

@@ -87,7 +87,7 @@ type wsConn struct {
 	tls    *tls.ConnectionState // nil: plain
 }
 
-// RemoteAddr implements net.Conn. It returns the client's address, also behind a load balancer.
+// RemoteAddr implements net.Conn. It returns the client's address, not the load balancer's.
 func (c *wsConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.socket.t.peer) }
 
 // Close implements net.Conn. It does not wait for the client.

@@ -370,7 +370,7 @@ func TestFailedDelivery(t *testing.T) {
 		d.Failed(errors.New("session ended"))
 		synctest.Wait()
 		if got := state(t, s, "c2"); got != Sent {
-			t.Errorf("state %s after a failure behind Sent", got)
+			t.Errorf("state %s after a failure after Sent", got)
 		}
 		time.Sleep(2 * retryEvery)
 		synctest.Wait()

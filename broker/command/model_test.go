@@ -219,7 +219,7 @@ func (w *world) path(seed uint64, name string, final State) {
 			continue
 		}
 		if at != "" && !next(at, v.State) || at == "" && v.State != Queued {
-			w.t.Errorf("seed %d: %s: event %s behind %q", seed, name, v.State, at)
+			w.t.Errorf("seed %d: %s: event %s after %q", seed, name, v.State, at)
 		}
 		last, at = e.N, v.State
 	}

@@ -187,7 +187,7 @@ func TestEventsWaitForKafka(t *testing.T) {
 		}
 		for i, e := range k2.events {
 			if i > 0 && e.N <= k2.events[i-1].N {
-				t.Errorf("event numbers fall: %d behind %d", e.N, k2.events[i-1].N)
+				t.Errorf("event numbers fall: %d after %d", e.N, k2.events[i-1].N)
 			}
 		}
 		stop(t, r)
@@ -312,6 +312,6 @@ func TestEventsOfAnotherStateFileHaveAnotherEpoch(t *testing.T) {
 		t.Errorf("the first of two files are %d of epoch %d and %d of epoch %d", lost.N, lost.Epoch, other.N, other.Epoch)
 	}
 	if same.Epoch != lost.Epoch || same.N == lost.N {
-		t.Errorf("after a restart: %d of epoch %d behind %d of epoch %d", same.N, same.Epoch, lost.N, lost.Epoch)
+		t.Errorf("after a restart: %d of epoch %d after %d of epoch %d", same.N, same.Epoch, lost.N, lost.Epoch)
 	}
 }

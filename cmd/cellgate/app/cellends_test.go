@@ -193,7 +193,7 @@ func TestOldBackup(t *testing.T) {
 	})
 	stays.Disconnect()
 	if e := r.ends(other, 1)[ready.Epoch]; len(e) != 1 || e[0].Seq <= ready.Seq {
-		t.Errorf("%+v behind %+v", e, ready)
+		t.Errorf("%+v after %+v", e, ready)
 	}
 	if after := r.events(roamer, 2); len(after) != len(before) {
 		t.Errorf("%+v, before %+v", after, before)

@@ -58,7 +58,7 @@ func (r *travellers) goTo(vin string, gw int) {
 	r.conn[vin], r.on[vin] = r.connect(gw, vin, mqtt.V5), gw
 }
 
-// round has each vehicle send a message, 200 ms and more behind the one before.
+// round has each vehicle send a message, 200 ms or more after the previous one.
 func (r *travellers) round() {
 	r.t.Helper()
 	time.Sleep(200 * time.Millisecond) // the rules go by the time of the messages
@@ -94,14 +94,13 @@ func (r *travellers) alarms() []string {
 	return out
 }
 
-// same compares alarms with those of one gateway in as many rounds. If a state came too late, rules may start empty and
-// nothing can be compared: then the machine is too busy for this test.
+// same compares alarms with those of one gateway in as many rounds.
 func (r *travellers) same() {
 	r.t.Helper()
 	for _, a := range r.gw {
 		for _, result := range []string{stateLate, stateLost, stateBusy} {
 			if n := r.counted(a, `cell_operator_states_in_total{cell="cell-1",result="`+result+`"}`); n > 0 {
-				r.t.Skipf("%s: %v states came as %s", a.cfg.Cell.Node, n, result)
+				r.t.Logf("%s: %v states came as %s", a.cfg.Cell.Node, n, result)
 			}
 		}
 	}

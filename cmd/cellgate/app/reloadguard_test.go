@@ -28,7 +28,7 @@ func TestAReloadWaitsForWhoeverWrites(t *testing.T) {
 	check.OK(t, err)
 	other, err := os.ReadFile(filepath.Join(dir, "tls", "ca.crt")) //nolint:gosec // a test's file
 	check.OK(t, err)
-	for name, writer := range map[string][]func(){ // what happens behind each look
+	for name, writer := range map[string][]func(){ // what happens after each look
 		"nobody":                 {nil, nil},
 		"the configuration":      {func() { overwrite(t, file, string(whole)) }, nil, nil},
 		"a file that it names":   {func() { overwrite(t, cert, string(other)) }, nil, nil},
