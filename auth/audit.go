@@ -197,9 +197,9 @@ func (l *Audit) writeLocked(e AuditEvent) {
 	l.failing = err != nil
 }
 
-// Refuse writes a refusal not made by Verify, such as that of a client identifier. reason is a constant label. If there
+// refuse writes a refusal not made by Verify, such as that of a client identifier. reason is a constant label. If there
 // are many, only some lines are written, each with the number of omitted ones.
-func (l *Audit) Refuse(now time.Time, reason string, id Identity, peer Peer) {
+func (l *Audit) refuse(now time.Time, reason string, id Identity, peer Peer) {
 	l.refused(now, reason, &id, peer.Address)
 }
 
@@ -238,5 +238,5 @@ func (a *Authority) AuditRefresh(id Identity, peer Peer) {
 
 // AuditRefuse records a refusal not made by Verify; see [Audit.Refuse].
 func (a *Authority) AuditRefuse(reason string, id Identity, peer Peer) {
-	a.cfg.Audit.Refuse(a.cfg.Now(), reason, id, peer)
+	a.cfg.Audit.refuse(a.cfg.Now(), reason, id, peer)
 }

@@ -38,10 +38,10 @@ func TestAuditSamplesRefusals(t *testing.T) {
 	now := newClock().Now()
 	const flood = 10_000
 	for range flood {
-		l.Refuse(now, "expired", Identity{Subject: testVIN}, Peer{Address: "192.0.2.1:9"})
+		l.refuse(now, "expired", Identity{Subject: testVIN}, Peer{Address: "192.0.2.1:9"})
 	}
-	l.Refuse(now, "revoked", Identity{Subject: otherVIN}, Peer{})
-	l.Refuse(now.Add(time.Second), "expired", Identity{}, Peer{})
+	l.refuse(now, "revoked", Identity{Subject: otherVIN}, Peer{})
+	l.refuse(now.Add(time.Second), "expired", Identity{}, Peer{})
 	lines := auditLines(t, b.Bytes())
 	if len(lines) != refusalsBurst+2 {
 		t.Fatalf("%d lines", len(lines))
@@ -53,7 +53,7 @@ func TestAuditSamplesRefusals(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	for i := range 1000 {
-		l.Refuse(now, strings.Repeat("x", i), Identity{}, Peer{})
+		l.refuse(now, strings.Repeat("x", i), Identity{}, Peer{})
 	}
 	if len(l.refusals.byKey) > maxRefusalReasons {
 		t.Errorf("%d samplers", len(l.refusals.byKey))
@@ -145,7 +145,7 @@ func TestNilAudit(t *testing.T) {
 	t.Parallel()
 	var l *Audit
 	l.Write(AuditEvent{})
-	l.Refuse(time.Time{}, "x", Identity{}, Peer{})
+	l.refuse(time.Time{}, "x", Identity{}, Peer{})
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
@@ -172,7 +172,7 @@ func TestReason(t *testing.T) {
 			t.Errorf("%v: %q", err, got)
 		}
 	}
-	if !errors.Is(bad("x"), ErrUnauthorized) || !errors.Is(bad("x"), ErrBadToken) || errors.Is(ErrBadToken, ErrExpired) {
+	if !errors.Is(bad("x"), errUnauthorized) || !errors.Is(bad("x"), ErrBadToken) || errors.Is(ErrBadToken, ErrExpired) {
 		t.Error("errors.Is")
 	}
 }

@@ -120,7 +120,7 @@ func TestLimitsThatAreNotIssued(t *testing.T) {
 		if req.Subject == "" {
 			req.Subject = "svc"
 		}
-		if _, _, err := f.Issue(req); !errors.Is(err, ErrInvalidRequest) || !strings.Contains(err.Error(), want) {
+		if _, _, err := f.Issue(req); !errors.Is(err, errInvalidRequest) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %s", req, err, want)
 		}
 	}

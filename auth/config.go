@@ -44,7 +44,7 @@ type Config struct {
 	VINLists map[string][]string
 	// External are the external issuers.
 	External []ExternalIssuer
-	// Revocations exchanges revocations with the other gateways of the cell.
+	// revocations exchanges revocations with the other gateways of the cell.
 	Revocations RevocationStore `zero:"they stay here"`
 	// Poll is the interval at which files and the store are checked.
 	Poll time.Duration
@@ -95,7 +95,7 @@ func (c *Config) validate() error {
 	check(c.VehicleName == NameFromSAN || c.VehicleName == NameFromCN, "vehicle name source %q is not one of san, cn", c.VehicleName)
 	check(c.Poll <= time.Hour, "poll interval %s is over 1h", c.Poll)
 	for i := range c.External {
-		errs = append(errs, c.External[i].Validate())
+		errs = append(errs, c.External[i].validate())
 		check(c.External[i].Issuer != c.Issuer, "external issuer %q is the cell itself", c.Issuer)
 	}
 	return errors.Join(errs...)

@@ -195,7 +195,7 @@ func TestParseJWKS(t *testing.T) {
 func TestExternalIssuerValidate(t *testing.T) {
 	t.Parallel()
 	base := ExternalIssuer{Issuer: partner, JWKSURL: "https://x/jwks", Roles: []string{RoleService}, Refresh: time.Hour}
-	check.OK(t, base.Validate())
+	check.OK(t, base.validate())
 	bad := map[string]func(*ExternalIssuer){
 		"no name":         func(e *ExternalIssuer) { e.Issuer = "" },
 		"no source":       func(e *ExternalIssuer) { e.JWKSURL = "" },
@@ -211,12 +211,12 @@ func TestExternalIssuerValidate(t *testing.T) {
 	for name, spoil := range bad {
 		e := base
 		spoil(&e)
-		if e.Validate() == nil {
+		if e.validate() == nil {
 			t.Errorf("%s: valid", name)
 		}
 	}
 	base.JWKSURL = "http://127.0.0.1:1/jwks"
-	if err := base.Validate(); err != nil {
+	if err := base.validate(); err != nil {
 		t.Errorf("loopback: %v", err)
 	}
 }

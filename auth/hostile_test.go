@@ -27,7 +27,7 @@ func TestHostileTokens(t *testing.T) {
 		token := tokens[name]
 		for range 2 {
 			id, err := f.Verify([]byte(token), Peer{Address: "192.0.2.1:1"})
-			if err == nil || !errors.Is(err, ErrUnauthorized) {
+			if err == nil || !errors.Is(err, errUnauthorized) {
 				t.Errorf("%s: accepted or wrong error: %v", name, err)
 			}
 			if id.Subject != "" || id.Role != "" {
@@ -116,7 +116,7 @@ func FuzzVerify(f *testing.F) {
 		if err == nil && string(token) != good {
 			t.Fatalf("accepted %q as %+v", token, id)
 		}
-		if err != nil && !errors.Is(err, ErrUnauthorized) {
+		if err != nil && !errors.Is(err, errUnauthorized) {
 			t.Fatalf("refusal is not ErrUnauthorized: %v", err)
 		}
 	})

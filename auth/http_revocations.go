@@ -51,9 +51,9 @@ func (a *Authority) RevocationsHandler() http.Handler {
 func (a *Authority) answerRevocation(w http.ResponseWriter, r Revocation, by Caller) {
 	done, err := a.Revoke(r, by)
 	switch {
-	case errors.Is(err, ErrInvalidRevocation):
+	case errors.Is(err, errInvalidRevocation):
 		problem.Write(w, http.StatusBadRequest, "bad request", err.Error(), nil)
-	case errors.Is(err, ErrTooManyRevocations):
+	case errors.Is(err, errTooManyRevocations):
 		problem.Write(w, http.StatusInsufficientStorage, "too many revocations", err.Error(), nil)
 	case err != nil:
 		a.cfg.Log.Error("revocation failed", "err", err)

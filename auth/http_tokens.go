@@ -117,7 +117,7 @@ func (a *Authority) answerToken(w http.ResponseWriter, r *http.Request, req Issu
 			detail = "the subject is locked out by a revocation"
 		}
 		problem.Write(w, http.StatusForbidden, "not issued", detail, nil)
-	case errors.Is(err, ErrInvalidRequest):
+	case errors.Is(err, errInvalidRequest):
 		detail := ""
 		if explain {
 			detail = err.Error()

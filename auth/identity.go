@@ -71,13 +71,13 @@ type Peer struct {
 	Certificate *x509.Certificate
 }
 
-// ErrUnauthorized is wrapped by every refusal of Verify.
-var ErrUnauthorized = errors.New("unauthorized")
+// errUnauthorized is wrapped by every refusal of Verify.
+var errUnauthorized = errors.New("unauthorized")
 
-// Refusals. Each wraps ErrUnauthorized. None contains any part of the token.
+// Refusals. Each wraps errUnauthorized. None contains any part of the token.
 var (
-	// ErrNoToken means that there was no token.
-	ErrNoToken = refusal("no-token", "no token")
+	// errNoToken means that there was no token.
+	errNoToken = refusal("no-token", "no token")
 	// ErrBadToken means that the token is malformed, forged, or not for this cell.
 	ErrBadToken = refusal("bad-token", "bad token")
 	// ErrExpired means that the token's exp is past by more than the leeway.
@@ -92,10 +92,10 @@ var (
 	ErrCertificate = refusal("certificate", "token is bound to another certificate")
 	// ErrRole means that this gateway does not know the token's role.
 	ErrRole = refusal("role", "unknown role")
-	// ErrClientID means that the identity may not use this client identifier.
-	ErrClientID = refusal("client-id", "client identifier not allowed")
-	// ErrSubject means that a subject is empty, too long or contains a character with a meaning in topics.
-	ErrSubject = refusal("subject", "invalid subject")
+	// errClientID means that the identity may not use this client identifier.
+	errClientID = refusal("client-id", "client identifier not allowed")
+	// errSubject means that a subject is empty, too long or contains a character with a meaning in topics.
+	errSubject = refusal("subject", "invalid subject")
 )
 
 // refused is an error with a short label for metrics and the audit log.
@@ -104,7 +104,7 @@ type refused struct{ reason, text string }
 func refusal(reason, text string) error { return &refused{reason, text} }
 
 func (e *refused) Error() string        { return e.text }
-func (e *refused) Is(target error) bool { return target == ErrUnauthorized }
+func (e *refused) Is(target error) bool { return target == errUnauthorized }
 
 // Reason returns the label of a refusal for metrics: "expired", "revoked", "bad-token" and so on; "other" for an error
 // of another package, "" for nil. The set of labels is fixed.
@@ -127,21 +127,21 @@ func bad(why string) error { return fmt.Errorf("%w: %s", ErrBadToken, why) }
 func ValidSubject(s string) error {
 	switch {
 	case s == "":
-		return fmt.Errorf("%w: empty", ErrSubject)
+		return fmt.Errorf("%w: empty", errSubject)
 	case len(s) > maxSubjectBytes:
-		return fmt.Errorf("%w: longer than %d bytes", ErrSubject, maxSubjectBytes)
+		return fmt.Errorf("%w: longer than %d bytes", errSubject, maxSubjectBytes)
 	case !utf8.ValidString(s) || strings.ContainsRune(s, utf8.RuneError):
-		return fmt.Errorf("%w: not UTF-8", ErrSubject)
+		return fmt.Errorf("%w: not UTF-8", errSubject)
 	case strings.ContainsAny(s, "+#/"):
-		return fmt.Errorf("%w: contains '+', '#' or '/'", ErrSubject)
+		return fmt.Errorf("%w: contains '+', '#' or '/'", errSubject)
 	case s[0] == '$':
-		return fmt.Errorf("%w: begins with '$'", ErrSubject)
+		return fmt.Errorf("%w: begins with '$'", errSubject)
 	case strings.TrimSpace(s) != s:
-		return fmt.Errorf("%w: surrounded by spaces", ErrSubject)
+		return fmt.Errorf("%w: surrounded by spaces", errSubject)
 	}
 	for _, r := range s {
 		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) {
-			return fmt.Errorf("%w: contains a control character", ErrSubject)
+			return fmt.Errorf("%w: contains a control character", errSubject)
 		}
 	}
 	return nil

@@ -11,8 +11,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// ErrInvalidRequest is wrapped by every refusal of Issue except ErrRevoked.
-var ErrInvalidRequest = errors.New("invalid token request")
+// errInvalidRequest is wrapped by every refusal of Issue except ErrRevoked.
+var errInvalidRequest = errors.New("invalid token request")
 
 // IssueRequest asks for a token.
 type IssueRequest struct {
@@ -69,7 +69,7 @@ func (a *Authority) Issue(req IssueRequest) (string, Identity, error) {
 		return "", Identity{}, fmt.Errorf("auth: sign token: %w", err)
 	}
 	if len(token) > maxTokenBytes {
-		return "", Identity{}, fmt.Errorf("%w: the token would be over %d bytes; a list of VINs can have a name in auth.vin_lists", ErrInvalidRequest, maxTokenBytes)
+		return "", Identity{}, fmt.Errorf("%w: the token would be over %d bytes; a list of VINs can have a name in auth.vin_lists", errInvalidRequest, maxTokenBytes)
 	}
 	a.cfg.Metrics.issued.WithLabelValues(roleLabel(id.Role)).Inc()
 	a.cfg.Audit.Write(AuditEvent{
@@ -89,7 +89,7 @@ func (a *Authority) identityFor(req *IssueRequest, now time.Time) (Identity, err
 		ttl = a.live().TTL
 	}
 	if ttl < time.Second || ttl > a.live().MaxTTL {
-		return Identity{}, fmt.Errorf("%w: ttl %s is not between 1s and %s", ErrInvalidRequest, ttl, a.live().MaxTTL)
+		return Identity{}, fmt.Errorf("%w: ttl %s is not between 1s and %s", errInvalidRequest, ttl, a.live().MaxTTL)
 	}
 	of := owner{a.cfg.Issuer, req.Role, req.Subject}
 	at, known := a.revoked.issuable(of, now.UTC().Truncate(time.Second), a.live().slack())
@@ -108,27 +108,27 @@ func (a *Authority) identityFor(req *IssueRequest, now time.Time) (Identity, err
 
 func (a *Authority) validateRequest(req *IssueRequest) error {
 	if !a.policy.Load().known(req.Role) {
-		return fmt.Errorf("%w: unknown role %q", ErrInvalidRequest, req.Role)
+		return fmt.Errorf("%w: unknown role %q", errInvalidRequest, req.Role)
 	}
 	if err := ValidSubject(req.Subject); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalidRequest, err)
+		return fmt.Errorf("%w: %w", errInvalidRequest, err)
 	}
 	if req.Role != RoleVehicle && looksLikeVIN(req.Subject) {
-		return fmt.Errorf("%w: %q has the form of a VIN, which only a vehicle may be named", ErrInvalidRequest, req.Subject)
+		return fmt.Errorf("%w: %q has the form of a VIN, which only a vehicle may be named", errInvalidRequest, req.Subject)
 	}
 	if len(req.Scopes) > 0 && req.Role != RoleService && req.Role != RoleOperator {
-		return fmt.Errorf("%w: role %q takes no scopes", ErrInvalidRequest, req.Role)
+		return fmt.Errorf("%w: role %q takes no scopes", errInvalidRequest, req.Role)
 	}
 	for _, s := range req.Scopes {
 		if !knownScope(s) {
-			return fmt.Errorf("%w: unknown scope %q: use %s", ErrInvalidRequest, s, strings.Join(Scopes(), ", "))
+			return fmt.Errorf("%w: unknown scope %q: use %s", errInvalidRequest, s, strings.Join(Scopes(), ", "))
 		}
 	}
 	if err := a.validateCommands(req); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalidRequest, err)
+		return fmt.Errorf("%w: %w", errInvalidRequest, err)
 	}
 	if raw, ok := decodeSegment(req.CertThumbprint); req.CertThumbprint != "" && (!ok || len(raw) != 32) {
-		return fmt.Errorf("%w: certificate thumbprint is not base64url of a SHA-256", ErrInvalidRequest)
+		return fmt.Errorf("%w: certificate thumbprint is not base64url of a SHA-256", errInvalidRequest)
 	}
 	return nil
 }

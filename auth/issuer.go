@@ -52,8 +52,8 @@ func (i *issuer) allowsType(typ string) bool { return slices.Contains(i.types, t
 
 func (i *issuer) allowsAlg(alg string) bool { return slices.Contains(i.algs, alg) }
 
-// Validate checks the configuration of an external issuer.
-func (e *ExternalIssuer) Validate() error {
+// validate checks the configuration of an external issuer.
+func (e *ExternalIssuer) validate() error {
 	switch {
 	case e.Issuer == "":
 		return errors.New("external issuer without a name")

@@ -13,8 +13,8 @@ type PublicKey struct {
 	Until time.Time `json:"until,omitzero"`
 }
 
-// ErrPeerKey means that a key cannot be a gateway's signing key.
-var ErrPeerKey = errors.New("not a key of a gateway")
+// errPeerKey means that a key cannot be a gateway's signing key.
+var errPeerKey = errors.New("not a key of a gateway")
 
 // PublicKeys returns those of this gateway's own keys.
 func (a *Authority) PublicKeys() ([]PublicKey, error) {
@@ -39,14 +39,14 @@ func (a *Authority) SetPeers(keys []PublicKey) error {
 		k := &keys[i]
 		alg, public, err := k.JWK.decode()
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrPeerKey, err)
+			return fmt.Errorf("%w: %w", errPeerKey, err)
 		}
 		if kid, err := thumbprint(public); err != nil || kid != k.JWK.KID {
-			return fmt.Errorf("%w: kid is not the key's thumbprint", ErrPeerKey)
+			return fmt.Errorf("%w: kid is not the key's thumbprint", errPeerKey)
 		}
 		verify, err := newVerifyKey(k.JWK.KID, alg, public, a.own)
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrPeerKey, err)
+			return fmt.Errorf("%w: %w", errPeerKey, err)
 		}
 		if old := before[k.JWK.KID].verifyKey; old != nil && old.issuer == a.own && old.alg == alg {
 			verify = old // the token cache refers to the old object

@@ -340,17 +340,17 @@ func tokenTopic(topic string) (owner string, ok bool) {
 func (p *Permissions) ClientID(id string) error {
 	switch {
 	case id == "":
-		return fmt.Errorf("%w: empty", ErrClientID)
+		return fmt.Errorf("%w: empty", errClientID)
 	case p.kind == RoleVehicle:
 		if id != p.subject {
-			return fmt.Errorf("%w: a vehicle's is its VIN", ErrClientID)
+			return fmt.Errorf("%w: a vehicle's is its VIN", errClientID)
 		}
 	case looksLikeVIN(id):
-		return fmt.Errorf("%w: a VIN belongs to that vehicle", ErrClientID)
+		return fmt.Errorf("%w: a VIN belongs to that vehicle", errClientID)
 	case p.subject == "":
-		return fmt.Errorf("%w: no subject", ErrClientID)
+		return fmt.Errorf("%w: no subject", errClientID)
 	case id != p.subject && (len(id) <= len(p.subject) || id[:len(p.subject)] != p.subject || id[len(p.subject)] != '/'):
-		return fmt.Errorf("%w: use the subject or subject/…", ErrClientID)
+		return fmt.Errorf("%w: use the subject or subject/…", errClientID)
 	}
 	return nil
 }
@@ -358,7 +358,7 @@ func (p *Permissions) ClientID(id string) error {
 // Username checks the user name of CONNECT. If a vehicle sends one, it must be its VIN. Others may send any.
 func (p *Permissions) Username(name string) error {
 	if p.kind == RoleVehicle && name != "" && name != p.subject {
-		return fmt.Errorf("%w: a vehicle's user name is its VIN", ErrClientID)
+		return fmt.Errorf("%w: a vehicle's user name is its VIN", errClientID)
 	}
 	return nil
 }

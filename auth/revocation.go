@@ -39,10 +39,10 @@ type Revocation struct {
 
 // Errors of Revoke.
 var (
-	// ErrInvalidRevocation means that a revocation names nothing, or too much.
-	ErrInvalidRevocation = errors.New("invalid revocation")
-	// ErrTooManyRevocations means that the list is full. One entry by issue time can replace many.
-	ErrTooManyRevocations = errors.New("too many revocations in force")
+	// errInvalidRevocation means that a revocation names nothing, or too much.
+	errInvalidRevocation = errors.New("invalid revocation")
+	// errTooManyRevocations means that the list is full. One entry by issue time can replace many.
+	errTooManyRevocations = errors.New("too many revocations in force")
 )
 
 // dropGrace is how much longer than needed an entry is kept, so that a clock that jumps ahead and back cannot revive a
@@ -56,7 +56,7 @@ const maxReasonBytes = 256
 
 // validate checks the form of an entry. now and slack bound times in the future.
 func (r *Revocation) validate(now time.Time, slack time.Duration) error {
-	fail := func(why string) error { return fmt.Errorf("%w: %s", ErrInvalidRevocation, why) }
+	fail := func(why string) error { return fmt.Errorf("%w: %s", errInvalidRevocation, why) }
 	switch {
 	case r.TokenID == "" && r.Subject == "" && r.IssuedBefore.IsZero():
 		return fail("name a jti, a sub, or an issue time")

@@ -26,7 +26,7 @@ func (a *Authority) Revoke(r Revocation, by Caller) (Revocation, error) {
 		return r, err
 	}
 	if a.revoked.len() >= a.cfg.MaxRevocations {
-		return r, fmt.Errorf("%w: %d; revoke by issue time instead", ErrTooManyRevocations, a.cfg.MaxRevocations)
+		return r, fmt.Errorf("%w: %d; revoke by issue time instead", errTooManyRevocations, a.cfg.MaxRevocations)
 	}
 	if err := a.revLog.append([]Revocation{r}); err != nil {
 		return r, fmt.Errorf("auth: revocation is not safe on disk: %w", err)
@@ -121,7 +121,7 @@ func (a *Authority) learn(entries []Revocation) error {
 		return nil
 	}
 	if a.revoked.len()+len(fresh) > a.cfg.MaxRevocations {
-		return fmt.Errorf("%w: %d", ErrTooManyRevocations, a.cfg.MaxRevocations)
+		return fmt.Errorf("%w: %d", errTooManyRevocations, a.cfg.MaxRevocations)
 	}
 	if err := a.revLog.append(fresh); err != nil {
 		return err
@@ -169,5 +169,5 @@ func (a *Authority) compactRevocations(now time.Time) error {
 	})
 }
 
-// Revocations returns the entries in force, in no order.
-func (a *Authority) Revocations() []Revocation { return a.revoked.all() }
+// revocations returns the entries in force, in no order.
+func (a *Authority) revocations() []Revocation { return a.revoked.all() }

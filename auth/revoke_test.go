@@ -98,7 +98,7 @@ func TestRevokeRefuses(t *testing.T) {
 		"jti long with a reason": {TokenID: strings.Repeat("j", 1000), Reason: "x"},
 	}
 	for name, r := range bad {
-		if _, err := f.Revoke(r, Caller{}); !errors.Is(err, ErrInvalidRevocation) {
+		if _, err := f.Revoke(r, Caller{}); !errors.Is(err, errInvalidRevocation) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -107,7 +107,7 @@ func TestRevokeRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := f.Revoke(Revocation{TokenID: "c"}, Caller{}); !errors.Is(err, ErrTooManyRevocations) {
+	if _, err := f.Revoke(Revocation{TokenID: "c"}, Caller{}); !errors.Is(err, errTooManyRevocations) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -138,7 +138,7 @@ func TestRevocationSurvivesKill(t *testing.T) {
 			if _, err := again.Revoke(Revocation{TokenID: "next"}, Caller{}); err != nil {
 				t.Fatal(err)
 			}
-			if n := len(again.Revocations()); n != 2 {
+			if n := len(again.revocations()); n != 2 {
 				t.Fatalf("cut at %d: %d entries", cut, n)
 			}
 		}
@@ -376,7 +376,7 @@ func TestCompaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	check.Eventually(t, "the follower reads the new file", func() bool { return errors.Is(follower.Ended(Identity{TokenID: "after"}), ErrRevoked) })
-	if n := len(f.Revocations()); n != 2 {
+	if n := len(f.revocations()); n != 2 {
 		t.Fatalf("%d entries", n)
 	}
 }

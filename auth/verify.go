@@ -18,7 +18,7 @@ const maxTokenBytes = 4 << 10
 // to the key's, signature, claims; then, on every call, cached or not: times, key still in force, role known,
 // revocation, certificate. An unknown kid costs one map lookup.
 //
-// Every refusal is ErrUnauthorized; Reason returns its label. A cached token costs a hash and a lookup and does not
+// Every refusal is errUnauthorized; Reason returns its label. A cached token costs a hash and a lookup and does not
 // allocate.
 func (a *Authority) Verify(token []byte, peer Peer) (Identity, error) {
 	id, err := a.verify(token, peer, a.cfg.Now())
@@ -39,7 +39,7 @@ func (a *Authority) Verify(token []byte, peer Peer) (Identity, error) {
 // audit log only.
 func (a *Authority) verify(token []byte, peer Peer, now time.Time) (Identity, error) {
 	if len(token) == 0 {
-		return Identity{}, ErrNoToken
+		return Identity{}, errNoToken
 	}
 	if len(token) > maxTokenBytes {
 		return Identity{}, bad("too long")
@@ -161,7 +161,7 @@ func (a *Authority) Anonymous(role, clientID string) (Identity, error) {
 		return Identity{}, ErrRole
 	}
 	if role != RoleVehicle && looksLikeVIN(clientID) {
-		return Identity{}, fmt.Errorf("%w: a VIN belongs to that vehicle", ErrClientID)
+		return Identity{}, fmt.Errorf("%w: a VIN belongs to that vehicle", errClientID)
 	}
 	id := Identity{Subject: clientID, Role: role, Issuer: a.cfg.Issuer, Anonymous: true, IssuedAt: a.cfg.Now().UTC()}
 	// A subject that does not occur in any grant may be any client identifier, as used by third-party test suites.

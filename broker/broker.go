@@ -64,16 +64,16 @@ type Broker struct {
 	permitting  sync.Mutex // serialises updates of a connection's permissions from its latest identity
 }
 
-// ErrOptions is wrapped by every error of New.
-var ErrOptions = errors.New("broker options")
+// errOptions is wrapped by every error of New.
+var errOptions = errors.New("broker options")
 
 // New checks the options and reads the listeners' certificates. Start begins to serve.
 func New(o Options) (*Broker, error) {
 	if err := complete.Check(o); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
+		return nil, fmt.Errorf("%w: %w", errOptions, err)
 	}
 	if len(o.Listeners) == 0 {
-		return nil, fmt.Errorf("%w: no listener", ErrOptions)
+		return nil, fmt.Errorf("%w: no listener", errOptions)
 	}
 	b := &Broker{
 		journal: o.Journal, sessions: o.Sessions, auth: o.Auth, ackMode: o.Ack, settlement: o.Settlement,
@@ -88,7 +88,7 @@ func New(o Options) (*Broker, error) {
 	for _, l := range o.Listeners {
 		made, err := b.newListener(l)
 		if err != nil {
-			return nil, fmt.Errorf("%w: listener %s: %w", ErrOptions, l.Name, err)
+			return nil, fmt.Errorf("%w: listener %s: %w", errOptions, l.Name, err)
 		}
 		b.listeners = append(b.listeners, made)
 	}

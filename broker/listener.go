@@ -25,9 +25,9 @@ type listener struct {
 
 // Errors of a listener's options.
 var (
-	ErrPlain     = errors.New("without TLS only loopback addresses are served; set tls, or use 127.0.0.1")
-	ErrAnonymous = errors.New("anonymous_role is for loopback addresses alone")
-	ErrProtocol  = errors.New("protocol is neither mqtt nor ws")
+	errPlain     = errors.New("without TLS only loopback addresses are served; set tls, or use 127.0.0.1")
+	errAnonymous = errors.New("anonymous_role is for loopback addresses alone")
+	errProtocol  = errors.New("protocol is neither mqtt nor ws")
 )
 
 func (b *Broker) newListener(o Listener) (*listener, error) {
@@ -43,11 +43,11 @@ func (b *Broker) newListener(o Listener) (*listener, error) {
 	case err != nil:
 		return nil, err
 	case o.TLS == nil && !loopback:
-		return nil, ErrPlain
+		return nil, errPlain
 	case o.AnonymousRole != "" && !loopback:
-		return nil, ErrAnonymous
+		return nil, errAnonymous
 	case l.protocol != ProtocolMQTT && l.protocol != ProtocolWebSocket:
-		return nil, ErrProtocol
+		return nil, errProtocol
 	}
 	if o.TLS != nil {
 		files, err := readTLS(*o.TLS)

@@ -29,8 +29,8 @@ type tlsFiles struct {
 
 // Errors of a listener's TLS options.
 var (
-	ErrClientAuth = errors.New("client_auth is none of none, optional, required")
-	ErrTLSVersion = errors.New("TLS versions below 1.2 are not served")
+	errClientAuth = errors.New("client_auth is none of none, optional, required")
+	errTLSVersion = errors.New("TLS versions below 1.2 are not served")
 )
 
 func newServerTLS(read *tlsFiles) *serverTLS {
@@ -59,7 +59,7 @@ func readTLS(o TLS) (*tlsFiles, error) {
 	}
 	cert.Leaf = leaf
 	if o.MinVersion < tls.VersionTLS12 {
-		return nil, ErrTLSVersion
+		return nil, errTLSVersion
 	}
 	cfg := &tls.Config{
 		MinVersion:   o.MinVersion,
@@ -83,7 +83,7 @@ func clientAuth(cfg *tls.Config, o *TLS) error {
 	case "required":
 		cfg.ClientAuth = tls.RequireAndVerifyClientCert
 	default:
-		return fmt.Errorf("%w: %q", ErrClientAuth, o.ClientAuth)
+		return fmt.Errorf("%w: %q", errClientAuth, o.ClientAuth)
 	}
 	cas, err := files.CertPool(o.ClientCA)
 	if err != nil {

@@ -37,16 +37,16 @@ type Caller struct {
 
 // Audited actions.
 const (
-	ActionCommand = "command"
-	ActionCancel  = "cancel"
+	actionCommand = "command"
+	actionCancel  = "cancel"
 )
 
 // Audited outcomes.
 const (
-	OutcomeAccepted  = "accepted"
-	OutcomeRepeated  = "repeated" // the same command under the same id; nothing changes
-	OutcomeCancelled = "cancelled"
-	OutcomeRefused   = "refused"
+	outcomeAccepted  = "accepted"
+	outcomeRepeated  = "repeated" // the same command under the same id; nothing changes
+	outcomeCancelled = "cancelled"
+	outcomeRefused   = "refused"
 )
 
 // Audited is a request for a command or a cancellation, with its outcome.
@@ -75,21 +75,21 @@ func verdictOn(err error) verdict {
 		is error
 		verdict
 	}{
-		{ErrTopic, verdict{"topic", reasonTopicInvalid, http.StatusBadRequest, "Invalid command", ""}},
-		{ErrTooLarge, verdict{"too_large", reasonQuota, http.StatusBadRequest, "Invalid command", ""}},
-		{ErrInvalid, verdict{"invalid", reasonImplementation, http.StatusBadRequest, "Invalid command", ""}},
-		{ErrResponseTopic, verdict{"response_topic", reasonNotAuthorized, http.StatusForbidden, "Not permitted", ""}},
-		{ErrNotPermitted, verdict{"not_permitted", reasonNotAuthorized, http.StatusForbidden, "Not permitted", ""}},
-		{ErrQueueFull, verdict{"queue_full", reasonQuota, http.StatusTooManyRequests, "Queue full", "1"}},
-		{ErrBusy, verdict{"busy", reasonQuota, http.StatusServiceUnavailable, "", "5"}},
-		{ErrConflict, verdict{"conflict", reasonImplementation, http.StatusConflict, "Idempotency conflict", ""}},
-		{ErrExpired, verdict{"expired", reasonImplementation, http.StatusConflict, "Expired", ""}},
-		{ErrCursor, verdict{"cursor", reasonImplementation, http.StatusBadRequest, "", ""}},
+		{errTopic, verdict{"topic", reasonTopicInvalid, http.StatusBadRequest, "Invalid command", ""}},
+		{errTooLarge, verdict{"too_large", reasonQuota, http.StatusBadRequest, "Invalid command", ""}},
+		{errInvalid, verdict{"invalid", reasonImplementation, http.StatusBadRequest, "Invalid command", ""}},
+		{errResponseTopic, verdict{"response_topic", reasonNotAuthorized, http.StatusForbidden, "Not permitted", ""}},
+		{errNotPermitted, verdict{"not_permitted", reasonNotAuthorized, http.StatusForbidden, "Not permitted", ""}},
+		{errQueueFull, verdict{"queue_full", reasonQuota, http.StatusTooManyRequests, "Queue full", "1"}},
+		{errBusy, verdict{"busy", reasonQuota, http.StatusServiceUnavailable, "", "5"}},
+		{errConflict, verdict{"conflict", reasonImplementation, http.StatusConflict, "Idempotency conflict", ""}},
+		{errExpired, verdict{"expired", reasonImplementation, http.StatusConflict, "Expired", ""}},
+		{errCursor, verdict{"cursor", reasonImplementation, http.StatusBadRequest, "", ""}},
 		{ErrNotFound, verdict{"not_found", reasonImplementation, http.StatusNotFound, "", ""}},
 		{ErrNotCancellable, verdict{"not_cancellable", reasonImplementation, http.StatusConflict, "Not cancellable", ""}},
-		{ErrStore, verdict{"store", reasonUnspecified, http.StatusServiceUnavailable, "", "5"}},
-		{ErrUnknown, verdict{"unknown", reasonUnspecified, http.StatusServiceUnavailable, "Unknown, repeat with this id", "1"}},
-		{ErrClosed, verdict{"closed", reasonUnspecified, http.StatusServiceUnavailable, "", "5"}},
+		{errStore, verdict{"store", reasonUnspecified, http.StatusServiceUnavailable, "", "5"}},
+		{errUnknown, verdict{"unknown", reasonUnspecified, http.StatusServiceUnavailable, "Unknown, repeat with this id", "1"}},
+		{errClosed, verdict{"closed", reasonUnspecified, http.StatusServiceUnavailable, "", "5"}},
 	} {
 		if errors.Is(err, a.is) {
 			return a.verdict
@@ -102,7 +102,7 @@ func verdictOn(err error) verdict {
 func (s *Service) audit(a Audited, err error) {
 	a.At = s.o.Clock.Wall()
 	if err != nil {
-		a.Outcome, a.Reason = OutcomeRefused, verdictOn(err).label
+		a.Outcome, a.Reason = outcomeRefused, verdictOn(err).label
 		s.o.Refused("command_" + a.Reason)
 	}
 	s.o.Audit(a)
@@ -110,21 +110,21 @@ func (s *Service) audit(a Audited, err error) {
 
 // told audits a request for a command.
 func (s *Service) told(r *Request, created bool, err error) {
-	a := Audited{Action: ActionCommand, Caller: r.Caller, VIN: r.VIN, ID: r.ID, Name: r.Name, Outcome: OutcomeRepeated}
+	a := Audited{Action: actionCommand, Caller: r.Caller, VIN: r.VIN, ID: r.ID, Name: r.Name, Outcome: outcomeRepeated}
 	if created {
-		a.Outcome = OutcomeAccepted
+		a.Outcome = outcomeAccepted
 	}
 	s.audit(a, err)
 }
 
 // undecided reports whether the store took no decision, so that no batch audits it.
 func undecided(err error) bool {
-	return errors.Is(err, ErrStore) || errors.Is(err, ErrClosed) || errors.Is(err, ErrUnknown)
+	return errors.Is(err, errStore) || errors.Is(err, errClosed) || errors.Is(err, errUnknown)
 }
 
 // unknown returns err if it leaves the outcome unknown, else nil.
 func unknown(err error) error {
-	if errors.Is(err, ErrUnknown) {
+	if errors.Is(err, errUnknown) {
 		return err
 	}
 	return nil
@@ -136,10 +136,10 @@ func (s *Service) check(r *Request) error {
 		return err
 	}
 	if r.May != nil && !r.May(r.VIN, r.Name) {
-		return ErrNotPermitted
+		return errNotPermitted
 	}
 	if topic := r.props.ResponseTopic; topic != "" && (r.Respond == nil || !r.Respond(topic)) {
-		return ErrResponseTopic
+		return errResponseTopic
 	}
 	_, r.ready = s.o.Deliverer.Ready(r.VIN)
 	return nil
@@ -204,7 +204,7 @@ func (s *Service) Cancel(ctx context.Context, c Caller, vin, id string) (cmd Com
 		return s.cancelTogether(ctx, c, vin, id)
 	}
 	var out Command
-	asked := Audited{Action: ActionCancel, Caller: c, VIN: vin, ID: id, Outcome: OutcomeCancelled}
+	asked := Audited{Action: actionCancel, Caller: c, VIN: vin, ID: id, Outcome: outcomeCancelled}
 	err = s.submit(ctx, false, func(b *batch) (err error) {
 		var name string
 		if out, name, err = b.cancel(c.May, vin, id); b.fail != nil {
@@ -284,7 +284,7 @@ func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, ref
 }
 
 // ofTopic reports whether a command is refused because of its topic.
-func ofTopic(err error) bool { return errors.Is(err, ErrTopic) || errors.Is(err, ErrNotPermitted) }
+func ofTopic(err error) bool { return errors.Is(err, errTopic) || errors.Is(err, errNotPermitted) }
 
 // Reason codes of PUBACK and PUBREC (MQTT 5, 3.4.2.1). The remaining ones are 0x10, 0x91 and 0x99.
 const (

@@ -59,12 +59,12 @@ func (b *batch) create(r *Request) (Command, bool, error) {
 	digest := r.digest()
 	if known != nil {
 		if string(known.Digest) != string(digest) {
-			return Command{}, false, fmt.Errorf("%w: %s", ErrConflict, known.ID)
+			return Command{}, false, fmt.Errorf("%w: %s", errConflict, known.ID)
 		}
 		return b.t.view(known), false, nil
 	}
 	if !r.At.IsZero() && r.At.Add(r.TTL).UnixMilli() <= b.now {
-		return Command{}, false, ErrExpired
+		return Command{}, false, errExpired
 	}
 	rec := b.newRecord(r, digest)
 	if err := b.admit(rec); err != nil {
@@ -89,13 +89,13 @@ func (b *batch) admit(rec *record) error {
 	s, sender := b.s, rec.sender()
 	switch {
 	case s.open.ofVehicle(rec.VIN)+b.added[rec.VIN] >= s.o.MaxQueued:
-		return fmt.Errorf("%w: %d are open", ErrQueueFull, s.o.MaxQueued)
+		return fmt.Errorf("%w: %d are open", errQueueFull, s.o.MaxQueued)
 	case s.open.ofSender(sender)+b.bySender[sender] >= max(1, s.o.MaxOpen/2):
-		return fmt.Errorf("%w: %d of this sender are open", ErrBusy, s.o.MaxOpen/2)
+		return fmt.Errorf("%w: %d of this sender are open", errBusy, s.o.MaxOpen/2)
 	case len(s.open.bySeq)+b.total >= s.o.MaxOpen:
-		return fmt.Errorf("%w: %d are open in the cell", ErrBusy, s.o.MaxOpen)
+		return fmt.Errorf("%w: %d are open in the cell", errBusy, s.o.MaxOpen)
 	case b.outboxFull():
-		return fmt.Errorf("%w: %d changes of state wait for Kafka", ErrBusy, s.o.MaxEvents)
+		return fmt.Errorf("%w: %d changes of state wait for Kafka", errBusy, s.o.MaxEvents)
 	}
 	return nil
 }
@@ -228,7 +228,7 @@ func (b *batch) cancel(may func(vin, name string) bool, vin, id string) (cmd Com
 	case rec == nil || rec.VIN != vin:
 		return Command{}, "", ErrNotFound
 	case may != nil && !may(vin, rec.Name):
-		return Command{}, rec.Name, ErrNotPermitted
+		return Command{}, rec.Name, errNotPermitted
 	case rec.State == Cancelled:
 		return b.t.view(rec), rec.Name, nil
 	case rec.Handed || rec.State != Queued:

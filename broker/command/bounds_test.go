@@ -99,10 +99,10 @@ func TestQueueIsBounded(t *testing.T) {
 	one, two := of(OriginHTTP, "one"), of(OriginKafka, "two")
 	create(t, s, Request{Caller: one})
 	first := create(t, s, Request{Caller: one})
-	if _, _, err := s.Create(ctx, Request{VIN: vin, Name: "x", Caller: two}); !errors.Is(err, ErrQueueFull) {
+	if _, _, err := s.Create(ctx, Request{VIN: vin, Name: "x", Caller: two}); !errors.Is(err, errQueueFull) {
 		t.Errorf("third of the vehicle: %v", err)
 	}
-	if _, _, err := s.Create(ctx, Request{VIN: "OTHER", Name: "x", Caller: one}); !errors.Is(err, ErrBusy) {
+	if _, _, err := s.Create(ctx, Request{VIN: "OTHER", Name: "x", Caller: one}); !errors.Is(err, errBusy) {
 		t.Errorf("beyond the sender's half: %v", err)
 	}
 	if _, err := s.Cancel(ctx, one, vin, first.ID); err != nil {
@@ -112,7 +112,7 @@ func TestQueueIsBounded(t *testing.T) {
 	create(t, s, Request{VIN: "OTHER", Caller: two})
 	create(t, s, Request{VIN: "THIRD", Caller: of(OriginKafka, "another name for two")})
 	for _, c := range []Caller{of(OriginKafka, "three"), of(OriginHTTP, "three")} {
-		if _, _, err := s.Create(ctx, Request{VIN: "THIRD", Name: "x", Caller: c}); !errors.Is(err, ErrBusy) {
+		if _, _, err := s.Create(ctx, Request{VIN: "THIRD", Name: "x", Caller: c}); !errors.Is(err, errBusy) {
 			t.Errorf("beyond Kafka's half, or the cell's bound: %v", err)
 		}
 	}

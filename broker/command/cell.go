@@ -32,7 +32,7 @@ type Cell struct {
 	Patience time.Duration
 }
 
-// UnknownError means that the outcome of a request is unknown. It wraps ErrUnknown.
+// UnknownError means that the outcome of a request is unknown. It wraps errUnknown.
 type UnknownError struct {
 	ID  string
 	Why error
@@ -41,13 +41,13 @@ type UnknownError struct {
 // Error includes the id with which to ask again.
 func (e *UnknownError) Error() string {
 	if e.ID == "" {
-		return fmt.Sprintf("%v: %v", ErrUnknown, e.Why)
+		return fmt.Sprintf("%v: %v", errUnknown, e.Why)
 	}
-	return fmt.Sprintf("%v, repeat with this id: %s (%v)", ErrUnknown, e.ID, e.Why)
+	return fmt.Sprintf("%v, repeat with this id: %s (%v)", errUnknown, e.ID, e.Why)
 }
 
-// Unwrap returns ErrUnknown.
-func (e *UnknownError) Unwrap() error { return ErrUnknown }
+// Unwrap returns errUnknown.
+func (e *UnknownError) Unwrap() error { return errUnknown }
 
 // errWaited means that a request was not decided in time.
 var errWaited = errors.New("redis has not decided on it in time")
@@ -98,17 +98,17 @@ func (s *Service) ask(waits context.Context, vin, id string, question func(st *c
 // is back commands should not wait.
 const longestInsisting = 500 * time.Millisecond
 
-// insist retries until there is an answer; it returns ErrClosed when the service closes.
+// insist retries until there is an answer; it returns errClosed when the service closes.
 func (s *Service) insist(ctx context.Context, try func() error) error {
 	pause := newBackoff()
 	for {
 		pause.next = min(pause.next, longestInsisting)
 		err := try()
-		if !errors.Is(err, ErrUnknown) {
+		if !errors.Is(err, errUnknown) {
 			return err
 		}
 		if !pause.sleep(ctx) {
-			return ErrClosed
+			return errClosed
 		}
 	}
 }
@@ -148,7 +148,7 @@ func (s *Service) decide(ctx, waits context.Context, r *Request) error {
 		return err
 	}
 	if a.Verdict == cell.Conflict {
-		return fmt.Errorf("%w: %s", ErrConflict, r.ID)
+		return fmt.Errorf("%w: %s", errConflict, r.ID)
 	}
 	o := s.offered(r, digest)
 	if o.Created == 0 && !r.came.IsZero() {
@@ -163,11 +163,11 @@ func (s *Service) decide(ctx, waits context.Context, r *Request) error {
 		r.decided, r.ours = &a, s.ours(&a)
 		return nil
 	case cell.Conflict:
-		return fmt.Errorf("%w: %s", ErrConflict, r.ID)
+		return fmt.Errorf("%w: %s", errConflict, r.ID)
 	case cell.Expired:
-		return ErrExpired
+		return errExpired
 	case cell.Full:
-		return fmt.Errorf("%w: %d are open", ErrQueueFull, s.o.MaxQueued)
+		return fmt.Errorf("%w: %d are open", errQueueFull, s.o.MaxQueued)
 	}
 	return &UnknownError{ID: r.ID, Why: fmt.Errorf("redis answered %q", a.Verdict)}
 }
@@ -221,8 +221,8 @@ func (s *Service) decideFor(ctx context.Context, r *Request, found *error) error
 	if *found == nil {
 		*found = s.insist(ctx, func() error { return s.decide(ctx, ctx, r) })
 	}
-	if errors.Is(*found, ErrClosed) {
-		return ErrClosed
+	if errors.Is(*found, errClosed) {
+		return errClosed
 	}
 	return nil
 }
@@ -237,7 +237,7 @@ func (s *Service) decideAll(ctx context.Context, all []asked) error {
 	for i := range all {
 		a := &all[i]
 		if !s.turns.run(a.VIN, func(ctx context.Context) { done <- s.decideOne(ctx, a) }) {
-			return ErrClosed
+			return errClosed
 		}
 	}
 	var failed error
@@ -257,15 +257,15 @@ func (s *Service) decideOne(ctx context.Context, a *asked) error {
 	if a.found == nil {
 		a.found = s.insist(ctx, func() error {
 			err := s.decide(ctx, ctx, r)
-			if errors.Is(err, ErrBusy) {
+			if errors.Is(err, errBusy) {
 				return &UnknownError{ID: r.ID, Why: err}
 			}
 			return err
 		})
 	}
 	switch {
-	case errors.Is(a.found, ErrClosed):
-		return ErrClosed
+	case errors.Is(a.found, errClosed):
+		return errClosed
 	case a.found == nil:
 		a.elsewhere = !r.ours
 		return nil
@@ -305,11 +305,11 @@ func (s *Service) admitHere(r *Request) error {
 	sender := (&record{Origin: r.Origin, By: r.By}).sender()
 	switch {
 	case s.open.ofSender(sender) >= max(1, s.o.MaxOpen/2):
-		return fmt.Errorf("%w: %d of this sender are open", ErrBusy, s.o.MaxOpen/2)
+		return fmt.Errorf("%w: %d of this sender are open", errBusy, s.o.MaxOpen/2)
 	case st.Open >= s.o.MaxOpen:
-		return fmt.Errorf("%w: %d are open at this gateway", ErrBusy, s.o.MaxOpen)
+		return fmt.Errorf("%w: %d are open at this gateway", errBusy, s.o.MaxOpen)
 	case s.o.Publish != nil && !s.o.DropOldEvents && st.Waiting >= s.o.MaxEvents:
-		return fmt.Errorf("%w: %d changes of state wait for Kafka", ErrBusy, s.o.MaxEvents)
+		return fmt.Errorf("%w: %d changes of state wait for Kafka", errBusy, s.o.MaxEvents)
 	}
 	return nil
 }

@@ -199,7 +199,7 @@ func TestWaitElsewhere(t *testing.T) {
 	go func() { b.acts(b.engine.next(t), Failed) }()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if cmd, err := a.Wait(ctx, vin, "c1"); err != nil || cmd.State != Failed || string(cmd.Result) != `{"done":true}` {
+	if cmd, err := a.wait(ctx, vin, "c1"); err != nil || cmd.State != Failed || string(cmd.Result) != `{"done":true}` {
 		t.Errorf("%+v %v", cmd, err)
 	}
 }
@@ -223,7 +223,7 @@ func TestCancelElsewhere(t *testing.T) {
 		}
 	}
 	forbids := Caller{May: func(string, string) bool { return false }}
-	if _, err := b.Cancel(t.Context(), forbids, vin, "c2"); !errors.Is(err, ErrNotPermitted) {
+	if _, err := b.Cancel(t.Context(), forbids, vin, "c2"); !errors.Is(err, errNotPermitted) {
 		t.Error(err)
 	}
 	if _, err := b.Cancel(t.Context(), Caller{}, vin, "c3"); !errors.Is(err, ErrNotFound) {
@@ -285,7 +285,7 @@ func TestIdsInTheCell(t *testing.T) {
 		t.Errorf("%+v %v %v", cmd, created, err)
 	}
 	for _, r := range []Request{{ID: "c1", VIN: vin, Name: "unlock"}, {ID: "c1", VIN: "OTHER", Name: "lock"}} {
-		if _, _, err := c.all[1].Create(t.Context(), r); !errors.Is(err, ErrConflict) {
+		if _, _, err := c.all[1].Create(t.Context(), r); !errors.Is(err, errConflict) {
 			t.Error(err)
 		}
 	}
@@ -313,10 +313,10 @@ func TestRedisAway(t *testing.T) {
 	if !errors.As(err, &unknown) || unknown.ID == "" || !strings.Contains(err.Error(), "repeat with this id: "+unknown.ID) {
 		t.Errorf("%v", err)
 	}
-	if _, err := a.Cancel(t.Context(), Caller{}, vin, "c1"); !errors.Is(err, ErrUnknown) {
+	if _, err := a.Cancel(t.Context(), Caller{}, vin, "c1"); !errors.Is(err, errUnknown) {
 		t.Error(err)
 	}
-	if _, err := a.Get(t.Context(), vin, "c1"); !errors.Is(err, ErrUnknown) {
+	if _, err := a.Get(t.Context(), vin, "c1"); !errors.Is(err, errUnknown) {
 		t.Error(err)
 	}
 	b.set(errors.New("no answer for 2 s"))

@@ -14,7 +14,7 @@ import (
 
 // cancelTogether is Cancel with several gateways.
 func (s *Service) cancelTogether(ctx context.Context, c Caller, vin, id string) (Command, error) {
-	asked := Audited{Action: ActionCancel, Caller: c, VIN: vin, ID: id, Outcome: OutcomeCancelled}
+	asked := Audited{Action: actionCancel, Caller: c, VIN: vin, ID: id, Outcome: outcomeCancelled}
 	var out Command
 	var a cell.Answer
 	done := make(chan error, 1)
@@ -34,7 +34,7 @@ func (s *Service) cancelTogether(ctx context.Context, c Caller, vin, id string) 
 		err = wait(ctx, done)
 	}
 	if undecided(err) { // asked and out may still be written to
-		s.audit(Audited{Action: ActionCancel, Caller: c, VIN: vin, ID: id}, err)
+		s.audit(Audited{Action: actionCancel, Caller: c, VIN: vin, ID: id}, err)
 		return Command{}, err
 	}
 	if err != nil && ctx.Err() != nil {
@@ -101,7 +101,7 @@ func (b *batch) cancelled(a *cell.Answer) (Command, error) {
 	case cell.Missing:
 		return Command{}, ErrNotFound
 	case notPermitted:
-		return Command{Name: a.Record.Fields[fieldName]}, ErrNotPermitted
+		return Command{Name: a.Record.Fields[fieldName]}, errNotPermitted
 	case cell.Doubt:
 		return Command{}, fmt.Errorf("%w: a gateway that has lost its memory may have sent it", ErrNotCancellable)
 	}
@@ -274,7 +274,7 @@ func placeOf(f Filter) (p cell.Place, err error) {
 		err = json.Unmarshal(text, &p)
 	}
 	if err != nil || p.Slot < 0 {
-		return p, fmt.Errorf("cursor=%s: %w", f.Cursor, ErrCursor)
+		return p, fmt.Errorf("cursor=%s: %w", f.Cursor, errCursor)
 	}
 	return p, nil
 }

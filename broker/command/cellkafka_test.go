@@ -119,7 +119,7 @@ func TestLostRefusal(t *testing.T) {
 	readers.Wait()
 
 	// Another caller reads it between the lost answer and the retry.
-	one := &asked{Request: Request{ID: "late", VIN: "V", TTL: time.Minute, At: time.Now()}, found: ErrExpired}
+	one := &asked{Request: Request{ID: "late", VIN: "V", TTL: time.Minute, At: time.Now()}, found: errExpired}
 	by.set(errors.New("no answer"))
 	if by.refuseOnce(t.Context(), one) == nil {
 		t.Error("an answer while Redis is away")
@@ -210,7 +210,7 @@ func TestListsTogether(t *testing.T) {
 			t.Errorf("%+v: %d commands, want %d", x.f, len(seen), x.want)
 		}
 	}
-	if _, _, err := b.List(t.Context(), Filter{Cursor: "!"}); !errors.Is(err, ErrCursor) {
+	if _, _, err := b.List(t.Context(), Filter{Cursor: "!"}); !errors.Is(err, errCursor) {
 		t.Error(err)
 	}
 }
@@ -229,7 +229,7 @@ func TestRedisForgets(t *testing.T) {
 	create(t, a.Service, Request{ID: "c3", VIN: "OTHER"})
 	c.redis.FlushAll()
 	for _, m := range c.all {
-		if _, err := m.Get(t.Context(), vin, "c1"); !errors.Is(err, ErrUnknown) {
+		if _, err := m.Get(t.Context(), vin, "c1"); !errors.Is(err, errUnknown) {
 			t.Errorf("before all is offered: %v", err)
 		}
 	}

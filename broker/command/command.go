@@ -29,35 +29,35 @@ const (
 
 // Errors of Create, Get, Cancel and Wait.
 var (
-	// ErrInvalid means that the request is not a valid command; the message says why.
-	ErrInvalid = errors.New("invalid command")
-	// ErrTopic means that id, VIN or name cannot be part of a command's topic. It wraps ErrInvalid.
-	ErrTopic = fmt.Errorf("%w: topic", ErrInvalid)
-	// ErrTooLarge means that payload and properties exceed the bound. It wraps ErrInvalid.
-	ErrTooLarge = fmt.Errorf("%w: size", ErrInvalid)
-	// ErrNotPermitted means that the caller may not send this command to this vehicle.
-	ErrNotPermitted = errors.New("the caller may not send this command to this vehicle")
-	// ErrResponseTopic means that outcomes may not be published on the response topic. It wraps ErrNotPermitted.
-	ErrResponseTopic = fmt.Errorf("%w: the response topic is not one that the caller may read, or is a vehicle's own", ErrNotPermitted)
-	// ErrExpired means that the time to live had passed before the gateway received the command.
-	ErrExpired = errors.New("the command's time had passed before it came")
-	// ErrConflict means that the id or idempotency key belongs to a command with other content.
-	ErrConflict = errors.New("the same id or key was used for another command")
-	// ErrQueueFull means that the vehicle has the maximum number of open commands.
-	ErrQueueFull = errors.New("the vehicle's command queue is full")
-	// ErrBusy means that a bound of the gateway is reached (open commands, waiting events).
-	ErrBusy = errors.New("too many commands")
+	// errInvalid means that the request is not a valid command; the message says why.
+	errInvalid = errors.New("invalid command")
+	// errTopic means that id, VIN or name cannot be part of a command's topic. It wraps errInvalid.
+	errTopic = fmt.Errorf("%w: topic", errInvalid)
+	// errTooLarge means that payload and properties exceed the bound. It wraps errInvalid.
+	errTooLarge = fmt.Errorf("%w: size", errInvalid)
+	// errNotPermitted means that the caller may not send this command to this vehicle.
+	errNotPermitted = errors.New("the caller may not send this command to this vehicle")
+	// errResponseTopic means that outcomes may not be published on the response topic. It wraps errNotPermitted.
+	errResponseTopic = fmt.Errorf("%w: the response topic is not one that the caller may read, or is a vehicle's own", errNotPermitted)
+	// errExpired means that the time to live had passed before the gateway received the command.
+	errExpired = errors.New("the command's time had passed before it came")
+	// errConflict means that the id or idempotency key belongs to a command with other content.
+	errConflict = errors.New("the same id or key was used for another command")
+	// errQueueFull means that the vehicle has the maximum number of open commands.
+	errQueueFull = errors.New("the vehicle's command queue is full")
+	// errBusy means that a bound of the gateway is reached (open commands, waiting events).
+	errBusy = errors.New("too many commands")
 	// ErrNotFound means that this vehicle has no such command, or that it is forgotten.
 	ErrNotFound = errors.New("no such command")
 	// ErrNotCancellable means that the command was handed to the vehicle's connection or is final.
 	ErrNotCancellable = errors.New("the command can no longer be cancelled")
-	// ErrStore means that the state file could not be written.
-	ErrStore = errors.New("the command store failed")
-	// ErrUnknown means that the cell's Redis is away or its replicas have not confirmed: the decision may or may not
+	// errStore means that the state file could not be written.
+	errStore = errors.New("the command store failed")
+	// errUnknown means that the cell's Redis is away or its replicas have not confirmed: the decision may or may not
 	// stand.
-	ErrUnknown = errors.New("unknown")
-	// ErrClosed means that the service is closed.
-	ErrClosed = errors.New("the command service is closed")
+	errUnknown = errors.New("unknown")
+	// errClosed means that the service is closed.
+	errClosed = errors.New("the command service is closed")
 )
 
 // Request asks for a command.
@@ -174,24 +174,24 @@ func (r *Request) check(o *Options) error {
 	}
 	switch {
 	case (r.ID != "" || r.named) && !ValidID(r.ID):
-		return fmt.Errorf("%w: id must be 1 to 64 of A-Z a-z 0-9 _ -", ErrTopic)
+		return fmt.Errorf("%w: id must be 1 to 64 of A-Z a-z 0-9 _ -", errTopic)
 	case len(r.Key) > maxKeyBytes:
-		return fmt.Errorf("%w: Idempotency-Key is longer than %d bytes", ErrInvalid, maxKeyBytes)
+		return fmt.Errorf("%w: Idempotency-Key is longer than %d bytes", errInvalid, maxKeyBytes)
 	case !validLevel(r.VIN, maxVINBytes):
-		return fmt.Errorf("%w: the VIN must be 1 to %d bytes without + # / and controls", ErrTopic, maxVINBytes)
+		return fmt.Errorf("%w: the VIN must be 1 to %d bytes without + # / and controls", errTopic, maxVINBytes)
 	case !validLevel(r.Name, maxNameBytes):
-		return fmt.Errorf("%w: name must be 1 to %d bytes without + # / and controls", ErrTopic, maxNameBytes)
+		return fmt.Errorf("%w: name must be 1 to %d bytes without + # / and controls", errTopic, maxNameBytes)
 	case len(r.Payload)+r.props.size() > o.MaxPayload && len(r.Payload) <= o.MaxPayload:
-		return fmt.Errorf("%w: the payload with its properties has %d bytes, at most %d are permitted", ErrTooLarge, len(r.Payload)+r.props.size(), o.MaxPayload)
+		return fmt.Errorf("%w: the payload with its properties has %d bytes, at most %d are permitted", errTooLarge, len(r.Payload)+r.props.size(), o.MaxPayload)
 	case len(r.Payload) > o.MaxPayload:
-		return fmt.Errorf("%w: the payload has %d bytes, at most %d are permitted", ErrTooLarge, len(r.Payload), o.MaxPayload)
+		return fmt.Errorf("%w: the payload has %d bytes, at most %d are permitted", errTooLarge, len(r.Payload), o.MaxPayload)
 	case r.TTL < time.Second || r.TTL > o.MaxTTL:
-		return fmt.Errorf("%w: ttl must be between 1s and %v", ErrInvalid, o.MaxTTL)
+		return fmt.Errorf("%w: ttl must be between 1s and %v", errInvalid, o.MaxTTL)
 	}
 	if r.JSON {
 		var compact bytes.Buffer
 		if err := json.Compact(&compact, r.Payload); err != nil {
-			return fmt.Errorf("%w: the payload is not JSON: %w", ErrInvalid, err)
+			return fmt.Errorf("%w: the payload is not JSON: %w", errInvalid, err)
 		}
 		r.Payload = compact.Bytes()
 	}

@@ -277,7 +277,7 @@ func TestIdempotency(t *testing.T) {
 	} {
 		r := base
 		change(&r)
-		if _, _, err := s.Create(ctx, r); !errors.Is(err, ErrConflict) {
+		if _, _, err := s.Create(ctx, r); !errors.Is(err, errConflict) {
 			t.Errorf("other %s: %v, want ErrConflict", name, err)
 		}
 	}
@@ -287,7 +287,7 @@ func TestIdempotency(t *testing.T) {
 	if a.ID != b.ID || a.ID == c.ID {
 		t.Errorf("keys: %s %s %s", a.ID, b.ID, c.ID)
 	}
-	if _, _, err := s.Create(ctx, Request{Key: "k 1", Caller: Caller{By: "svc"}, VIN: vin, Name: "unlock"}); !errors.Is(err, ErrConflict) {
+	if _, _, err := s.Create(ctx, Request{Key: "k 1", Caller: Caller{By: "svc"}, VIN: vin, Name: "unlock"}); !errors.Is(err, errConflict) {
 		t.Errorf("same key, other content: %v", err)
 	}
 }
@@ -439,7 +439,7 @@ func TestWait(t *testing.T) {
 	ended := make(chan Command, 2)
 	for range 2 {
 		go func() {
-			cmd, _ := s.Wait(context.Background(), vin, "c1")
+			cmd, _ := s.wait(context.Background(), vin, "c1")
 			ended <- cmd
 		}()
 	}
@@ -452,7 +452,7 @@ func TestWait(t *testing.T) {
 	create(t, s, Request{ID: "c2"})
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
-	if cmd, err := s.Wait(ctx, vin, "c2"); err != nil || cmd.State.Final() {
+	if cmd, err := s.wait(ctx, vin, "c2"); err != nil || cmd.State.Final() {
 		t.Errorf("a wait that runs out: %s, %v", cmd.State, err)
 	}
 	if len(s.waiters.byID) != 0 {

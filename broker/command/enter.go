@@ -19,7 +19,7 @@ func (s *Service) enter(ctx context.Context, vin string, r *request, decide deci
 	}
 	if !s.turns.must(vin, func(ctx context.Context) { s.handIn(r, decide(ctx, ctx)) }) {
 		r.release()
-		return ErrClosed
+		return errClosed
 	}
 	return nil
 }
@@ -30,7 +30,7 @@ func (s *Service) handIn(r *request, err error) {
 	case err != nil:
 		r.finish(err)
 	case !s.inbox.add(r):
-		r.finish(ErrClosed)
+		r.finish(errClosed)
 	}
 }
 
@@ -74,7 +74,7 @@ func (s *Service) enterBriefly(ctx context.Context, vin string, r *request, deci
 		stop()
 		cancel()
 		r.release()
-		return ErrClosed
+		return errClosed
 	}
 	return nil
 }

@@ -111,7 +111,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
 		ctx, cancel := context.WithTimeout(r.Context(), wait)
 		defer cancel()
-		if cmd, err = h.Service.Wait(ctx, cmd.VIN, cmd.ID); err != nil {
+		if cmd, err = h.Service.wait(ctx, cmd.VIN, cmd.ID); err != nil {
 			fail(w, err, nil)
 			return
 		}
@@ -217,7 +217,7 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
 // filter parses ?state=, ?vin=, ?id=, ?limit= and ?cursor=.
 func filter(q url.Values) (Filter, error) {
 	f := Filter{State: State(q.Get("state")), VIN: q.Get("vin"), ID: q.Get("id")}
-	if f.State != "" && !f.State.Valid() {
+	if f.State != "" && !f.State.valid() {
 		return f, fmt.Errorf("state=%s is not one of %v", f.State, States())
 	}
 	if text := q.Get("limit"); text != "" {

@@ -67,7 +67,7 @@ func (s *Service) Command(ctx context.Context, rec *message.Record) error {
 
 // refusal returns the state and cause published for a refused request.
 func refusal(err error) (State, string) {
-	if errors.Is(err, ErrExpired) {
+	if errors.Is(err, errExpired) {
 		return Expired, causeNotSent // as for one that was accepted in time and not sent
 	}
 	return Rejected, err.Error()
@@ -76,7 +76,7 @@ func refusal(err error) (State, string) {
 // tellable reports whether a refusal gets an event. A conflict does not: its id belongs to another command, whose state
 // the event would appear to be.
 func tellable(r *Request, cause error) bool {
-	return !errors.Is(cause, ErrConflict) && ValidID(r.ID) && validLevel(r.VIN, maxVINBytes)
+	return !errors.Is(cause, errConflict) && ValidID(r.ID) && validLevel(r.VIN, maxVINBytes)
 }
 
 // refuse adds the event of a refusal. Beyond the bound of events it only counts.
@@ -161,7 +161,7 @@ func (s *Service) Consume(ctx context.Context, c Consumer) error {
 		switch resumed = err == nil; {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, ErrClosed):
+		case errors.Is(err, errClosed):
 			return err
 		case err != nil:
 			s.o.Log.Warn("reading vehicle.commands failed, trying again", "partition", c.Partition(), "err", err)
@@ -236,7 +236,7 @@ func (s *Service) fromKafka(m *Message) (Request, bool) {
 	var k kafkaCommand
 	from := Caller{By: m.by(), Origin: OriginKafka, May: s.o.KafkaMay}
 	if err := json.Unmarshal(m.Value, &k); err != nil {
-		s.told(&Request{ID: m.Ref, Caller: from}, false, ErrInvalid)
+		s.told(&Request{ID: m.Ref, Caller: from}, false, errInvalid)
 		s.o.Log.Warn("vehicle.commands has a record that is not a command", "ref", m.Ref, "err", err)
 		return Request{}, false
 	}

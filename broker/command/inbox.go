@@ -71,7 +71,7 @@ func (i *inbox) put(ctx context.Context, r *request) error {
 	}
 	if !i.add(r) {
 		r.release()
-		return ErrClosed
+		return errClosed
 	}
 	return nil
 }

@@ -143,12 +143,12 @@ func (s *Service) commit(requests []*request) {
 				must = append(must, r)
 				continue
 			}
-			r.finish(fmt.Errorf("%w: %w", ErrStore, err))
+			r.finish(fmt.Errorf("%w: %w", errStore, err))
 		}
 		requests = must
 		if len(requests) > 0 && !s.pause() {
 			for _, r := range requests {
-				r.finish(fmt.Errorf("%w: %w", ErrStore, err))
+				r.finish(fmt.Errorf("%w: %w", errStore, err))
 			}
 			return
 		}

@@ -43,7 +43,7 @@ func TestNobodyWaits(t *testing.T) {
 	if !errors.As(err, &unknown) || unknown.ID != "c1" {
 		t.Errorf("a request behind one that Redis does not decide on: %v", err)
 	}
-	if _, err := m.Cancel(ctx, Caller{}, vin, "c0"); !errors.Is(err, ErrUnknown) {
+	if _, err := m.Cancel(ctx, Caller{}, vin, "c0"); !errors.Is(err, errUnknown) {
 		t.Errorf("a cancel: %v", err)
 	}
 	answered := make(chan byte, 1)
@@ -77,7 +77,7 @@ func TestAtOnceWhileAway(t *testing.T) {
 	m.set(errors.New("no answer for 2 s"))
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // less than Patience
 	defer cancel()
-	if _, _, err := m.Create(ctx, Request{VIN: vin, Name: "lock"}); !errors.Is(err, ErrUnknown) {
+	if _, _, err := m.Create(ctx, Request{VIN: vin, Name: "lock"}); !errors.Is(err, errUnknown) {
 		t.Error(err)
 	}
 	answered := make(chan byte, 1)
@@ -109,7 +109,7 @@ func TestLivesFromItsArrival(t *testing.T) {
 	}()
 	release()
 	<-done
-	if !errors.Is(late, ErrExpired) {
+	if !errors.Is(late, errExpired) {
 		t.Errorf("accepted after its time: %v", late)
 	}
 	if check.OK(t, got); time.Until(time.UnixMilli(int64(cmd.ExpiresAt))) > 59*time.Minute+5*time.Second {

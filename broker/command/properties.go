@@ -60,7 +60,7 @@ func (p *properties) urgent() (bool, error) {
 		case u.Value == "true" || u.Value == "false":
 			urgent = u.Value == "true"
 		default:
-			return false, fmt.Errorf(`%w: the user property urgent is "true" or "false"`, ErrInvalid)
+			return false, fmt.Errorf(`%w: the user property urgent is "true" or "false"`, errInvalid)
 		}
 	}
 	return urgent, nil

@@ -163,7 +163,7 @@ func TestEventsWaitForKafka(t *testing.T) {
 		for i := range 3 {
 			create(t, s, Request{ID: fmt.Sprintf("c%d", i), TTL: time.Second})
 		}
-		if _, _, err := s.Create(t.Context(), Request{VIN: vin, Name: "x"}); !errors.Is(err, ErrBusy) {
+		if _, _, err := s.Create(t.Context(), Request{VIN: vin, Name: "x"}); !errors.Is(err, errBusy) {
 			t.Errorf("beyond the bound of events: %v", err)
 		}
 		time.Sleep(time.Hour)
@@ -257,10 +257,10 @@ func TestStoreFailure(t *testing.T) {
 		s := start(t, Options{DB: db, Deliverer: newEngine(0)})
 		create(t, s, Request{ID: "c1"})
 		check.OK(t, db.Close())
-		if _, _, err := s.Create(t.Context(), Request{VIN: vin, Name: "x"}); !errors.Is(err, ErrStore) {
+		if _, _, err := s.Create(t.Context(), Request{VIN: vin, Name: "x"}); !errors.Is(err, errStore) {
 			t.Errorf("Create without a store: %v", err)
 		}
-		if _, _, err := s.List(context.Background(), Filter{}); !errors.Is(err, ErrStore) {
+		if _, _, err := s.List(context.Background(), Filter{}); !errors.Is(err, errStore) {
 			t.Errorf("List without a store: %v", err)
 		}
 		synced := make(chan error, 1)

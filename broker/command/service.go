@@ -225,7 +225,7 @@ func (s *Service) localView(vin, id string) (Command, error) {
 		t := tablesOf(tx)
 		r, err := t.byID(id)
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrStore, err)
+			return fmt.Errorf("%w: %w", errStore, err)
 		}
 		if r == nil || (vin != "" && r.VIN != vin) {
 			return ErrNotFound
@@ -260,8 +260,8 @@ func (s *Service) List(ctx context.Context, f Filter) (page []Command, cursor st
 		page, cursor, err = t.list(f)
 		return err
 	})
-	if err != nil && !errors.Is(err, ErrCursor) {
-		err = fmt.Errorf("%w: %w", ErrStore, err)
+	if err != nil && !errors.Is(err, errCursor) {
+		err = fmt.Errorf("%w: %w", errStore, err)
 	}
 	return page, cursor, err
 }

@@ -33,8 +33,8 @@ func States() []State {
 	return []State{Queued, Sent, Delivered, Accepted, Succeeded, Failed, Rejected, Expired, Cancelled, Late}
 }
 
-// Valid reports whether s is a state.
-func (s State) Valid() bool { return slices.Contains(States(), s) }
+// valid reports whether s is a state.
+func (s State) valid() bool { return slices.Contains(States(), s) }
 
 // Final reports whether the state is final. Expired may still become late.
 func (s State) Final() bool {

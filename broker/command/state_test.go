@@ -26,7 +26,7 @@ func TestEveryTransition(t *testing.T) {
 		if len(may[from]) == 0 != from.Final() && from != Expired && from != Late {
 			t.Errorf("%s: final is %v", from, from.Final())
 		}
-		if !from.Valid() {
+		if !from.valid() {
 			t.Errorf("%s is not valid", from)
 		}
 	}

@@ -188,8 +188,8 @@ type Filter struct {
 	Cursor string
 }
 
-// ErrCursor means that a cursor did not come from a list.
-var ErrCursor = errors.New("it did not come from a list")
+// errCursor means that a cursor did not come from a list.
+var errCursor = errors.New("it did not come from a list")
 
 // Bounds of a page, and of the commands scanned for one.
 const (
@@ -206,7 +206,7 @@ func (t *tables) list(f Filter) (page []Command, cursor string, err error) {
 	before := uint64(0)
 	if f.Cursor != "" {
 		if before, err = strconv.ParseUint(f.Cursor, cursorBase, 64); err != nil || before == 0 {
-			return nil, "", fmt.Errorf("cursor=%s: %w", f.Cursor, ErrCursor)
+			return nil, "", fmt.Errorf("cursor=%s: %w", f.Cursor, errCursor)
 		}
 	}
 	from := t.meta

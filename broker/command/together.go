@@ -213,7 +213,7 @@ func (s *Service) permitted(seq uint64, epoch int64, a cell.Answer, err error) {
 	s.note(func() {
 		if e := s.open.bySeq[seq]; e != nil {
 			answered(e)
-			e.asked = errors.Is(err, ErrUnknown) // the script may have run
+			e.asked = errors.Is(err, errUnknown) // the script may have run
 			s.retry[e.rec.VIN] = struct{}{}
 		}
 	})

@@ -55,8 +55,8 @@ func (w *waiters) notify(id string) {
 	}
 }
 
-// Wait returns the command once it is final. If ctx ends first, it returns the current state without error.
-func (s *Service) Wait(ctx context.Context, vin, id string) (Command, error) {
+// wait returns the command once it is final. If ctx ends first, it returns the current state without error.
+func (s *Service) wait(ctx context.Context, vin, id string) (Command, error) {
 	done := s.waiters.join(id)
 	if done == nil {
 		return s.Get(ctx, vin, id)

@@ -64,31 +64,31 @@ type Properties struct {
 	users   int
 }
 
-// Has reports whether the property is present.
-func (p *Properties) Has(id byte) bool { return p.set>>id&1 == 1 }
+// has reports whether the property is present.
+func (p *Properties) has(id byte) bool { return p.set>>id&1 == 1 }
 
-// HasExpiry reports whether the message expiry interval is present; 0 is a legal value.
-func (p *Properties) HasExpiry() bool { return p.Has(propMessageExpiry) }
+// hasExpiry reports whether the message expiry interval is present; 0 is a legal value.
+func (p *Properties) hasExpiry() bool { return p.has(propMessageExpiry) }
 
 // Travelling returns the properties that are forwarded with the message, except the user properties. They alias the
 // packet.
 func (p *Properties) Travelling() message.Properties {
 	return message.Properties{
 		ContentType: Text(p.ContentType), ResponseTopic: Text(p.ResponseTopic), Correlation: p.Correlation,
-		Expiry: p.Expiry, HasExpiry: p.HasExpiry(),
-		UTF8Payload: p.PayloadFormat == 1, BytesPayload: p.Has(propPayloadFormat) && p.PayloadFormat == 0,
-		EmptyContentType: p.Has(propContentType) && len(p.ContentType) == 0,
+		Expiry: p.Expiry, HasExpiry: p.hasExpiry(),
+		UTF8Payload: p.PayloadFormat == 1, BytesPayload: p.has(propPayloadFormat) && p.PayloadFormat == 0,
+		EmptyContentType: p.has(propContentType) && len(p.ContentType) == 0,
 	}
 }
 
 // HasAlias reports whether a topic alias is present.
-func (p *Properties) HasAlias() bool { return p.Has(propAlias) }
+func (p *Properties) HasAlias() bool { return p.has(propAlias) }
 
-// HasSessionExpiry reports whether the session expiry interval is present.
-func (p *Properties) HasSessionExpiry() bool { return p.Has(propSessionExpiry) }
+// hasSessionExpiry reports whether the session expiry interval is present.
+func (p *Properties) hasSessionExpiry() bool { return p.has(propSessionExpiry) }
 
-// HasAuthMethod reports whether an authentication method is present.
-func (p *Properties) HasAuthMethod() bool { return p.Has(propAuthMethod) }
+// hasAuthMethod reports whether an authentication method is present.
+func (p *Properties) hasAuthMethod() bool { return p.has(propAuthMethod) }
 
 // Users returns the number of user properties.
 func (p *Properties) Users() int { return p.users }
@@ -165,7 +165,7 @@ func (p *Properties) scanSection(allow uint64) error {
 			return malformed("unknown property")
 		case allow>>id&1 == 0:
 			return protocolError("property not allowed in this packet")
-		case p.Has(id) && id != propUser:
+		case p.has(id) && id != propUser:
 			return protocolError("property more than once")
 		}
 		p.set |= 1 << id
@@ -176,7 +176,7 @@ func (p *Properties) scanSection(allow uint64) error {
 			return malformed("property value beyond the property length")
 		}
 	}
-	if p.Has(propAuthData) && !p.Has(propAuthMethod) {
+	if p.has(propAuthData) && !p.has(propAuthMethod) {
 		return protocolError("authentication data without a method")
 	}
 	return nil

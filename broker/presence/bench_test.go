@@ -31,11 +31,11 @@ func BenchmarkConnect(b *testing.B) {
 	for n := range 50_000 {
 		report(n)
 	}
-	check.Eventually(b, "all is published", func() bool { return o.Waiting() == 0 })
+	check.Eventually(b, "all is published", func() bool { return o.waiting() == 0 })
 	for n := 50_000; b.Loop(); n++ {
 		report(n)
 	}
-	check.Eventually(b, "all is published", func() bool { return o.Waiting() == 0 })
+	check.Eventually(b, "all is published", func() bool { return o.waiting() == 0 })
 	check.OK(b, o.Close(b.Context()))
 	check.OK(b, db.Close())
 }

@@ -269,14 +269,14 @@ func (b *Outbox) Close(ctx context.Context) error {
 	b.done.Wait()
 	b.writeSome()
 	b.stop()
-	if n := b.Waiting(); n > 0 {
+	if n := b.waiting(); n > 0 {
 		return fmt.Errorf("%d presence events wait for Kafka: %w", n, context.DeadlineExceeded)
 	}
 	return nil
 }
 
-// Waiting returns how many events in memory are not published, plus one if the disk has others.
-func (b *Outbox) Waiting() int {
+// waiting returns how many events in memory are not published, plus one if the disk has others.
+func (b *Outbox) waiting() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := len(b.pending) + len(b.queue)
@@ -330,7 +330,7 @@ func (b *Outbox) idle(ctx context.Context) bool {
 		return true
 	case <-b.ending:
 	}
-	if b.Waiting() == 0 {
+	if b.waiting() == 0 {
 		return true
 	}
 	select {

@@ -23,38 +23,38 @@ const (
 
 // Errors of Attach and Deliver, and those passed to a Delivery's Failed.
 var (
-	// ErrNoSession means that the client has no session.
-	ErrNoSession = errors.New("no session")
+	// errNoSession means that the client has no session.
+	errNoSession = errors.New("no session")
 	// ErrNotSubscribed means that no subscription of the client matches the message's topic.
 	ErrNotSubscribed = errors.New("not subscribed")
-	// ErrNotConnected means that the subscription has QoS 0 and the client is not connected, so the message cannot be
+	// errNotConnected means that the subscription has QoS 0 and the client is not connected, so the message cannot be
 	// queued.
-	ErrNotConnected = errors.New("not connected")
-	// ErrQueueFull means that the client's queue, or all queues together, have reached a bound.
-	ErrQueueFull = errors.New("queue full")
-	// ErrExpired means that the message expired before it was sent.
-	ErrExpired = errors.New("message expired")
+	errNotConnected = errors.New("not connected")
+	// errQueueFull means that the client's queue, or all queues together, have reached a bound.
+	errQueueFull = errors.New("queue full")
+	// errExpired means that the message expired before it was sent.
+	errExpired = errors.New("message expired")
 	// ErrTooLarge means that the message exceeds the Maximum Packet Size that the client announced.
 	ErrTooLarge = errors.New("message exceeds the client's maximum packet size")
-	// ErrNotPermitted means that the client's permissions do not allow it to receive the message.
-	ErrNotPermitted = errors.New("not permitted")
-	// ErrSessionEnded means that the session ended (expiry, clean start, purge) before the message was acknowledged.
-	ErrSessionEnded = errors.New("session ended")
+	// errNotPermitted means that the client's permissions do not allow it to receive the message.
+	errNotPermitted = errors.New("not permitted")
+	// errSessionEnded means that the session ended (expiry, clean start, purge) before the message was acknowledged.
+	errSessionEnded = errors.New("session ended")
 	// ErrWillNotPermitted means that the client may not publish to the will's topic.
 	ErrWillNotPermitted = errors.New("will topic not permitted")
 	// ErrWillTopic means that the will's topic has more levels than MaxTopicLevels.
 	ErrWillTopic = errors.New("will topic has too many levels")
 	// ErrSessions means that the owner has reached its limit of sessions.
 	ErrSessions = errors.New("the subject has as many sessions as it may have")
-	// ErrRetained means that the publisher's share of retained messages, or the room for all of them, is used up.
-	ErrRetained = errors.New("no room for another retained message")
+	// errRetained means that the publisher's share of retained messages, or the room for all of them, is used up.
+	errRetained = errors.New("no room for another retained message")
 	// ErrTakeover wraps the context's error when an older connection of the client did not end in time.
 	ErrTakeover = errors.New("the older connection has not ended")
-	// ErrClientID means that the client identifier is empty or longer than maxClientIDBytes, or that the key is longer
+	// errClientID means that the client identifier is empty or longer than maxClientIDBytes, or that the key is longer
 	// than maxKeyBytes.
-	ErrClientID = errors.New("client identifier empty or too long")
-	// ErrClosed means that the manager is closed.
-	ErrClosed = errors.New("session manager closed")
+	errClientID = errors.New("client identifier empty or too long")
+	// errClosed means that the manager is closed.
+	errClosed = errors.New("session manager closed")
 )
 
 // Options configure a Manager.

@@ -19,12 +19,12 @@ import (
 //
 // Nothing is sent to the connection until Session.Start.
 //
-// Errors: ErrClientID, ErrWillNotPermitted, ErrWillTopic, ErrSessions, ErrTakeover (with the context's error),
-// ErrSessionEnded (purged meanwhile), ErrClosed, the journal's error when an older will cannot be appended, the
+// Errors: errClientID, ErrWillNotPermitted, ErrWillTopic, ErrSessions, ErrTakeover (with the context's error),
+// errSessionEnded (purged meanwhile), errClosed, the journal's error when an older will cannot be appended, the
 // context's error.
 func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present bool, err error) {
 	if id, _, _ := message.SplitSessionKey(a.Key); id == "" || len(id) > maxClientIDBytes || len(a.Key) > maxKeyBytes {
-		return nil, false, ErrClientID
+		return nil, false, errClientID
 	}
 	if a.Will != nil && !willPermitted(a.Perm, a.Will.Topic) {
 		m.o.Rejected("will_not_permitted")
@@ -62,7 +62,7 @@ func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present boo
 		}
 	}
 	if m.closed.Err() != nil {
-		return nil, false, ErrClosed
+		return nil, false, errClosed
 	}
 	if s, err = st.connect(&a, present); err != nil {
 		return nil, false, err
@@ -99,7 +99,7 @@ func (m *Manager) evict(ctx context.Context, id string) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", ErrTakeover, ctx.Err())
 	case <-m.closed.Done():
-		return ErrClosed
+		return errClosed
 	}
 	st.mu.Lock()
 	if st.gen == gen && st.link.conn != nil {
@@ -130,7 +130,7 @@ func (m *Manager) open(a *Attach) (st *state, present, wait bool, err error) {
 	if old != nil {
 		old.mu.Lock()
 		wait = old.file.saved || old.file.unsaved
-		old.end(ErrSessionEnded)
+		old.end(errSessionEnded)
 		old.leave()
 		old.unlock()
 	}
@@ -175,7 +175,7 @@ func (m *Manager) place(a *Attach, old *state) (*share, error) {
 func (st *state) abandon() {
 	st.mu.Lock()
 	defer st.unlock()
-	st.end(ErrSessionEnded)
+	st.end(errSessionEnded)
 }
 
 // setExpiry changes how long the session outlives its connection. It is never raised from 0, because a session without
@@ -199,7 +199,7 @@ func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 	st.mu.Lock()
 	defer st.unlock()
 	if st.ended {
-		return nil, ErrSessionEnded
+		return nil, errSessionEnded
 	}
 	st.gen++
 	st.claim, st.moved = a.claim, false
@@ -278,7 +278,7 @@ func (st *state) disconnect(normal bool, reason Reason, expiry *time.Duration) {
 			st.leave()
 		}
 	case st.expiry == 0:
-		st.end(ErrSessionEnded)
+		st.end(errSessionEnded)
 	default:
 		st.endsAt = deadline(now, st.expiry)
 		st.changed(false)

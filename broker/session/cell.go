@@ -57,7 +57,7 @@ func (m *Manager) claim(ctx context.Context, a *Attach) error {
 	if old != nil {
 		old.mu.Lock()
 		old.cancelWill()
-		old.end(ErrSessionEnded)
+		old.end(errSessionEnded)
 		old.leave()
 		old.unlock()
 	}
@@ -140,7 +140,7 @@ func (m *Manager) Moved(key string, claim uint64) {
 		return
 	}
 	st.cancelWill()
-	st.end(ErrSessionEnded)
+	st.end(errSessionEnded)
 	st.leave()
 }
 
@@ -158,7 +158,7 @@ func (st *state) leaveMoved(now int64) {
 	if st.willAt > now {
 		st.cancelWill()
 	}
-	st.end(ErrSessionEnded)
+	st.end(errSessionEnded)
 	if st.willAt == 0 {
 		st.leave()
 	}
@@ -218,7 +218,7 @@ func (m *Manager) Portable(key string) ([]byte, bool) {
 func (st *state) decodePortable(b []byte) error {
 	r := field.Reader{B: b}
 	if form := r.Byte(); form != portable1 {
-		return fmt.Errorf("%w: form %d of a session from the cell, this version knows %d", ErrFormat, form, portable1)
+		return fmt.Errorf("%w: form %d of a session from the cell, this version knows %d", errFormat, form, portable1)
 	}
 	flags := r.Byte()
 	st.version, st.expiry = r.Byte(), time.Duration(r.Uvarint())*time.Millisecond //nolint:gosec // written from a Duration

@@ -48,8 +48,8 @@ const (
 	formatByClient = 1 // sessions were named by client identifiers alone
 )
 
-// ErrFormat is wrapped when the state file contains something that this version does not understand.
-var ErrFormat = errors.New("session state not understood")
+// errFormat is wrapped when the state file contains something that this version does not understand.
+var errFormat = errors.New("session state not understood")
 
 type bucket uint8
 
@@ -153,7 +153,7 @@ func decodeEntry(b []byte, dec *message.Decoder) (*entry, error) {
 		return nil, err
 	}
 	if e.qos > 2 {
-		return nil, fmt.Errorf("%w: QoS 3", ErrFormat)
+		return nil, fmt.Errorf("%w: QoS 3", errFormat)
 	}
 	rec = rec.Clone()
 	e.body.topic, e.body.payload, e.body.props, e.body.qos, e.body.retain = rec.Topic, rec.Payload, rec.Props, rec.QoS, rec.Retain
@@ -322,7 +322,7 @@ func record(r *field.Reader, dec *message.Decoder, rec *message.Record) error {
 		return err
 	}
 	if err := dec.Decode(r.Rest(), 0, rec); err != nil {
-		return fmt.Errorf("%w: %w", ErrFormat, err)
+		return fmt.Errorf("%w: %w", errFormat, err)
 	}
 	return nil
 }
@@ -330,7 +330,7 @@ func record(r *field.Reader, dec *message.Decoder, rec *message.Record) error {
 // whole returns an error if the value ended before its last field.
 func whole(r *field.Reader) error {
 	if r.Bad {
-		return fmt.Errorf("%w: value cut short", ErrFormat)
+		return fmt.Errorf("%w: value cut short", errFormat)
 	}
 	return nil
 }

@@ -161,9 +161,9 @@ func (st *state) newID(f *flow) uint16 {
 func (st *state) refusal(e *entry, now int64) (reason string, err error) {
 	switch {
 	case e.body.expires != 0 && e.body.expires <= now && (!e.sent || e.d != nil):
-		return dropExpired, ErrExpired
+		return dropExpired, errExpired
 	case !st.link.perm.Receive(e.body.topic):
-		return dropNotPermitted, ErrNotPermitted
+		return dropNotPermitted, errNotPermitted
 	}
 	return "", nil
 }

@@ -396,7 +396,7 @@ func TestDeliver(t *testing.T) {
 	}
 	var ready []string
 	e.m.OnReady(func(id string) { ready = append(ready, id) })
-	if err := e.m.Deliver(vin, d("c0")); !errors.Is(err, ErrNoSession) {
+	if err := e.m.Deliver(vin, d("c0")); !errors.Is(err, errNoSession) {
 		t.Errorf("without a session: %v", err)
 	}
 	c, _ := e.attach(vin, vehicle, v4)
@@ -412,18 +412,18 @@ func TestDeliver(t *testing.T) {
 	for _, id := range []string{"c1", "c2"} {
 		check.OK(t, e.m.Deliver(vin, d(id)))
 	}
-	if err := e.m.Deliver(vin, d("c3")); !errors.Is(err, ErrQueueFull) {
+	if err := e.m.Deliver(vin, d("c3")); !errors.Is(err, errQueueFull) {
 		t.Errorf("into a full queue: %v", err)
 	}
 	c.expect("v1/"+vin+"/cmd/c1/lock=c1 q1 #1", "v1/"+vin+"/cmd/c2/lock=c2 q1 #2")
 	c.s.Puback(1, 0)
 	c.detach(false)
-	if err := e.m.Deliver(vin, &message.Delivery{Topic: "v1/" + vin + "/sys/reconnect"}); !errors.Is(err, ErrNotConnected) {
+	if err := e.m.Deliver(vin, &message.Delivery{Topic: "v1/" + vin + "/sys/reconnect"}); !errors.Is(err, errNotConnected) {
 		t.Errorf("QoS 0 to a client that is away: %v", err)
 	}
 	late := d("c4")
 	late.Life = -time.Second
-	if err := e.m.Deliver(vin, late); !errors.Is(err, ErrExpired) {
+	if err := e.m.Deliver(vin, late); !errors.Is(err, errExpired) {
 		t.Errorf("expired: %v", err)
 	}
 	check.OK(t, e.m.Deliver(vin, d("c5")))

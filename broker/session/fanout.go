@@ -84,7 +84,7 @@ func (m *Manager) Advance(seq uint64) {
 
 // AwaitFanout returns when every record up to seq has been fanned out. Before a SUBSCRIBE it makes
 // sure that earlier messages are found retained, or removed, and do not come live. The error is the context's, or
-// ErrClosed.
+// errClosed.
 func (m *Manager) AwaitFanout(ctx context.Context, seq uint64) error {
 	for {
 		m.fan.mu.Lock()
@@ -103,7 +103,7 @@ func (m *Manager) AwaitFanout(ctx context.Context, seq uint64) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-m.closed.Done():
-			return ErrClosed
+			return errClosed
 		}
 	}
 }
@@ -127,7 +127,7 @@ func (m *Manager) Settle(seq uint64) {
 // SettledFrom returns the first sequence that the command service would have to read if the process started now.
 func (m *Manager) SettledFrom() uint64 { return m.stored.settled.Load() + 1 }
 
-// Checkpoint is like Advance, but returns when the position and the queues are durable. The error is ErrClosed or
+// Checkpoint is like Advance, but returns when the position and the queues are durable. The error is errClosed or
 // ctx's.
 func (m *Manager) Checkpoint(ctx context.Context, seq uint64) error {
 	m.Advance(seq)
@@ -217,18 +217,18 @@ func (st *state) offerNow(rec *message.Record, match *Matched, retain bool) {
 	st.m.metrics.dropped.WithLabelValues(reason).Inc()
 }
 
-// Deliver queues a message for one client, connected or not. Errors: ErrNoSession, ErrNotSubscribed, ErrNotConnected,
-// ErrQueueFull, ErrExpired, ErrNotPermitted; no callback is called then.
+// Deliver queues a message for one client, connected or not. Errors: errNoSession, ErrNotSubscribed, errNotConnected,
+// errQueueFull, errExpired, errNotPermitted; no callback is called then.
 func (m *Manager) Deliver(clientID string, d *message.Delivery) error {
 	st := m.lookup(clientID)
 	if st == nil {
-		return ErrNoSession
+		return errNoSession
 	}
 	st.mu.Lock()
 	defer st.unlock()
 	now := m.now()
 	if st.ended || st.expired(now) {
-		return ErrNoSession
+		return errNoSession
 	}
 	e := &entry{body: &body{topic: d.Topic}, d: d}
 	if d.Life != 0 {
@@ -239,11 +239,11 @@ func (m *Manager) Deliver(clientID string, d *message.Delivery) error {
 	case !matched:
 		return ErrNotSubscribed
 	case e.body.expires != 0 && e.body.expires <= now:
-		return ErrExpired
+		return errExpired
 	case st.link.conn == nil && qos == 0:
-		return ErrNotConnected
+		return errNotConnected
 	case st.link.conn != nil && !st.link.perm.Receive(d.Topic):
-		return ErrNotPermitted
+		return errNotPermitted
 	}
 	e.qos = min(qos, 1)
 	e.durable = d.Durable && e.qos > 0 && st.durable

@@ -494,7 +494,7 @@ func TestOpenRefusesWhatItDoesNotUnderstand(t *testing.T) {
 			c.checkpoint()
 			damage(func(b bucket, key, value string) { putRaw(t, c.db, b, key, value) })
 			o := c.o
-			if m, err := Open(o); !errors.Is(err, ErrFormat) {
+			if m, err := Open(o); !errors.Is(err, errFormat) {
 				t.Errorf("error %v", err)
 				if m != nil {
 					_ = m.Close(t.Context())

@@ -45,7 +45,7 @@ func createBuckets(tx *statefile.Tx, issuer string) error {
 			return err
 		}
 	case v != nil:
-		return fmt.Errorf("%w: format %x, this version knows %d", ErrFormat, v, format)
+		return fmt.Errorf("%w: format %x, this version knows %d", errFormat, v, format)
 	}
 	return meta.Put([]byte("format"), []byte{format})
 }
@@ -77,7 +77,7 @@ func (l *loader) load() error {
 
 // JournalKnown returns what the state file knows about the journal: its epoch, and a sequence that it had reached, both
 // 0 if nothing was fanned out yet. It is called before the journal, which may have lost its end, is opened. An error
-// wraps ErrFormat when the value is not understood.
+// wraps errFormat when the value is not understood.
 func JournalKnown(db *statefile.DB) (epoch, last uint64, err error) {
 	err = db.View(func(tx *statefile.Tx) error {
 		root := tx.Bucket([]byte(rootBucket))
@@ -99,7 +99,7 @@ func JournalKnown(db *statefile.DB) (epoch, last uint64, err error) {
 // decodePosition decodes the journal's epoch and the marks that write has stored.
 func decodePosition(v []byte) (epoch uint64, at mark, err error) {
 	if len(v) != 24 && len(v) != 32 {
-		return 0, mark{}, fmt.Errorf("%w: position of %d bytes", ErrFormat, len(v))
+		return 0, mark{}, fmt.Errorf("%w: position of %d bytes", errFormat, len(v))
 	}
 	at = mark{fanned: binary.BigEndian.Uint64(v[8:]), replay: binary.BigEndian.Uint64(v[16:])}
 	if at.settled = at.replay; len(v) == 32 {
@@ -164,7 +164,7 @@ func (l *loader) queues() error {
 		client, order, ok := splitQueueKey(k)
 		st := l.m.sessions.get(client)
 		if !ok || st == nil {
-			return fmt.Errorf("%w: message %x belongs to no session", ErrFormat, k)
+			return fmt.Errorf("%w: message %x belongs to no session", errFormat, k)
 		}
 		e, err := decodeEntry(v, &l.dec)
 		if err != nil {
@@ -184,7 +184,7 @@ func (l *loader) queues() error {
 // restoreInflight restores the packet identifier and stage of a message in flight.
 func (e *entry) restoreInflight(key, at []byte) error {
 	if len(at) != 3 || stage(at[2]) < assigned || stage(at[2]) > released {
-		return fmt.Errorf("%w: message %x in flight", ErrFormat, key)
+		return fmt.Errorf("%w: message %x in flight", errFormat, key)
 	}
 	e.id, e.stage, e.sent = binary.BigEndian.Uint16(at), stage(at[2]), true
 	e.stored = e.stage
@@ -219,7 +219,7 @@ func (l *loader) incoming() error {
 		st := l.m.sessions.get(string(k))
 		in, ok := decodeIncoming(v, l.last)
 		if st == nil || !ok {
-			return fmt.Errorf("%w: QoS 2 identifiers of %q", ErrFormat, k)
+			return fmt.Errorf("%w: QoS 2 identifiers of %q", errFormat, k)
 		}
 		st.incoming = in
 		return nil
@@ -231,11 +231,11 @@ func (l *loader) retained() error {
 	return l.each(bucketRetained, func(k, v []byte) error {
 		var rec message.Record
 		if err := l.dec.Decode(v, 0, &rec); err != nil {
-			return fmt.Errorf("%w: retained message of %q: %w", ErrFormat, k, err)
+			return fmt.Errorf("%w: retained message of %q: %w", errFormat, k, err)
 		}
 		rec = rec.Clone()
 		if string(retainedKey(rec.Topic)) != string(k) {
-			return fmt.Errorf("%w: retained message of %q is on topic %q", ErrFormat, k, rec.Topic)
+			return fmt.Errorf("%w: retained message of %q is on topic %q", errFormat, k, rec.Topic)
 		}
 		if at := m.expiry(&rec); at != 0 && at <= l.now {
 			m.retained.dirty[rec.Topic] = nil

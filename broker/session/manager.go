@@ -214,7 +214,7 @@ func (m *Manager) Purge(clientID string) bool {
 		st.link.kick(ReasonAdmin)
 		st.link.conn.Kick(frame.ReasonAdministrative, "")
 	}
-	st.end(ErrSessionEnded)
+	st.end(errSessionEnded)
 	if st.link.conn == nil {
 		st.leave()
 	}

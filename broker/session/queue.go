@@ -144,11 +144,11 @@ func (q *fifo) remove(fn func(*entry) bool) {
 	q.head = 0
 }
 
-// enqueue appends a message to the queue, or fails with ErrQueueFull.
+// enqueue appends a message to the queue, or fails with errQueueFull.
 func (st *state) enqueue(e *entry) error {
 	size := e.body.size()
 	if st.admit(letter{directed: e.d != nil, durable: e.durable, size: size}) != "" {
-		return ErrQueueFull
+		return errQueueFull
 	}
 	st.push(e, size)
 	return nil
@@ -206,7 +206,7 @@ func (st *state) fullFor(f *flow, l letter) string {
 	}
 	if st.m.bounds.Load().Overflow == DropOldest {
 		for bound != "" && bound != dropStateFull && f.waiting.len() > 0 {
-			st.discard(f, f.waiting.pop(), dropOldest, ErrQueueFull)
+			st.discard(f, f.waiting.pop(), dropOldest, errQueueFull)
 			bound = st.overBound(f, l)
 		}
 	}
@@ -243,7 +243,7 @@ func (st *state) dropExpired(f *flow, now int64) {
 	f.waiting.remove(func(e *entry) bool {
 		at := e.body.expires
 		if at != 0 && at <= now {
-			st.discard(f, e, dropExpired, ErrExpired)
+			st.discard(f, e, dropExpired, errExpired)
 			return true
 		}
 		if at != 0 && (f.expiring == 0 || at < f.expiring) {
@@ -360,7 +360,7 @@ func (st *state) rewind() {
 		if e.qos > 0 {
 			return false
 		}
-		st.discard(f, e, dropOffline, ErrNotConnected)
+		st.discard(f, e, dropOffline, errNotConnected)
 		return true
 	})
 	st.rest()

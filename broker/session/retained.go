@@ -78,7 +78,7 @@ func retainedSize(rec *message.Record) int64 {
 	return int64(entryOverhead + len(rec.Topic) + len(rec.Payload))
 }
 
-// ClaimRetained reserves room for a retained message before it is journaled. On ErrRetained, which is counted, the
+// ClaimRetained reserves room for a retained message before it is journaled. On errRetained, which is counted, the
 // message must not be journaled. A publisher can always remove its own message, or replace it by one that is not
 // larger. Each claim must be ended by JournaledRetained or CancelRetained. Removing a message that does not exist needs
 // no claim.
@@ -92,7 +92,7 @@ func (m *Manager) ClaimRetained(rec *message.Record) (claimed bool, err error) {
 	}
 	if bound := r.over(k, owner, size, m.bounds.Load()); bound != "" {
 		m.reject(bound, owner)
-		return false, ErrRetained
+		return false, errRetained
 	}
 	if k == nil {
 		k = &kept{topic: strings.Clone(rec.Topic), claimed: noClaim}

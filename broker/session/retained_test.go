@@ -60,7 +60,7 @@ func TestRetainedShare(t *testing.T) {
 	e := newEnv(t, func(o *Options) { o.MaxRetainedMessages, o.MaxRetainedPerSubject = 8, 3 })
 	refused := func(what string, err error) {
 		t.Helper()
-		if !errors.Is(err, ErrRetained) {
+		if !errors.Is(err, errRetained) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

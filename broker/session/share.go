@@ -24,8 +24,8 @@ func ownerOfClient(key string) Owner {
 	return Owner(message.SessionKey(name, role, issuer))
 }
 
-// Subject returns the owner's name for display.
-func (o Owner) Subject() string {
+// subject returns the owner's name for display.
+func (o Owner) subject() string {
 	name, _, _ := message.SplitSessionKey(string(o))
 	return name
 }
@@ -195,7 +195,7 @@ func (m *Manager) Shortages() []Shortage {
 // meet records that a client has reached a bound, and logs the start of a shortage.
 func (m *Manager) meet(bound string, owner Owner) {
 	if m.shortages.note(bound, owner, time.Now()) { // not the time that the gateway has run: it lags after a stop
-		m.log.Warn("session limit reached", "bound", bound, "subject", owner.Subject())
+		m.log.Warn("session limit reached", "bound", bound, "subject", owner.subject())
 	}
 }
 

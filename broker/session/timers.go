@@ -101,7 +101,7 @@ func (m *Manager) tick(st *state, now int64) {
 		}
 	case st.expired(now):
 		m.metrics.expired.Inc()
-		st.end(ErrSessionEnded)
+		st.end(errSessionEnded)
 	default:
 		st.schedule()
 	}

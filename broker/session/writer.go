@@ -100,7 +100,7 @@ func (w *writer) wait(ctx context.Context, after func(fn func())) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-w.m.closed.Done():
-		return ErrClosed
+		return errClosed
 	}
 }
 

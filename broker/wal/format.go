@@ -216,8 +216,8 @@ func (h *BatchHeader) Size() int64 { return BatchSize(int64(h.Length)) }
 // Next returns the sequence after the batch.
 func (h *BatchHeader) Next() uint64 { return h.First + uint64(h.Count) }
 
-// LastTime returns the time of the last record.
-func (h *BatchHeader) LastTime() int64 { return h.Time + int64(h.Span) }
+// lastTime returns the time of the last record.
+func (h *BatchHeader) lastTime() int64 { return h.Time + int64(h.Span) }
 
 // bodyOK checks the records and their padding: everything after the header.
 func (h *BatchHeader) bodyOK(body []byte, salt uint32) bool {

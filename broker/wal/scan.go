@@ -151,7 +151,7 @@ func Scan(w *Window, start int64, name string, salt uint32, base uint64, visit f
 func (s *Scanned) note(h *BatchHeader) {
 	if h.Count > 0 {
 		s.TailOff, s.TailLen, s.TailLast = s.End, h.Size(), h.Next()-1
-		s.LastTime = h.LastTime()
+		s.LastTime = h.lastTime()
 	}
 	s.Batches++
 	s.Records += uint64(h.Count)

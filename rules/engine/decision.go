@@ -62,8 +62,8 @@ func (d *Decision) OfMatch(before *Decision) bool {
 	return d.Rule == before.Rule && d.Target > before.Target && d.Err == ""
 }
 
-// ErrBadDecision is wrapped by every error of DecodeDecision.
-var ErrBadDecision = errors.New("damaged decision")
+// errBadDecision is wrapped by every error of DecodeDecision.
+var errBadDecision = errors.New("damaged decision")
 
 const (
 	decisionShadow = 1 << iota
@@ -129,7 +129,7 @@ func (d *Decision) Append(dst []byte) []byte {
 }
 
 // DecodeDecision reads one decision from the front of b and returns how many bytes it took. Values
-// alias b. The error wraps ErrBadDecision.
+// alias b. The error wraps errBadDecision.
 func DecodeDecision(b []byte) (Decision, int, error) {
 	r := field.Reader{B: b}
 	bits, rule, target := r.Byte(), r.Uvarint(), r.Uvarint()
@@ -157,7 +157,7 @@ func DecodeDecision(b []byte) (Decision, int, error) {
 		d.Window = &Window{VIN: string(r.Bytes()), End: end}
 	}
 	if r.Bad || rule > 0xFFFF || target > 0xFFFF || item > 0xFFFF || bits >= decisionWindow<<1 {
-		return Decision{}, 0, fmt.Errorf("%w at byte %d of %d", ErrBadDecision, r.Off, len(b))
+		return Decision{}, 0, fmt.Errorf("%w at byte %d of %d", errBadDecision, r.Off, len(b))
 	}
 	return d, r.Off, nil
 }

@@ -13,11 +13,11 @@ import (
 	"cellgate/rules/op"
 )
 
-// Errors of Render. Any error except ErrDecision is a fault of the record or the rule: send the record to the rule's
+// Errors of Render. Any error except errDecision is a fault of the record or the rule: send the record to the rule's
 // error topic (RenderDeadLetter). Rendering again gives the same error.
 var (
-	// ErrDecision means that the decision is a shadow decision or cannot be one of this set.
-	ErrDecision = errors.New("not a decision of this rule set")
+	// errDecision means that the decision is a shadow decision or cannot be one of this set.
+	errDecision = errors.New("not a decision of this rule set")
 	// ErrNoDeadLetter is returned by RenderDeadLetter for a rule with on_error: none.
 	ErrNoDeadLetter = errors.New("the rule sends no errors")
 )
@@ -51,7 +51,7 @@ func (x *Renderer) Render(d Decision, rec *message.Record, r *op.Rendered) error
 func (x *Renderer) RenderDeadLetter(d Decision, reason string, rec *message.Record, r *op.Rendered) error {
 	s := x.set
 	if int(d.Rule) >= len(s.Compiled) {
-		return fmt.Errorf("%w: rule %d of %d", ErrDecision, d.Rule, len(s.Compiled))
+		return fmt.Errorf("%w: rule %d of %d", errDecision, d.Rule, len(s.Compiled))
 	}
 	rule := s.Compiled[d.Rule]
 	undecoded := d.Target == TargetUndecoded
@@ -116,16 +116,16 @@ func (x *Renderer) render(sc *expr.Scope, d Decision, r *op.Rendered) (err error
 	s := x.set
 	switch {
 	case d.Shadow || int(d.Rule) >= len(s.Compiled):
-		return fmt.Errorf("%w: rule %d of %d, shadow %t", ErrDecision, d.Rule, len(s.Compiled), d.Shadow)
+		return fmt.Errorf("%w: rule %d of %d, shadow %t", errDecision, d.Rule, len(s.Compiled), d.Shadow)
 	case d.Target == TargetError, d.Target == TargetUndecoded:
 		return x.RenderDeadLetter(d, d.Err, sc.Record, r)
 	case int(d.Target) >= len(s.Compiled[d.Rule].Targets):
-		return fmt.Errorf("%w: target %d of rule %s", ErrDecision, d.Target, s.Compiled[d.Rule].Info.ID)
+		return fmt.Errorf("%w: target %d of rule %s", errDecision, d.Target, s.Compiled[d.Rule].Info.ID)
 	}
 	rule := s.Compiled[d.Rule]
 	given, err := expr.DecodeGiven(d.Values)
 	if err != nil {
-		return fmt.Errorf("%w: its values: %w", ErrDecision, err)
+		return fmt.Errorf("%w: its values: %w", errDecision, err)
 	}
 	sc.BeginMessage(given, d.Item > 0)
 	t := rule.Targets[d.Target]
@@ -133,7 +133,7 @@ func (x *Renderer) render(sc *expr.Scope, d Decision, r *op.Rendered) (err error
 	r.Sink = t.Kind
 	if d.Item > 0 {
 		if rule.Each == nil {
-			return fmt.Errorf("%w: an item of rule %s", ErrDecision, rule.Info.ID)
+			return fmt.Errorf("%w: an item of rule %s", errDecision, rule.Info.ID)
 		}
 		if err := sc.Item(rule.Each, int(d.Item)-1); err != nil {
 			return err

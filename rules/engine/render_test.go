@@ -226,7 +226,7 @@ rules:
 		t.Errorf("%v %+v", err, r)
 	}
 	for _, d := range []Decision{{Rule: 9}, {Rule: 0, Target: 3}, {Rule: 0, Shadow: true}} {
-		if err := NewRenderer(set).Render(d, &rec, &r); !errors.Is(err, ErrDecision) {
+		if err := NewRenderer(set).Render(d, &rec, &r); !errors.Is(err, errDecision) {
 			t.Errorf("%+v: %v", d, err)
 		}
 	}
@@ -341,7 +341,7 @@ func TestDecisionCodec(t *testing.T) {
 			t.Errorf("%+v: %+v %d %v", d, got, n, err)
 		}
 		for i := range len(b) {
-			if _, _, err := DecodeDecision(b[:i]); !errors.Is(err, ErrBadDecision) {
+			if _, _, err := DecodeDecision(b[:i]); !errors.Is(err, errBadDecision) {
 				t.Errorf("%+v cut to %d bytes: %v", d, i, err)
 			}
 		}

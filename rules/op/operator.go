@@ -42,8 +42,8 @@ type Runner interface {
 	Why(in *Input) string
 }
 
-// Waker is a Runner that can send without a message: Run is called with a tick when it is due.
-type Waker interface {
+// waker is a Runner that can send without a message: Run is called with a tick when it is due.
+type waker interface {
 	Runner
 	// Wakes is a marker method.
 	Wakes()
@@ -51,7 +51,7 @@ type Waker interface {
 
 // Wakes reports whether a runner can send without a message.
 func Wakes(r Runner) bool {
-	_, ok := r.(Waker)
+	_, ok := r.(waker)
 	return ok
 }
 
@@ -91,10 +91,10 @@ func (o *Outputs) Give(name string, value any) {
 }
 
 // Pass completes an output: the message continues through the rule.
-func (o *Outputs) Pass() { o.PassAt(0) }
+func (o *Outputs) Pass() { o.passAt(0) }
 
-// PassAt completes an output without a message, for a period that ended at end, in ms since the Unix epoch.
-func (o *Outputs) PassAt(end int64) { o.outs = append(o.outs, output{len(o.values), end}) }
+// passAt completes an output without a message, for a period that ended at end, in ms since the Unix epoch.
+func (o *Outputs) passAt(end int64) { o.outs = append(o.outs, output{len(o.values), end}) }
 
 // Reset removes all outputs.
 func (o *Outputs) Reset() { o.values, o.outs = o.values[:0], o.outs[:0] }

@@ -49,7 +49,7 @@ func (o *silentOp) fire(in *Input, m state.Touched, out *Outputs) {
 		return
 	}
 	out.Give("last", time.UnixMilli(m.At).UTC())
-	out.PassAt(end)
+	out.passAt(end)
 	m.Num = 0
 	m.Wake(0)
 }

@@ -222,7 +222,7 @@ func (o *windowOp) close(in *Input, out *Outputs) error {
 	}
 	out.Give("start", time.UnixMilli(begin).UTC())
 	out.Give("end", time.UnixMilli(end).UTC())
-	out.PassAt(end)
+	out.passAt(end)
 	return nil
 }
 

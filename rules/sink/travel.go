@@ -28,8 +28,8 @@ type export struct {
 
 // Errors of Export and Import.
 var (
-	ErrExporting  = errors.New("what the rules remember of the vehicle is being exported already")
-	ErrTooMuch    = errors.New("it is larger than what rules may remember of a vehicle")
+	errExporting  = errors.New("what the rules remember of the vehicle is being exported already")
+	errTooMuch    = errors.New("it is larger than what rules may remember of a vehicle")
 	errNotReached = errors.New("the rules have not come to the vehicle's last message in time")
 )
 
@@ -46,7 +46,7 @@ func (d *Dispatcher) Export(ctx context.Context, vin string) ([]byte, error) {
 	t.mu.Lock()
 	if t.waiting[vin] != nil {
 		t.mu.Unlock()
-		return nil, ErrExporting
+		return nil, errExporting
 	}
 	t.waiting[vin] = e
 	t.mu.Unlock()
@@ -73,7 +73,7 @@ func (d *Dispatcher) Forget(vin string) error { return d.append(message.Operator
 // operator has state of the vehicle here too, the later one counts.
 func (d *Dispatcher) Import(vin string, data []byte) error {
 	if len(data) > d.o.State.MaxVINBytes {
-		return fmt.Errorf("%w: %d bytes", ErrTooMuch, len(data))
+		return fmt.Errorf("%w: %d bytes", errTooMuch, len(data))
 	}
 	if err := state.Valid(data); err != nil {
 		return fmt.Errorf("vin %s: %w", vin, err)

@@ -74,7 +74,7 @@ func TestNew(t *testing.T) {
 	if ok, err := Test(&out, []string{dir}, options("")); err != nil || !ok || !strings.Contains(out.String(), "2 of 2 branches") {
 		t.Errorf("%v\n%s", err, out.String())
 	}
-	if _, err := New(dir, s, options("")); !errors.Is(err, ErrExists) {
+	if _, err := New(dir, s, options("")); !errors.Is(err, errExists) {
 		t.Errorf("over what is there: %v", err)
 	}
 	for _, wrong := range []Sketch{
@@ -83,7 +83,7 @@ func TestNew(t *testing.T) {
 		{ID: "c", Class: "telemetry", When: "payload.temp > 60", Topic: "t", Payload: `temp`},
 		{ID: "d e", Class: "telemetry", Topic: "t", Payload: `{}`},
 	} {
-		if _, err := New(dir, &wrong, options("")); !errors.Is(err, ErrSketch) {
+		if _, err := New(dir, &wrong, options("")); !errors.Is(err, errSketch) {
 			t.Errorf("%+v: %v", wrong, err)
 		}
 	}

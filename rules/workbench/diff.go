@@ -223,7 +223,7 @@ func DiffPaths(w io.Writer, before, after string, o ToolOptions) (rep DiffReport
 		set, diags := lang.Compile(src, o.Options)
 		if diags.HasErrors() {
 			if o.JSON {
-				return rep, false, writeJSON(w, CheckReport{Diagnostics: diags})
+				return rep, false, writeJSON(w, checkReport{Diagnostics: diags})
 			}
 			return rep, false, diags.Write(w)
 		}

@@ -45,7 +45,7 @@ func TestFormatOrdersKeys(t *testing.T) {
 	if err != nil || !bytes.Equal(again, got) {
 		t.Errorf("formatting twice: %v\n%s", err, again)
 	}
-	if _, err := Format([]byte("a: [")); !errors.Is(err, ErrFormat) {
+	if _, err := Format([]byte("a: [")); !errors.Is(err, errFormat) {
 		t.Errorf("not YAML: %v", err)
 	}
 }
@@ -66,7 +66,7 @@ func TestFormatPathsRewrites(t *testing.T) {
 	check.OK(t, os.Chmod(name, 0o640))
 	var b strings.Builder
 	ok, err := FormatPaths(&b, []string{dir}, false, options(""))
-	if ok || !errors.Is(err, ErrFormat) || b.String() != filepath.ToSlash(name)+"\n" {
+	if ok || !errors.Is(err, errFormat) || b.String() != filepath.ToSlash(name)+"\n" {
 		t.Errorf("ok %t err %v out %q", ok, err, b.String())
 	}
 	text, err := os.ReadFile(name)

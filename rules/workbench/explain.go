@@ -378,7 +378,7 @@ func ExplainPaths(w io.Writer, paths []string, rec *message.Record, o ToolOption
 	set, diags := lang.Compile(lang.NewSource(ws.rules), o.Options)
 	if diags.HasErrors() {
 		if o.JSON {
-			return false, writeJSON(w, CheckReport{Diagnostics: diags})
+			return false, writeJSON(w, checkReport{Diagnostics: diags})
 		}
 		return false, diags.Write(w)
 	}

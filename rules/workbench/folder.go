@@ -13,11 +13,11 @@ import (
 
 var errTestTime = errors.New("rules: the tests beside them take too long")
 
-// FailedTestsError lists the failing tests of a folder.
-type FailedTestsError []TestResult
+// failedTestsError lists the failing tests of a folder.
+type failedTestsError []TestResult
 
 // Error names the first failing test, its first failure, and the number of further failing tests.
-func (e FailedTestsError) Error() string {
+func (e failedTestsError) Error() string {
 	first := e[0]
 	text := fmt.Sprintf("rules: the test %q fails", first.Name)
 	if len(first.Failures) > 0 {
@@ -30,19 +30,19 @@ func (e FailedTestsError) Error() string {
 }
 
 // TestFolder runs a folder's tests on its rules, like `cellgate rules test`. A folder without tests passes. The error
-// is Diagnostics if a test does not fit the rules, FailedTestsError if one fails, and that of ctx if it ends first.
+// is Diagnostics if a test does not fit the rules, failedTestsError if one fails, and that of ctx if it ends first.
 func TestFolder(ctx context.Context, f *lang.Folder, o ToolOptions) error {
 	ws := &workspace{rules: f.Source.ByPath(), tests: f.Tests.ByPath()}
 	rep, err := ws.test(ctx, o)
 	switch {
-	case errors.Is(err, ErrNoTests):
+	case errors.Is(err, errNoTests):
 		return nil
 	case err != nil:
 		return fmt.Errorf("%w: %w", errTestTime, err)
 	case rep.Diagnostics.HasErrors():
 		return rep.Diagnostics
 	}
-	var failed FailedTestsError
+	var failed failedTestsError
 	for _, r := range rep.Results {
 		if !r.Passed {
 			failed = append(failed, r)
@@ -67,7 +67,7 @@ func Refused(err error) bool { return refusal(err) != "" }
 
 func refusal(err error) string {
 	var unsettled *settled.UnsettledError
-	var failed FailedTestsError
+	var failed failedTestsError
 	var found doc.Diagnostics
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

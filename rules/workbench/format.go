@@ -19,8 +19,8 @@ import (
 	"cellgate/rules/lang"
 )
 
-// ErrFormat means that a file cannot be formatted; the file is unchanged.
-var ErrFormat = errors.New("cannot be formatted")
+// errFormat means that a file cannot be formatted; the file is unchanged.
+var errFormat = errors.New("cannot be formatted")
 
 // Format formats a rule or test file: it puts the keys of a rule in the usual order, with the comments above them,
 // removes trailing blanks and repeated empty lines, and ends the file with one newline. It checks that the meaning is
@@ -40,7 +40,7 @@ func Format(text []byte) ([]byte, error) {
 	}
 	after, _, err := meaning(out)
 	if err != nil || !reflect.DeepEqual(before, after) {
-		return nil, fmt.Errorf("%w: its meaning would change: %w", ErrFormat, err)
+		return nil, fmt.Errorf("%w: its meaning would change: %w", errFormat, err)
 	}
 	return out, nil
 }
@@ -53,7 +53,7 @@ func meaning(text []byte) (v any, root ast.Node, err error) {
 		v, _ = d.Any(root, "the file", 0)
 	}
 	if len(diags) > 0 {
-		return nil, nil, fmt.Errorf("%w: line %d: %s", ErrFormat, diags[0].Line, diags[0].Message)
+		return nil, nil, fmt.Errorf("%w: line %d: %s", errFormat, diags[0].Line, diags[0].Message)
 	}
 	return v, root, nil
 }

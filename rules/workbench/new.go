@@ -25,11 +25,11 @@ type Sketch struct {
 	Payload                string // of a message that the rule matches
 }
 
-// ErrExists means that a file of the new rule already exists.
-var ErrExists = errors.New("the file is there already")
+// errExists means that a file of the new rule already exists.
+var errExists = errors.New("the file is there already")
 
-// ErrSketch means that the rule does not do what its sketch says.
-var ErrSketch = errors.New("the rule is not written")
+// errSketch means that the rule does not do what its sketch says.
+var errSketch = errors.New("the rule is not written")
 
 // New writes a rule and its test into a folder and returns the names of the files. The rule compiles and the test
 // passes.
@@ -37,7 +37,7 @@ func New(dir string, s *Sketch, o ToolOptions) (names []string, err error) {
 	rule := s.rule()
 	set, found := lang.Compile(lang.NewSource(map[string][]byte{s.ID + lang.RulesSuffix: []byte(rule)}), o.Options)
 	if err := found.Err(); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrSketch, err)
+		return nil, fmt.Errorf("%w: %w", errSketch, err)
 	}
 	test, err := s.test(set)
 	if err != nil {
@@ -48,7 +48,7 @@ func New(dir string, s *Sketch, o ToolOptions) (names []string, err error) {
 		path := filepath.Join(dir, name)
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644) //nolint:gosec // rules are for others to read
 		if errors.Is(err, fs.ErrExist) {
-			return names, fmt.Errorf("rules: %s: %w; choose another --id", path, ErrExists)
+			return names, fmt.Errorf("rules: %s: %w; choose another --id", path, errExists)
 		}
 		if err != nil {
 			return names, fmt.Errorf("rules: %w", err)
@@ -90,7 +90,7 @@ func (s *Sketch) test(set *lang.Set) (string, error) {
 	case err != nil:
 		return "", err
 	case out == "":
-		return "", fmt.Errorf("%w: its condition is false for %s; give another --payload or --when", ErrSketch, s.Payload)
+		return "", fmt.Errorf("%w: its condition is false for %s; give another --payload or --when", errSketch, s.Payload)
 	}
 	fmt.Fprintf(&b, "      - payload: %s\n        expect:\n          - {rule: %s, kafka: {topic: %s}}\n", quoted(s.Payload), s.ID, s.Topic)
 	if out, err := s.outcome(set, "{}"); err == nil && out == "" {
@@ -111,11 +111,11 @@ func (s *Sketch) outcome(set *lang.Set, payload string) (string, error) {
 		return "", nil
 	}
 	if ds[0].Err != "" {
-		return "", fmt.Errorf("%w: on %s: %s", ErrSketch, strconv.Quote(payload), ds[0].Err)
+		return "", fmt.Errorf("%w: on %s: %s", errSketch, strconv.Quote(payload), ds[0].Err)
 	}
 	var r op.Rendered
 	if err := w.Render(ds[0], &rec, &r); err != nil {
-		return "", fmt.Errorf("%w: on %s: %w", ErrSketch, strconv.Quote(payload), err)
+		return "", fmt.Errorf("%w: on %s: %w", errSketch, strconv.Quote(payload), err)
 	}
 	return r.Topic, nil
 }

@@ -16,8 +16,8 @@ import (
 	"cellgate/rules/lang"
 )
 
-// ErrNoTests means that the paths have no tests.
-var ErrNoTests = errors.New("no tests found: they stand in files that end with _test.yaml")
+// errNoTests means that the paths have no tests.
+var errNoTests = errors.New("no tests found: they stand in files that end with _test.yaml")
 
 // ToolOptions are the common options of the command-line tools.
 type ToolOptions struct {
@@ -184,8 +184,8 @@ func (t *testCase) checkRules(set *lang.Set) {
 	}
 }
 
-// CheckReport is the JSON output of Check.
-type CheckReport struct {
+// checkReport is the JSON output of Check.
+type checkReport struct {
 	OK          bool            `json:"ok"`
 	Files       int             `json:"files"`
 	Rules       int             `json:"rules"`
@@ -209,7 +209,7 @@ func Check(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 		diags = append(diags, set.Unfinished...)
 		diags.Sort()
 	}
-	rep := CheckReport{OK: !diags.HasErrors() && (!o.Strict || len(diags) == 0), Files: len(ws.rules) + len(ws.tests), Tests: len(tests), Diagnostics: diags}
+	rep := checkReport{OK: !diags.HasErrors() && (!o.Strict || len(diags) == 0), Files: len(ws.rules) + len(ws.tests), Tests: len(tests), Diagnostics: diags}
 	if set != nil {
 		rep.Rules, rep.Hash = len(set.Compiled), set.Hash()
 	}
@@ -231,7 +231,7 @@ func Check(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 }
 
 // verdict summarizes the findings.
-func (rep *CheckReport) verdict() string {
+func (rep *checkReport) verdict() string {
 	errors, warnings := rep.Diagnostics.Count(doc.Error), rep.Diagnostics.Count(doc.Warning)
 	switch {
 	case warnings == 0:
@@ -267,8 +267,8 @@ func writeJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// TestReport is the JSON output of Test.
-type TestReport struct {
+// testReport is the JSON output of Test.
+type testReport struct {
 	OK          bool            `json:"ok"`
 	Passed      int             `json:"passed"`
 	Failed      int             `json:"failed"`
@@ -278,7 +278,7 @@ type TestReport struct {
 }
 
 // Test runs the tests below the paths and writes the results. ok is false if a test fails or the rules do not compile.
-// The error is ErrNoTests if there is none.
+// The error is errNoTests if there is none.
 func Test(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 	ws, err := openPaths(paths)
 	if err != nil {
@@ -294,16 +294,16 @@ func Test(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 	return rep.OK, rep.write(w)
 }
 
-// test runs the tests. The error is ErrNoTests, or that of ctx if it ends first.
-func (ws *workspace) test(ctx context.Context, o ToolOptions) (TestReport, error) {
+// test runs the tests. The error is errNoTests, or that of ctx if it ends first.
+func (ws *workspace) test(ctx context.Context, o ToolOptions) (testReport, error) {
 	set, tests, diags := ws.compile(o)
-	rep := TestReport{OK: true, Results: []TestResult{}, Diagnostics: diags}
+	rep := testReport{OK: true, Results: []TestResult{}, Diagnostics: diags}
 	if diags.HasErrors() || o.Strict && len(diags) > 0 {
 		rep.OK = false
 		return rep, nil
 	}
 	if len(tests) == 0 {
-		return rep, ErrNoTests
+		return rep, errNoTests
 	}
 	sets, covered := map[string]*lang.Set{}, covering{}
 	for _, t := range tests {
@@ -327,7 +327,7 @@ func (ws *workspace) test(ctx context.Context, o ToolOptions) (TestReport, error
 	return rep, nil
 }
 
-func (rep *TestReport) write(w io.Writer) error {
+func (rep *testReport) write(w io.Writer) error {
 	if len(rep.Results) == 0 {
 		return rep.Diagnostics.Write(w)
 	}

@@ -112,7 +112,7 @@ func TestCheckJSON(t *testing.T) {
 	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "b.rules.yaml": rulestest.OneRule})
 	var b bytes.Buffer
 	ok, err := Check(&b, []string{dir}, ToolOptions{Options: options("").Options, JSON: true})
-	var rep CheckReport
+	var rep checkReport
 	if jerr := json.Unmarshal(b.Bytes(), &rep); jerr != nil || err != nil || ok {
 		t.Fatalf("ok %t err %v json %v\n%s", ok, err, jerr, b.String())
 	}
@@ -142,7 +142,7 @@ func TestCheckRefusesWhatIsEmpty(t *testing.T) {
 		if err != nil || ok || !strings.Contains(b.String(), "`rules: []`") || !strings.Contains(b.String(), "error[R003]") {
 			t.Errorf("%s: ok %t err %v out %q", name, ok, err, b.String())
 		}
-		var rep CheckReport
+		var rep checkReport
 		ok, err = Check(&j, []string{dir}, ToolOptions{Options: options("").Options, JSON: true})
 		if jerr := json.Unmarshal([]byte(j.String()), &rep); jerr != nil || err != nil || ok || rep.OK || len(rep.Diagnostics) != 1 {
 			t.Errorf("%s: ok %t err %v out %q", name, ok, err, j.String())
@@ -182,7 +182,7 @@ func TestTestReportsFailures(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}
 	}
-	if _, err := Test(&b, []string{t.TempDir()}, options("")); !errors.Is(err, ErrNoTests) {
+	if _, err := Test(&b, []string{t.TempDir()}, options("")); !errors.Is(err, errNoTests) {
 		t.Errorf("no tests: %v", err)
 	}
 }

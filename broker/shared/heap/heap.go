@@ -1,8 +1,8 @@
 // Package heap is a heap whose elements can be moved or removed at any time.
 package heap
 
-// Item is an element of at most one heap.
-type Item[T any] interface {
+// item is an element of at most one heap.
+type item[T any] interface {
 	// Before reports whether the item precedes another one. Its result may change only between Remove and Put, or just
 	// before Put.
 	Before(other T) bool
@@ -11,7 +11,7 @@ type Item[T any] interface {
 }
 
 // Heap has the first element at its front. The zero Heap is empty.
-type Heap[T Item[T]] []T
+type Heap[T item[T]] []T
 
 // Put adds an element, or moves it to its new place.
 func (h *Heap[T]) Put(x T) {

@@ -45,12 +45,12 @@ type TopicState struct {
 
 // Causes of an unusable connection, for errors.Is.
 var (
-	ErrConnect = errors.New("no connection")
+	errConnect = errors.New("no connection")
 	ErrTLS     = remote.ErrTLS
 	ErrLogin   = remote.ErrLogin
 )
 
-// Reach connects to one of the brokers and logs in. The error wraps ErrConnect, ErrTLS or ErrLogin and names the cause in one line.
+// Reach connects to one of the brokers and logs in. The error wraps errConnect, ErrTLS or ErrLogin and names the cause in one line.
 func (a *Admin) Reach(ctx context.Context, broker string) error {
 	c, err := a.dial(ctx, broker)
 	if err != nil {
@@ -87,7 +87,7 @@ func (a *Admin) dial(ctx context.Context, broker string) (*protocol.Conn, error)
 	d := &net.Dialer{Timeout: a.config.DialTimeout}
 	conn, err := d.DialContext(ctx, "tcp", broker)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrConnect, err)
+		return nil, fmt.Errorf("%w: %w", errConnect, err)
 	}
 	limit := time.Now().Add(a.config.DialTimeout + a.config.RequestTimeout)
 	if at, ok := ctx.Deadline(); ok && at.Before(limit) {

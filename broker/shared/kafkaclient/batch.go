@@ -182,7 +182,7 @@ func newCodec(name string) (codec, error) {
 		}
 		return codec{id: kafka.Zstd, zstd: z}, nil
 	}
-	return codec{}, fmt.Errorf("%w: unknown compression %q; use none, gzip, snappy, lz4 or zstd", ErrConfig, name)
+	return codec{}, fmt.Errorf("%w: unknown compression %q; use none, gzip, snappy, lz4 or zstd", errConfig, name)
 }
 
 func (c codec) compress(dst, src []byte) ([]byte, error) {

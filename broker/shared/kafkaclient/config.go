@@ -18,8 +18,8 @@ import (
 	"github.com/segmentio/kafka-go/sasl/scram"
 )
 
-// ErrConfig is wrapped by every error about a Config.
-var ErrConfig = errors.New("kafka settings")
+// errConfig is wrapped by every error about a Config.
+var errConfig = errors.New("kafka settings")
 
 // Config says how to reach one Kafka cluster.
 type Config struct {
@@ -64,10 +64,10 @@ type SASL struct {
 // check validates options and the Config in them.
 func (c Config) check(options any) error {
 	if err := complete.Check(options); err != nil {
-		return fmt.Errorf("%w: %w", ErrConfig, err)
+		return fmt.Errorf("%w: %w", errConfig, err)
 	}
 	if len(c.Brokers) == 0 {
-		return fmt.Errorf("%w: no broker address", ErrConfig)
+		return fmt.Errorf("%w: no broker address", errConfig)
 	}
 	_, err := c.mechanism()
 	return err
@@ -90,10 +90,10 @@ func (c Config) mechanism() (sasl.Mechanism, error) {
 		m, err = scram.Mechanism(scram.SHA512, c.SASL.User, c.SASL.Password)
 	default:
 		return nil, fmt.Errorf("%w: unknown SASL mechanism %q; use plain, scram-sha-256 or scram-sha-512",
-			ErrConfig, c.SASL.Mechanism)
+			errConfig, c.SASL.Mechanism)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: SASL %s: %w", ErrConfig, c.SASL.Mechanism, err)
+		return nil, fmt.Errorf("%w: SASL %s: %w", errConfig, c.SASL.Mechanism, err)
 	}
 	return m, nil
 }

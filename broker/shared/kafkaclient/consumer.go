@@ -54,7 +54,7 @@ func NewConsumer(o ConsumerOptions) (*Consumer, error) {
 		return nil, err
 	}
 	if len(o.Topics) == 0 {
-		return nil, fmt.Errorf("%w: a consumer needs a topic", ErrConfig)
+		return nil, fmt.Errorf("%w: a consumer needs a topic", errConfig)
 	}
 	o.Log = o.Log.With("kafka", o.Name)
 	c := &Consumer{o: o, client: o.client(slices.Clone(o.Topics)), health: remote.NewHealthTracker(o.Log, "kafka", "reading goes on when it is back")}

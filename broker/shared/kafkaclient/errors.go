@@ -11,9 +11,9 @@ import (
 var (
 	// ErrRefused means that Kafka will never take this record.
 	ErrRefused = errors.New("refused by kafka")
-	// ErrClosed means that the producer closed before the outcome was known: the record may or may not have been
+	// errClosed means that the producer closed before the outcome was known: the record may or may not have been
 	// written.
-	ErrClosed = errors.New("kafka producer closed")
+	errClosed = errors.New("kafka producer closed")
 	// ErrAbandoned means that the record's Parker no longer needed it.
 	ErrAbandoned = errors.New("abandoned")
 	// ErrMissingTopic means that a reachable cluster has not had the topic for longer than the grace.

@@ -369,7 +369,7 @@ func (l *lane) giveUp(recs []*Record) error {
 		l.t.p.health.Set(l, nil) // no failing record waits here any more
 		return l.burn(ErrAbandoned)
 	}
-	return l.burn(ErrClosed)
+	return l.burn(errClosed)
 }
 
 func abandoned(recs []*Record) bool {

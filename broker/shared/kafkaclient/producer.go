@@ -36,7 +36,7 @@ type Record struct {
 }
 
 // Completion receives a record's outcome: nil when all in-sync replicas have it, else an error that wraps ErrRefused,
-// ErrAbandoned or ErrClosed.
+// ErrAbandoned or errClosed.
 type Completion interface {
 	Produced(r *Record, err error)
 }
@@ -176,7 +176,7 @@ func (p *Producer) kick() {
 // Health reports whether the cluster takes the producer's records.
 func (p *Producer) Health() remote.Health { return p.health.Get() }
 
-// Close sends the accepted records until ctx ends; the rest is reported with ErrClosed. Produce must not be called
+// Close sends the accepted records until ctx ends; the rest is reported with errClosed. Produce must not be called
 // afterwards.
 func (p *Producer) Close(ctx context.Context) error {
 	p.closeOnce.Do(func() { close(p.closing) })
@@ -191,7 +191,7 @@ func (p *Producer) Close(ctx context.Context) error {
 
 func (p *Producer) failWaiting() {
 	for _, t := range p.snapshot() {
-		t.fail(ErrClosed)
+		t.fail(errClosed)
 	}
 }
 

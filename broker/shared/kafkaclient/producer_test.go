@@ -397,7 +397,7 @@ func TestProducerCloseReportsWhatIsUnknown(t *testing.T) {
 		t.Fatalf("close: %v", err)
 	}
 	for _, err := range stuck.wait(t) {
-		if !errors.Is(err, ErrClosed) {
+		if !errors.Is(err, errClosed) {
 			t.Fatalf("outcome %v", err)
 		}
 	}
@@ -413,7 +413,7 @@ func TestConfigErrors(t *testing.T) {
 	} {
 		o := testOptions("x:1")
 		spoil(&o)
-		if _, err := NewProducer(o); !errors.Is(err, ErrConfig) {
+		if _, err := NewProducer(o); !errors.Is(err, errConfig) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

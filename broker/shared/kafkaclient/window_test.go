@@ -190,7 +190,7 @@ func TestAWindowEndsWithItsProducer(t *testing.T) {
 		t.Errorf("close: %v", err)
 	}
 	for _, err := range out.wait(t) {
-		if !errors.Is(err, ErrClosed) {
+		if !errors.Is(err, errClosed) {
 			t.Errorf("outcome %v", err)
 		}
 	}

@@ -29,19 +29,19 @@ func (s ClockStep) Record() Record {
 	return Record{Kind: KindClockStep, Payload: payload}
 }
 
-// ClockStep parses the payload of a KindClockStep record. The error wraps ErrMalformed.
+// ClockStep parses the payload of a KindClockStep record. The error wraps errMalformed.
 func (r *Record) ClockStep() (ClockStep, error) {
 	var text clockStepText
 	if err := json.Unmarshal(r.Payload, &text); err != nil {
-		return ClockStep{}, fmt.Errorf("%w: clock step: %w", ErrMalformed, err)
+		return ClockStep{}, fmt.Errorf("%w: clock step: %w", errMalformed, err)
 	}
 	from, err := time.Parse(clockStepLayout, text.From)
 	if err != nil {
-		return ClockStep{}, fmt.Errorf("%w: clock step: %w", ErrMalformed, err)
+		return ClockStep{}, fmt.Errorf("%w: clock step: %w", errMalformed, err)
 	}
 	to, err := time.Parse(clockStepLayout, text.To)
 	if err != nil {
-		return ClockStep{}, fmt.Errorf("%w: clock step: %w", ErrMalformed, err)
+		return ClockStep{}, fmt.Errorf("%w: clock step: %w", errMalformed, err)
 	}
 	return ClockStep{From: from.UnixMilli(), To: to.UnixMilli()}, nil
 }

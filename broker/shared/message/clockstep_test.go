@@ -14,7 +14,7 @@ func TestClockStep(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", "{}", `{"from":"x","to":"y"}`, `{"from":"2026-01-01T00:00:00.000Z"}`} {
-		if _, err := (&Record{Kind: KindClockStep, Payload: []byte(bad)}).ClockStep(); !errors.Is(err, ErrMalformed) {
+		if _, err := (&Record{Kind: KindClockStep, Payload: []byte(bad)}).ClockStep(); !errors.Is(err, errMalformed) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}

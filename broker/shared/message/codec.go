@@ -42,8 +42,8 @@ const (
 	propEpoch       = 9
 )
 
-// ErrMalformed is wrapped by every error of Decode.
-var ErrMalformed = errors.New("malformed record")
+// errMalformed is wrapped by every error of Decode.
+var errMalformed = errors.New("malformed record")
 
 // Append appends the encoding of r without Seq to dst. Its time is relative to base (ms, not after r.ReceivedAt). It
 // allocates only to grow dst.
@@ -131,7 +131,7 @@ func (d *Decoder) Decode(b []byte, base int64, r *Record) error {
 		properties(&c, r)
 	}
 	if c.Bad || kind == 0 || r.QoS == 3 || bits&^allBits != 0 {
-		return fmt.Errorf("%w at byte %d of %d", ErrMalformed, c.Off, len(b))
+		return fmt.Errorf("%w at byte %d of %d", errMalformed, c.Off, len(b))
 	}
 	r.Payload = b[c.Off:]
 	return nil

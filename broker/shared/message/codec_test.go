@@ -95,7 +95,7 @@ func TestCutRecordsAreMalformed(t *testing.T) {
 	whole := r.Append(nil, base)
 	for n := range len(whole) {
 		var got Record
-		if err := dec.Decode(whole[:n], base, &got); !errors.Is(err, ErrMalformed) {
+		if err := dec.Decode(whole[:n], base, &got); !errors.Is(err, errMalformed) {
 			t.Fatalf("%d of %d bytes: %v", n, len(whole), err)
 		}
 	}
@@ -108,7 +108,7 @@ func TestCutRecordsAreMalformed(t *testing.T) {
 		"length past end":  {1, 0, 0, 0, 200, 1, 'x'},
 	} {
 		var got Record
-		if err := dec.Decode(b, base, &got); !errors.Is(err, ErrMalformed) {
+		if err := dec.Decode(b, base, &got); !errors.Is(err, errMalformed) {
 			t.Errorf("%s: %v, %+v", name, err, got)
 		}
 	}
@@ -206,7 +206,7 @@ func FuzzDecode(f *testing.F) {
 		var dec Decoder
 		var r, again Record
 		if err := dec.Decode(b, base, &r); err != nil {
-			if !errors.Is(err, ErrMalformed) {
+			if !errors.Is(err, errMalformed) {
 				t.Fatal(err)
 			}
 			return

@@ -26,13 +26,13 @@ func (l Limit) Record() Record {
 	return Record{Kind: KindLimit, Payload: payload}
 }
 
-// Limit parses the payload of a KindLimit record. The error wraps ErrMalformed.
+// Limit parses the payload of a KindLimit record. The error wraps errMalformed.
 func (r *Record) Limit() (l Limit, err error) {
 	if err := json.Unmarshal(r.Payload, &l); err != nil {
-		return Limit{}, fmt.Errorf("%w: limit: %w", ErrMalformed, err)
+		return Limit{}, fmt.Errorf("%w: limit: %w", errMalformed, err)
 	}
 	if l.Rule == "" || l.Version == "" {
-		return Limit{}, fmt.Errorf("%w: limit: without a rule or its version", ErrMalformed)
+		return Limit{}, fmt.Errorf("%w: limit: without a rule or its version", errMalformed)
 	}
 	return l, nil
 }

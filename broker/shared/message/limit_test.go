@@ -19,7 +19,7 @@ func TestStoredLimits(t *testing.T) {
 	}
 	for _, payload := range []string{"", "{", "{}", `{"rule":"a"}`, `{"rule":1,"version":"1"}`} {
 		rec := Record{Kind: KindLimit, Payload: []byte(payload)}
-		if _, err := rec.Limit(); !errors.Is(err, ErrMalformed) {
+		if _, err := rec.Limit(); !errors.Is(err, errMalformed) {
 			t.Errorf("%q: %v", payload, err)
 		}
 	}
@@ -35,7 +35,7 @@ func FuzzLimit(f *testing.F) {
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		l, err := (&Record{Kind: KindLimit, Payload: payload}).Limit()
 		if err != nil {
-			if !errors.Is(err, ErrMalformed) {
+			if !errors.Is(err, errMalformed) {
 				t.Fatal(err)
 			}
 			return

@@ -12,12 +12,12 @@ const MaxTopicBytes = 65535
 // Errors of ValidTopic and ValidFilter.
 var (
 	ErrEmpty    = errors.New("empty")
-	ErrTooLong  = errors.New("longer than 65,535 bytes")
+	errTooLong  = errors.New("longer than 65,535 bytes")
 	ErrNotUTF8  = errors.New("not UTF-8")
 	ErrNUL      = errors.New("contains the null character")
-	ErrWildcard = errors.New("contains a wildcard")
-	ErrHash     = errors.New("'#' must be the last level and stand alone in it")
-	ErrPlus     = errors.New("'+' must stand alone in its level")
+	errWildcard = errors.New("contains a wildcard")
+	errHash     = errors.New("'#' must be the last level and stand alone in it")
+	errPlus     = errors.New("'+' must stand alone in its level")
 	ErrShare    = errors.New("a shared subscription is $share/{group}/{filter}, the group without wildcards")
 )
 
@@ -42,7 +42,7 @@ func ValidTopic(topic string) error {
 		return err
 	}
 	if strings.ContainsAny(topic, "+#") {
-		return ErrWildcard
+		return errWildcard
 	}
 	return nil
 }
@@ -64,9 +64,9 @@ func ValidFilter(filter string) error {
 		level, rest, more = strings.Cut(rest, "/")
 		switch {
 		case strings.Contains(level, "#") && (len(level) > 1 || more):
-			return ErrHash
+			return errHash
 		case strings.Contains(level, "+") && len(level) > 1:
-			return ErrPlus
+			return errPlus
 		}
 	}
 	return nil
@@ -77,7 +77,7 @@ func validText(s string) error {
 	case s == "":
 		return ErrEmpty
 	case len(s) > MaxTopicBytes:
-		return ErrTooLong
+		return errTooLong
 	case !utf8.ValidString(s):
 		return ErrNotUTF8
 	case strings.IndexByte(s, 0) >= 0:

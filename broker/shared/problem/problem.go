@@ -15,10 +15,10 @@ const ContentType = "application/problem+json"
 // title, status or detail. The response must not be cached (no-store): an error about a token or a vehicle has no later
 // use.
 func Write(w http.ResponseWriter, status int, title, detail string, ext map[string]any) {
-	body, err := Marshal(status, title, detail, ext)
+	body, err := marshal(status, title, detail, ext)
 	if err != nil {
 		// Only ext can fail to marshal; the problem itself must still reach the client.
-		body, _ = Marshal(status, title, detail, nil)
+		body, _ = marshal(status, title, detail, nil)
 	}
 	h := w.Header()
 	h.Del("Content-Length")
@@ -44,8 +44,8 @@ func WriteJSON(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(append(body, '\n'))
 }
 
-// Marshal returns the document that Write sends. It fails only if a member of ext cannot be marshalled.
-func Marshal(status int, title, detail string, ext map[string]any) ([]byte, error) {
+// marshal returns the document that Write sends. It fails only if a member of ext cannot be marshalled.
+func marshal(status int, title, detail string, ext map[string]any) ([]byte, error) {
 	doc := make(map[string]any, len(ext)+4)
 	for k, v := range ext {
 		doc[k] = v

@@ -51,7 +51,7 @@ func (h *HealthTracker) Set(who any, err error) {
 	if err == nil {
 		delete(h.failing, who)
 	} else {
-		err = Refusal(err)
+		err = refusal(err)
 		h.failing[who] = failure{err.Error(), errors.Is(err, ErrTLS) || errors.Is(err, ErrLogin)}
 	}
 	now := h.worstLocked()

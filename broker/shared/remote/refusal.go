@@ -15,8 +15,8 @@ var (
 	ErrLogin = errors.New("the login is refused")
 )
 
-// Refusal wraps an error of TLS, or of a rejected Redis login, with its cause, and returns other errors unchanged.
-func Refusal(err error) error {
+// refusal wraps an error of TLS, or of a rejected Redis login, with its cause, and returns other errors unchanged.
+func refusal(err error) error {
 	var certificate *tls.CertificateVerificationError
 	var unknown x509.UnknownAuthorityError
 	var record tls.RecordHeaderError

@@ -10,9 +10,9 @@ import (
 	"os"
 )
 
-// ErrCutShort means that a PEM file ends or breaks off within a block. crypto/tls and crypto/x509 skip such a block: a
+// errCutShort means that a PEM file ends or breaks off within a block. crypto/tls and crypto/x509 skip such a block: a
 // chain without its last certificates, or fewer authorities than intended, would take effect.
-var ErrCutShort = errors.New("a PEM block is cut short: the file is not whole")
+var errCutShort = errors.New("a PEM block is cut short: the file is not whole")
 
 // KeyPair is tls.LoadX509KeyPair for complete files only.
 func KeyPair(certFile, keyFile string) (tls.Certificate, error) {
@@ -39,8 +39,8 @@ func read(file string) ([]byte, error) {
 	return b, nil
 }
 
-// ErrNoCertificate means that a file of authorities has no certificate.
-var ErrNoCertificate = errors.New("no certificate")
+// errNoCertificate means that a file of authorities has no certificate.
+var errNoCertificate = errors.New("no certificate")
 
 // CertPool reads a complete PEM file of authorities.
 func CertPool(file string) (*x509.CertPool, error) {
@@ -50,12 +50,12 @@ func CertPool(file string) (*x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(b) {
-		return nil, fmt.Errorf("%w in %s", ErrNoCertificate, file)
+		return nil, fmt.Errorf("%w in %s", errNoCertificate, file)
 	}
 	return pool, nil
 }
 
-// whole returns ErrCutShort unless every block that begins is also read.
+// whole returns errCutShort unless every block that begins is also read.
 func whole(b []byte) error {
 	begun := bytes.Count(b, []byte("-----BEGIN "))
 	for {
@@ -67,7 +67,7 @@ func whole(b []byte) error {
 		begun--
 	}
 	if begun > 0 {
-		return ErrCutShort
+		return errCutShort
 	}
 	return nil
 }

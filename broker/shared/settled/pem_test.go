@@ -50,15 +50,15 @@ func TestFilesThatAreCutShortAreRefused(t *testing.T) {
 	first := len(chain) - len(issuer)
 	for cut := first + len("-----BEGIN "); cut < len(chain)-1; cut += 7 {
 		write(certFile, chain[:cut])
-		if _, err := KeyPair(certFile, keyFile); !errors.Is(err, ErrCutShort) {
+		if _, err := KeyPair(certFile, keyFile); !errors.Is(err, errCutShort) {
 			t.Fatalf("cut at %d: pair %v", cut, err)
 		}
-		if _, err := CertPool(certFile); !errors.Is(err, ErrCutShort) {
+		if _, err := CertPool(certFile); !errors.Is(err, errCutShort) {
 			t.Fatalf("cut at %d: pool %v", cut, err)
 		}
 	}
 	write(certFile, nil)
-	if _, err := CertPool(certFile); !errors.Is(err, ErrNoCertificate) {
+	if _, err := CertPool(certFile); !errors.Is(err, errNoCertificate) {
 		t.Errorf("empty: %v", err)
 	}
 	if _, err := KeyPair(certFile, keyFile); err == nil {

@@ -199,7 +199,7 @@ func (db *DB) Update(fn func(*Tx) error) error {
 	if err := db.run(db.bolt.Update, fn); err != nil {
 		return err
 	}
-	return db.CheckPlace()
+	return db.checkPlace()
 }
 
 // View runs fn on a snapshot of the content. What fn reads is valid only until it returns. A long View keeps the file

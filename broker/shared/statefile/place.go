@@ -17,10 +17,10 @@ import (
 // commits.
 var ErrGone = errors.New("state file deleted or replaced under the running gateway")
 
-// CheckPlace checks, as every Update does, whether the file is still in its place. If not, it saves the committed
+// checkPlace checks, as every Update does, whether the file is still in its place. If not, it saves the committed
 // content: in the file's place if that is empty, else under another name. It calls Options.OnFatal; the DB takes no
 // more transactions.
-func (db *DB) CheckPlace() error {
+func (db *DB) checkPlace() error {
 	if broken := db.broken.Load(); broken != nil {
 		return *broken
 	}
@@ -83,14 +83,14 @@ func (db *DB) copy() (name string, err error) {
 	return f.Name(), syncDir(filepath.Clean(dir))
 }
 
-// Watch calls CheckPlace periodically until ctx ends, because an idle gateway does not write.
+// Watch calls checkPlace periodically until ctx ends, because an idle gateway does not write.
 func (db *DB) Watch(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			if db.CheckPlace() != nil {
+			if db.checkPlace() != nil {
 				return
 			}
 		case <-ctx.Done():

@@ -28,7 +28,7 @@ func TestAFileThatIsGone(t *testing.T) {
 			check.OK(t, err)
 			t.Cleanup(func() { _ = db.bolt.Close() })
 			fill(t, db, 40, 5)
-			check.OK(t, db.CheckPlace())
+			check.OK(t, db.checkPlace())
 			want := dump(t, db)
 			check.OK(t, take(file))
 			put := func(tx *Tx) error { return tx.Bucket([]byte("rules")).Put([]byte("late"), []byte("x")) }

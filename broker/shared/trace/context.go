@@ -19,9 +19,9 @@ type Context struct {
 	Sampled bool
 }
 
-// ParseParent parses a traceparent: version, trace, parent and flags in lower-case hexadecimal, without zero ids. Later
+// parseParent parses a traceparent: version, trace, parent and flags in lower-case hexadecimal, without zero ids. Later
 // versions may have more fields.
-func ParseParent(s string) (c Context, ok bool) {
+func parseParent(s string) (c Context, ok bool) {
 	if len(s) < 55 || s[:2] == "ff" || len(s) > 55 && (s[:2] == "00" || s[55] != '-') {
 		return c, false
 	}
@@ -50,9 +50,9 @@ func (c Context) String() string {
 	return string(append(b, "-00"...))
 }
 
-// Child returns a span of the same trace. The same parts always give the same span: the header of a Kafka record names
+// child returns a span of the same trace. The same parts always give the same span: the header of a Kafka record names
 // a span that is exported later.
-func (c Context) Child(parts ...string) Context {
+func (c Context) child(parts ...string) Context {
 	sum := sum(string(c.Trace[:]), parts...)
 	copy(c.Span[:], sum[:])
 	return c
@@ -70,7 +70,7 @@ func sum(first string, parts ...string) [sha256.Size]byte {
 func Parent(user []message.UserProperty) string {
 	for _, u := range user {
 		if u.Name == ParentProperty {
-			if _, ok := ParseParent(u.Value); ok {
+			if _, ok := parseParent(u.Value); ok {
 				return u.Value
 			}
 		}
@@ -111,7 +111,7 @@ func (s *Sampling) Command(id, parent string) (Context, bool) {
 }
 
 func (s *Sampling) choose(parent string, number uint64, id func() string) (Context, bool) {
-	if c, ok := ParseParent(parent); ok {
+	if c, ok := parseParent(parent); ok {
 		return c, c.Sampled
 	}
 	if !s.all && number>>1 >= s.below {
@@ -132,10 +132,10 @@ func mix(n uint64) uint64 {
 }
 
 // CommandSpan returns a span of a command: the whole, or one of its states.
-func (c Context) CommandSpan(id, what string) Context { return c.Child("command", id, what) }
+func (c Context) CommandSpan(id, what string) Context { return c.child("command", id, what) }
 
 // MessageSpan returns a span of a message: publish, journal, rule, or what a rule sends, named by the headers rule and
 // target of its Kafka record.
 func (c Context) MessageSpan(seq uint64, what string, of ...string) Context {
-	return c.Child(append([]string{what, strconv.FormatUint(seq, 10)}, of...)...)
+	return c.child(append([]string{what, strconv.FormatUint(seq, 10)}, of...)...)
 }

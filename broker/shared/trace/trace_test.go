@@ -216,7 +216,7 @@ func TestPlaces(t *testing.T) {
 	}
 	b, err := ts.Begin(Filter{VIN: "A"}, "bob")
 	check.OK(t, err)
-	if _, err := ts.Begin(Filter{VIN: "A"}, "eve"); !errors.Is(err, ErrFull) {
+	if _, err := ts.Begin(Filter{VIN: "A"}, "eve"); !errors.Is(err, errFull) {
 		t.Errorf("a third: %v", err)
 	}
 	done := ts.done

@@ -13,7 +13,7 @@ import (
 
 // Errors of Begin.
 var (
-	ErrFull  = errors.New("as many look on as may")
+	errFull  = errors.New("as many look on as may")
 	ErrShare = errors.New("half of those who may look on are this one's")
 )
 
@@ -70,7 +70,7 @@ func (t *Traces) tracers() []*Tracer {
 // Dropped returns the number of steps left out since the start.
 func (t *Traces) Dropped() uint64 { return t.dropped.Load() }
 
-// Begin starts a tracer, until Tracer.End. It returns ErrFull if Max is reached, and ErrShare if this owner has half of
+// Begin starts a tracer, until Tracer.End. It returns errFull if Max is reached, and ErrShare if this owner has half of
 // the places.
 func (t *Traces) Begin(f Filter, owner string) (*Tracer, error) {
 	t.mu.Lock()
@@ -85,7 +85,7 @@ func (t *Traces) Begin(f Filter, owner string) (*Tracer, error) {
 	case own >= (t.o.Max+1)/2:
 		return nil, ErrShare
 	case t.Tracers() >= t.o.Max:
-		return nil, ErrFull
+		return nil, errFull
 	}
 	n := newTracer(t, f, t.o.Bounds)
 	n.owner = owner

@@ -204,7 +204,7 @@ func (a *gateway) changeRules(w http.ResponseWriter, r *http.Request, change fun
 	switch {
 	case errors.As(err, &found):
 		problem.Write(w, http.StatusUnprocessableEntity, "the rules are not valid", "nothing has changed: "+err.Error(), map[string]any{"diagnostics": found})
-	case errors.Is(err, ErrNoEarlierRules):
+	case errors.Is(err, errNoEarlierRules):
 		problem.Write(w, http.StatusConflict, "", err.Error(), nil)
 	case err != nil && workbench.Refused(err):
 		problem.Write(w, http.StatusUnprocessableEntity, workbench.Reason(err), "nothing has changed: "+err.Error(), nil)

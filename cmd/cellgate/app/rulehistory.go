@@ -27,8 +27,8 @@ type appliedSet struct {
 	over
 }
 
-// ErrNoEarlierRules means that there is no other rule set to roll back to.
-var ErrNoEarlierRules = errors.New("no earlier rule set")
+// errNoEarlierRules means that there is no other rule set to roll back to.
+var errNoEarlierRules = errors.New("no earlier rule set")
 
 // errApplied is why the files are not in force after rules were applied over the API.
 var errApplied = errors.New("applied over the API: that is in force until the files change or a reload is asked for")
@@ -150,9 +150,9 @@ func (k *ruleKeeper) rollback(ctx context.Context, hash string) error {
 		return nil
 	}
 	if hash != "" && hash != running {
-		return fmt.Errorf("%w with the hash %q: the last %d are kept", ErrNoEarlierRules, hash, maxHistory)
+		return fmt.Errorf("%w with the hash %q: the last %d are kept", errNoEarlierRules, hash, maxHistory)
 	}
-	return ErrNoEarlierRules
+	return errNoEarlierRules
 }
 
 // ranSets returns what ran, each set once, with the time when it was last put in force.

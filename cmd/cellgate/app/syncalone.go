@@ -23,8 +23,8 @@ import (
 	"cellgate/configs"
 )
 
-// ErrNoCentre means that the configuration has no centre for a sync worker.
-var ErrNoCentre = errors.New("the configuration has no section central")
+// errNoCentre means that the configuration has no centre for a sync worker.
+var errNoCentre = errors.New("the configuration has no section central")
 
 // SyncWorker is the sync worker as a process of its own. It forwards the outbox topics, and its API covers only that.
 type SyncWorker struct {
@@ -40,7 +40,7 @@ func NewSyncWorker(ctx context.Context, o Options) (*SyncWorker, error) {
 		return nil, err
 	}
 	if len(o.Config.Central) == 0 {
-		return nil, ErrNoCentre
+		return nil, errNoCentre
 	}
 	fds, err := shareDescriptors()
 	if err != nil {
@@ -124,7 +124,7 @@ func (w *SyncWorker) Run(ctx context.Context, limit time.Duration) error {
 		w.life.onStop("http", stopShort, w.api.stop)
 		dir := string(w.cfg.DataDir)
 		err = runfile.Write(dir, &runfile.File{
-			PID: os.Getpid(), Version: w.build.Version, Started: w.started, Cell: w.cfg.Cell.ID, Config: w.cfg.File, HTTP: w.HTTPURL(), Kafka: w.cfg.Kafka.Brokers,
+			PID: os.Getpid(), Version: w.build.Version, Started: w.started, Cell: w.cfg.Cell.ID, Config: w.cfg.File, HTTP: w.httpURL(), Kafka: w.cfg.Kafka.Brokers,
 		})
 		w.life.onStop("run file", stopShort, func(context.Context) error { return runfile.Remove(dir) })
 	}
@@ -152,8 +152,8 @@ func (w *SyncWorker) keepClock(ctx context.Context) {
 	}
 }
 
-// HTTPURL returns the URL of its API.
-func (w *SyncWorker) HTTPURL() string {
+// httpURL returns the URL of its API.
+func (w *SyncWorker) httpURL() string {
 	scheme := "http"
 	if w.cfg.HTTP.TLS != nil {
 		scheme = "https"
@@ -167,8 +167,8 @@ func (w *SyncWorker) Serving() <-chan struct{} { return w.serving }
 // Log returns its logger.
 func (w *SyncWorker) Log() *slog.Logger { return w.log }
 
-// Authority returns its token authority.
-func (w *SyncWorker) Authority() *auth.Authority { return w.auth }
+// authority returns its token authority.
+func (w *SyncWorker) authority() *auth.Authority { return w.auth }
 
 // Reload reads the configuration again and puts in force the settings of the centres and the API's certificate.
 func (w *SyncWorker) Reload(ctx context.Context) (Reloaded, error) {

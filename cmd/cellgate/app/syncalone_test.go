@@ -49,9 +49,9 @@ func TestTheSyncWorkerAlone(t *testing.T) {
 	}
 	call := func(w *SyncWorker, method, path string) (int, string) {
 		t.Helper()
-		token, _, err := w.Authority().Issue(auth.IssueRequest{Subject: "olga", Role: auth.RoleOperator, Scopes: auth.Scopes()})
+		token, _, err := w.authority().Issue(auth.IssueRequest{Subject: "olga", Role: auth.RoleOperator, Scopes: auth.Scopes()})
 		check.OK(t, err)
-		status, _, body, err := harness.Call(t.Context(), method, w.HTTPURL()+path, token, nil)
+		status, _, body, err := harness.Call(t.Context(), method, w.httpURL()+path, token, nil)
 		check.OK(t, err)
 		return status, string(body)
 	}
@@ -90,7 +90,7 @@ func TestTheSyncWorkerAlone(t *testing.T) {
 func TestTheSyncWorkerNeedsACentre(t *testing.T) {
 	t.Parallel()
 	cfg := configs.Default()
-	if _, err := NewSyncWorker(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()}); !errors.Is(err, ErrNoCentre) {
+	if _, err := NewSyncWorker(t.Context(), Options{Config: cfg, Log: &check.Log{}, Clock: clock.System()}); !errors.Is(err, errNoCentre) {
 		t.Errorf("error %v", err)
 	}
 }

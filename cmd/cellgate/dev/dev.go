@@ -221,7 +221,7 @@ func (d *Dev) embed(data string) error {
 		c.Central[0].Kafka.Brokers = []string{addr}
 	}
 	addr, err = d.parts.add("redis", only(c.Redis.Addresses), func(addr string) (string, func() error, error) {
-		r, err := StartRedis("redis.addresses", addr, filepath.Join(data, "redis", "dump"))
+		r, err := startRedis("redis.addresses", addr, filepath.Join(data, "redis", "dump"))
 		if err != nil {
 			return "", nil, err
 		}

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// Partitions is the number of partitions of each topic.
-	Partitions = 4
+	// partitions is the number of partitions of each topic.
+	partitions = 4
 	// retention bounds the records of a fleet that is left running.
 	retention = "86400000" // ms
 )
@@ -37,7 +37,7 @@ func StartKafka(ctx context.Context, setting, addr, dir string, topics []string)
 		return nil, fmt.Errorf("embedded kafka: %w", err)
 	}
 	cluster, err := kfake.NewCluster(kfake.Ports(port), kfake.DataDir(dir), kfake.ClusterID("cellgate-dev"),
-		kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(Partitions))
+		kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(partitions))
 	if err != nil {
 		return nil, bindError(setting, addr, err)
 	}
@@ -62,7 +62,7 @@ func (k *Kafka) createTopics(ctx context.Context, topics []string) error {
 	var wanted []kafka.TopicConfig
 	for _, t := range topics {
 		wanted = append(wanted, kafka.TopicConfig{
-			Topic: t, NumPartitions: Partitions, ReplicationFactor: 1,
+			Topic: t, NumPartitions: partitions, ReplicationFactor: 1,
 			ConfigEntries: []kafka.ConfigEntry{{ConfigName: "retention.ms", ConfigValue: retention}},
 		})
 	}

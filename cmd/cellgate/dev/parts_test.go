@@ -89,11 +89,11 @@ func TestTakenPortNamesTheSetting(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "central.kafka.brokers: "+addr+" is taken") || !strings.Contains(err.Error(), "--free-ports") {
 		t.Errorf("kafka: %v", err)
 	}
-	_, err = StartRedis("redis.addresses", addr, filepath.Join(t.TempDir(), "dump"))
+	_, err = startRedis("redis.addresses", addr, filepath.Join(t.TempDir(), "dump"))
 	if err == nil || !strings.Contains(err.Error(), "redis.addresses: "+addr+" is taken") {
 		t.Errorf("redis: %v", err)
 	}
-	_, err = StartRedis("redis.addresses", "redis-1:6379", filepath.Join(t.TempDir(), "dump"))
+	_, err = startRedis("redis.addresses", "redis-1:6379", filepath.Join(t.TempDir(), "dump"))
 	if err == nil || !strings.Contains(err.Error(), "cellgate run") {
 		t.Errorf("a server elsewhere: %v", err)
 	}
@@ -104,7 +104,7 @@ func TestRedisKeepsItsContents(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "redis", "dump")
 	ctx := t.Context()
 	start := func() (*Redis, *redis.Client) {
-		r, err := StartRedis("redis.addresses", "127.0.0.1:0", file)
+		r, err := startRedis("redis.addresses", "127.0.0.1:0", file)
 		check.OK(t, err)
 		c := redis.NewClient(&redis.Options{Addr: r.Addr()})
 		t.Cleanup(func() { _ = c.Close() })

@@ -27,8 +27,8 @@ type Redis struct {
 	err    error
 }
 
-// StartRedis listens at addr, a loopback host and port (0 picks a free one), with the contents saved in file.
-func StartRedis(setting, addr, file string) (*Redis, error) {
+// startRedis listens at addr, a loopback host and port (0 picks a free one), with the contents saved in file.
+func startRedis(setting, addr, file string) (*Redis, error) {
 	port, err := loopbackPort(setting, addr)
 	if err != nil {
 		return nil, err

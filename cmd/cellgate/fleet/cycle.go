@@ -56,12 +56,12 @@ func newCycle(ops []operation) *Cycle {
 	return &Cycle{speed: speed}
 }
 
-// Seconds is the cycle's length.
-func (c *Cycle) Seconds() float64 { return float64(len(c.speed) - 1) }
+// seconds is the cycle's length.
+func (c *Cycle) seconds() float64 { return float64(len(c.speed) - 1) }
 
 // Speed returns the speed in m/s at t seconds from the start; beyond its end the cycle repeats.
 func (c *Cycle) Speed(t float64) float64 {
-	n := c.Seconds()
+	n := c.seconds()
 	t -= n * float64(int(t/n))
 	i := int(t)
 	if i >= len(c.speed)-1 {

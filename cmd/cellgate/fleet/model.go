@@ -54,8 +54,8 @@ type State struct {
 	Place    Place
 }
 
-// Model moves one vehicle through time. It is not safe for concurrent use.
-type Model struct {
+// model moves one vehicle through time. It is not safe for concurrent use.
+type model struct {
 	cycle  *Cycle
 	route  *Route
 	clock  float64 // s into the cycle
@@ -65,12 +65,12 @@ type Model struct {
 
 // newModel places a vehicle somewhere on the road and in the cycle, chosen by rnd. One in eight starts
 // with little charge, so that a fleet shows the low-battery alert and charging within minutes.
-func newModel(cycle *Cycle, route *Route, rnd *rand.Rand) *Model {
-	m := &Model{
+func newModel(cycle *Cycle, route *Route, rnd *rand.Rand) *model {
+	m := &model{
 		cycle:  cycle,
 		route:  route,
-		clock:  rnd.Float64() * cycle.Seconds(),
-		metres: rnd.Float64() * 2 * route.Length(),
+		clock:  rnd.Float64() * cycle.seconds(),
+		metres: rnd.Float64() * 2 * route.length(),
 	}
 	m.Odometer = 500 + 60_000*rnd.Float64()
 	m.Ambient = 12 + 14*rnd.Float64()
@@ -79,12 +79,12 @@ func newModel(cycle *Cycle, route *Route, rnd *rand.Rand) *Model {
 	if rnd.IntN(8) == 0 {
 		m.SoC = 15.1 + 0.6*rnd.Float64()
 	}
-	m.Advance(0)
+	m.advance(0)
 	return m
 }
 
-// Advance moves the model forward in time.
-func (m *Model) Advance(seconds float64) {
+// advance moves the model forward in time.
+func (m *model) advance(seconds float64) {
 	for seconds > maxStep {
 		m.step(maxStep)
 		seconds -= maxStep
@@ -92,7 +92,7 @@ func (m *Model) Advance(seconds float64) {
 	m.step(seconds)
 }
 
-func (m *Model) step(dt float64) {
+func (m *model) step(dt float64) {
 	m.Place = m.route.At(m.metres)
 	if m.Charging {
 		m.charge(dt)
@@ -105,7 +105,7 @@ func (m *Model) step(dt float64) {
 		accel = (v1 - v0) / dt
 	}
 	wheels := wheelPower((v0+v1)/2, accel, m.Place.Grade)
-	m.clock = math.Mod(m.clock+dt, m.cycle.Seconds())
+	m.clock = math.Mod(m.clock+dt, m.cycle.seconds())
 	m.metres += way
 	m.Odometer += way / metresPerKm
 	m.Speed = v1 * 3.6
@@ -135,7 +135,7 @@ func batteryPower(wheels, soc float64) float64 {
 	return math.Max(wheels*regenEff, -regenLimit) + auxiliary
 }
 
-func (m *Model) charge(dt float64) {
+func (m *model) charge(dt float64) {
 	power := chargePower
 	if m.SoC > taperFrom {
 		power *= math.Max(0.15, 1-(m.SoC-taperFrom)/30)
@@ -147,7 +147,7 @@ func (m *Model) charge(dt float64) {
 }
 
 // electric draws watts from the battery for dt seconds.
-func (m *Model) electric(watts, dt float64) {
+func (m *model) electric(watts, dt float64) {
 	kwh := watts * dt / joulesPerKWh
 	m.Used += kwh
 	m.SoC = math.Min(100, math.Max(0, m.SoC-kwh/capacity*100))
@@ -159,7 +159,7 @@ func (m *Model) electric(watts, dt float64) {
 }
 
 // heat warms the battery by its own losses and the motor by those of the drive (watts), and cools both.
-func (m *Model) heat(drive, dt float64) {
+func (m *model) heat(drive, dt float64) {
 	m.Battery += (m.Current*m.Current*resistance - coolingRate*(m.Battery-m.Ambient)/4) * dt / heatCapacity
 	m.Motor += (drive - motorCooling*(m.Motor-m.Ambient)) * dt / motorHeat
 }

@@ -21,11 +21,11 @@ func TestCycleFigures(t *testing.T) {
 		{"extra-urban", extraUrban(), 400, 6.9549, 120},
 	} {
 		c := newCycle(tc.ops)
-		if c.Seconds() != tc.seconds {
-			t.Errorf("%s: %g s, want %g", tc.name, c.Seconds(), tc.seconds)
+		if c.seconds() != tc.seconds {
+			t.Errorf("%s: %g s, want %g", tc.name, c.seconds(), tc.seconds)
 		}
 		way, top := 0.0, 0.0
-		for s := 0.0; s < c.Seconds(); s++ {
+		for s := 0.0; s < c.seconds(); s++ {
 			way += (c.Speed(s) + c.Speed(s+1)) / 2
 			top = max(top, c.Speed(s)*3.6)
 		}
@@ -36,7 +36,7 @@ func TestCycleFigures(t *testing.T) {
 			t.Errorf("%s: top speed %g, want %g", tc.name, top, tc.speed)
 		}
 	}
-	if got := nedc().Seconds(); got != 1180 {
+	if got := nedc().seconds(); got != 1180 {
 		t.Errorf("NEDC: %g s, want 1180", got)
 	}
 	if a, b := nedc().Speed(30.5), nedc().Speed(1180+30.5); math.Abs(a-b) > 1e-9 {
@@ -47,11 +47,11 @@ func TestCycleFigures(t *testing.T) {
 func TestRouteIsContinuous(t *testing.T) {
 	t.Parallel()
 	r := NewRoute()
-	if km := r.Length() / 1000; km < 300 || km > 400 {
+	if km := r.length() / 1000; km < 300 || km > 400 {
 		t.Fatalf("the road is %g km long", km)
 	}
 	last := r.At(0)
-	for m := 100.0; m < 2.2*r.Length(); m += 100 {
+	for m := 100.0; m < 2.2*r.length(); m += 100 {
 		p := r.At(m)
 		d := distance(waypoint{last.Lat, last.Lon, 0}, waypoint{p.Lat, p.Lon, 0})
 		if d > 101 { // less is possible where the vehicle turns round
@@ -72,7 +72,7 @@ func TestModelIsConsistent(t *testing.T) {
 	way := 0.0
 	for range 4 * 1180 {
 		v0 := m.Speed
-		m.Advance(1)
+		m.advance(1)
 		way += (v0 + m.Speed) / 2 / 3.6
 		if m.SoC < 0 || m.SoC > 100 || m.Speed < 0 || m.Speed > 120.001 {
 			t.Fatalf("out of range: %+v", m.State)
@@ -120,12 +120,12 @@ func TestModelChargesWhenLow(t *testing.T) {
 		if i > 7200 {
 			t.Fatal("never went to charge")
 		}
-		m.Advance(1)
+		m.advance(1)
 		odo = m.Odometer
 	}
 	seconds := 0
 	for ; m.Charging; seconds++ {
-		m.Advance(1)
+		m.advance(1)
 		if m.Speed != 0 || m.Odometer != odo {
 			t.Fatal("moves while it charges")
 		}

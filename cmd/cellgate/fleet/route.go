@@ -47,8 +47,8 @@ func newRoute(points []waypoint) *Route {
 	return r
 }
 
-// Length returns the length of the road in metres, one way.
-func (r *Route) Length() float64 { return r.at[len(r.at)-1] }
+// length returns the length of the road in metres, one way.
+func (r *Route) length() float64 { return r.at[len(r.at)-1] }
 
 // Place is a position on the road.
 type Place struct {
@@ -60,7 +60,7 @@ type Place struct {
 
 // At returns the place after driving so many metres from the start of the road.
 func (r *Route) At(metres float64) Place {
-	length := r.Length()
+	length := r.length()
 	way := math.Mod(metres, 2*length)
 	back := way > length
 	if back {

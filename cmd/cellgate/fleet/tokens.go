@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// ErrNoToken is wrapped when a source has no token for a vehicle.
-var ErrNoToken = errors.New("no token for this vehicle")
+// errNoToken is wrapped when a source has no token for a vehicle.
+var errNoToken = errors.New("no token for this vehicle")
 
 // TokenSet is a fixed set of tokens.
 type TokenSet struct {
@@ -23,12 +23,12 @@ type TokenSet struct {
 // VINs returns the vehicles of the set in the order of the file.
 func (t *TokenSet) VINs() []string { return t.vins }
 
-// Token returns the vehicle's token, or ErrNoToken.
+// Token returns the vehicle's token, or errNoToken.
 func (t *TokenSet) Token(vin string) (string, error) {
 	if token, ok := t.tokens[vin]; ok {
 		return token, nil
 	}
-	return "", fmt.Errorf("%s: %w", vin, ErrNoToken)
+	return "", fmt.Errorf("%s: %w", vin, errNoToken)
 }
 
 func (t *TokenSet) add(vin, token string) {

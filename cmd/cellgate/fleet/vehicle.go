@@ -26,7 +26,7 @@ type vehicle struct {
 	due     time.Duration // of the next telemetry; owned by the scheduler
 
 	out       sync.Mutex
-	model     *Model        // guarded by out, as are the fields below
+	model     *model        // guarded by out, as are the fields below
 	modelAt   time.Duration // when the model was last advanced
 	rnd       *rand.Rand
 	telemetry []byte // payload rendered at modelAt; its sequence number is patched
@@ -80,7 +80,7 @@ const renderEvery = 100 * time.Millisecond
 func (v *vehicle) payload(now time.Duration) []byte {
 	v.seq++
 	if age := now - v.modelAt; v.telemetry == nil || age >= renderEvery || v.f.seqWidth == 0 {
-		v.model.Advance(min(age, time.Hour).Seconds())
+		v.model.advance(min(age, time.Hour).Seconds())
 		v.modelAt = now
 		v.telemetry = appendTelemetry(v.telemetry[:0], v.seq, v.f.seqWidth, time.Now(), &v.model.State, v.f.o.PayloadBytes)
 		return v.telemetry

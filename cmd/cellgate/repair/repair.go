@@ -30,8 +30,8 @@ type Options struct {
 	at time.Time // of the first look
 }
 
-// ErrInUse means that a process has the data folder open.
-var ErrInUse = errors.New("a gateway runs on it; stop it first")
+// errInUse means that a process has the data folder open.
+var errInUse = errors.New("a gateway runs on it; stop it first")
 
 // Finding is a problem that stops a start.
 type Finding struct {
@@ -117,7 +117,7 @@ func open(o *Options) (*data, error) {
 	d.report = &Report{Dir: o.Dir, Backup: o.backup(), Findings: []Finding{}}
 	lock, err := journal.Lock(o.Journal)
 	if errors.Is(err, wal.ErrLocked) {
-		return nil, fmt.Errorf("%s: %w", o.Dir, ErrInUse)
+		return nil, fmt.Errorf("%s: %w", o.Dir, errInUse)
 	}
 	if err == nil { // otherwise there is no journal, or examine reports it
 		d.locks = append(d.locks, lock)

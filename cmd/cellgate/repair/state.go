@@ -26,7 +26,7 @@ func (d *data) state() error {
 		d.db = db
 		return nil
 	case errors.Is(err, statefile.ErrLocked):
-		return fmt.Errorf("%s: %w", d.Dir, ErrInUse)
+		return fmt.Errorf("%s: %w", d.Dir, errInUse)
 	case !errors.Is(err, statefile.ErrDamaged) && !errors.Is(err, statefile.ErrFormat):
 		return err
 	}

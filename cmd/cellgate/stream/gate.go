@@ -16,8 +16,8 @@ const (
 	MostPerSubject = 8
 )
 
-// ErrTooMany is returned for a stream beyond the bounds.
-var ErrTooMany = errors.New("too many streams are open")
+// errTooMany is returned for a stream beyond the bounds.
+var errTooMany = errors.New("too many streams are open")
 
 // Reasons for the end of a stream, in its last event and in the metric.
 const (
@@ -63,7 +63,7 @@ func (g *Gate) Enter(id auth.Identity) (*Feed, error) {
 	defer g.mu.Unlock()
 	owner := ownerOf(&id)
 	if g.closed || len(g.open) >= g.most || g.owned[owner] >= MostPerSubject {
-		return nil, ErrTooMany
+		return nil, errTooMany
 	}
 	f := newFeed()
 	g.open[f] = id

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// ErrDuration is the only error of Parse.
-var ErrDuration = errors.New("is not a duration: write a number with its unit, such as 500ms, 30s, 5m, 12h or 7d")
+// errDuration is the only error of Parse.
+var errDuration = errors.New("is not a duration: write a number with its unit, such as 500ms, 30s, 5m, 12h or 7d")
 
 const (
 	day = 24 * time.Hour
@@ -28,7 +28,7 @@ func Parse(text string) (time.Duration, error) {
 	}
 	n, err := strconv.ParseFloat(number, 64)
 	if err != nil || strings.Trim(number, "0123456789.") != "" || n > maxDays {
-		return 0, ErrDuration
+		return 0, errDuration
 	}
 	d := time.Duration(math.Round(n * float64(day)))
 	if rest == "" {
@@ -36,7 +36,7 @@ func Parse(text string) (time.Duration, error) {
 	}
 	more, err := parse(rest)
 	if err != nil || more > math.MaxInt64-d {
-		return 0, ErrDuration
+		return 0, errDuration
 	}
 	return d + more, nil
 }
@@ -44,7 +44,7 @@ func Parse(text string) (time.Duration, error) {
 func parse(text string) (time.Duration, error) {
 	d, err := time.ParseDuration(text)
 	if err != nil || d < 0 {
-		return 0, ErrDuration
+		return 0, errDuration
 	}
 	return d, nil
 }
