@@ -103,7 +103,7 @@ func (k *Kafka) setDefaults() {
 
 func (c *Central) setDefaults() {
 	c.Kafka.setDefaults()
-	c.Name, c.Bandwidth, c.P2Percent, c.Memory, c.Mode = "central", 20*mib, 10, 48*mib, "at_least_once"
+	c.Name, c.Bandwidth, c.P2Percent, c.Memory, c.Mode = "central", 20*mib, 10, 32*mib, "at_least_once"
 }
 
 // Default folders in data_dir.

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// minFetch and maxFetch bound one fetch of a partition: a quarter of its share of the memory.
+	// minFetch and maxFetch bound one fetch of a partition. A fetch has a sixteenth of the partition's share of the memory: it is
+	// held besides the records in flight, and decoded records take three times their bytes.
 	minFetch, maxFetch = 64 << 10, 1 << 20
 	fetchWait          = 500 * time.Millisecond
 	// recordCost is a record's memory in addition to its bytes.
@@ -75,7 +76,7 @@ func (f *forwarder) run(ctx context.Context, p *kafkaclient.Assignment) {
 // forward reads and sends until ctx ends.
 func (f *forwarder) forward(ctx context.Context) {
 	for ctx.Err() == nil {
-		recs, high, err := f.part.Fetch(ctx, min(max(f.lane.shareOf()/4, minFetch), maxFetch), fetchWait)
+		recs, high, err := f.part.Fetch(ctx, min(max(f.lane.shareOf()/16, minFetch), maxFetch), fetchWait)
 		var gap *kafkaclient.GapError
 		if errors.As(err, &gap) {
 			f.stopAt(ctx, gap)

@@ -21,9 +21,8 @@ const (
 	backlogWire = 70      // about what one of its records takes on the wire
 	backlogRate = 4 << 20 // bytes per second at most with which it drains
 	backlogTime = 8       // seconds that a short one takes
-	// backlogGrowth bounds how far the gateway's memory grows while the centre is away: central.memory, what was fetched beside
-	// it, and as much again that Go's collector lets grow (GOGC=100); and while it drains. 200,000 records keep to it (+73 and +85
-	// MiB), 5 million do not while they drain (+120 and +255).
+	// backlogGrowth bounds how far the gateway's memory grows while the centre is away and while it drains, whatever the size of the
+	// backlog: central.memory, what was fetched besides, batches being written, and as much again that Go's collector lets grow (GOGC=100).
 	backlogGrowth = 128 << 20
 )
 
