@@ -111,8 +111,8 @@ func TestAuditFailureRefusesNobody(t *testing.T) {
 	}
 }
 
-// TestAuditTellsWhoWhatWhyAndWhere follows one token through the audit log.
-func TestAuditTellsWhoWhatWhyAndWhere(t *testing.T) {
+// TestAuditSaysWhoWhatWhyAndWhere follows one token through the audit log.
+func TestAuditSaysWhoWhatWhyAndWhere(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
 	f := open(t, func(c *Config) { c.Audit = testAudit(&b) })

@@ -151,9 +151,9 @@ func TestUnknownKidFetchesNothing(t *testing.T) {
 	defer srv.Close()
 	f := open(t, withPartner(ExternalIssuer{JWKSURL: srv.URL, Refresh: time.Hour}))
 	check.Eventually(t, "first fetch", func() bool { return fetches.Load() == 1 })
-	stranger := newPartnerKey(t, "stranger")
+	other := newPartnerKey(t, "stranger")
 	for range 1000 {
-		if _, err := f.Verify([]byte(stranger.token(f)), Peer{}); err == nil {
+		if _, err := f.Verify([]byte(other.token(f)), Peer{}); err == nil {
 			t.Fatal("accepted")
 		}
 	}

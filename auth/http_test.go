@@ -117,7 +117,7 @@ func (c call) do(t testing.TB, srv *httptest.Server) (int, map[string]any, strin
 func TestTokenByCertificate(t *testing.T) {
 	t.Parallel()
 	now := newClock().Now()
-	ca, stranger := newCA(t, now), newCA(t, now)
+	ca, otherCA := newCA(t, now), newCA(t, now)
 	f := open(t, func(c *Config) {
 		c.VehicleCAs = func() *x509.CertPool { return ca.pool }
 		c.BindCertificates = true
@@ -146,7 +146,7 @@ func TestTokenByCertificate(t *testing.T) {
 		status int
 	}{
 		"no certificate":     {call{}, 401},
-		"another CA":         {call{cert: new(stranger.vehicle(t, now, "", "urn:vin:"+testVIN))}, 401},
+		"another CA":         {call{cert: new(otherCA.vehicle(t, now, "", "urn:vin:"+testVIN))}, 401},
 		"expired":            {call{cert: new(ca.vehicle(t, now.Add(-48*time.Hour), "", "urn:vin:"+testVIN))}, 401},
 		"not yet valid":      {call{cert: new(ca.vehicle(t, now.Add(48*time.Hour), "", "urn:vin:"+testVIN))}, 401},
 		"no VIN in the SAN":  {call{cert: new(ca.vehicle(t, now, testVIN))}, 401},

@@ -33,8 +33,8 @@ type tokenResponse struct {
 	Warning   string    `json:"warning,omitempty"`
 }
 
-// errStranger answers an unauthenticated caller; it deliberately has no detail.
-var errStranger = errors.New("not authorized")
+// errUnauthenticated answers an unauthenticated caller; it deliberately has no detail.
+var errUnauthenticated = errors.New("not authorized")
 
 // Tokens serves POST /v1/tokens. Mount it without Require. A request with a bearer token needs token:issue and names
 // the VIN; one without is from a vehicle, which authenticates with its certificate over TLS 1.3.
@@ -138,11 +138,11 @@ func (a *Authority) answerToken(w http.ResponseWriter, r *http.Request, req Issu
 // since the listener may trust other CAs too, and a resumed TLS session is not checked again.
 func (a *Authority) vehicleOf(r *http.Request) (*x509.Certificate, string, error) {
 	if a.cfg.VehicleCAs == nil || r.TLS == nil || r.TLS.Version < tls.VersionTLS13 || len(r.TLS.PeerCertificates) == 0 {
-		return nil, "", errStranger
+		return nil, "", errUnauthenticated
 	}
 	roots := a.cfg.VehicleCAs()
 	if roots == nil {
-		return nil, "", errStranger // otherwise Verify would use the system's CAs
+		return nil, "", errUnauthenticated // otherwise Verify would use the system's CAs
 	}
 	cert := r.TLS.PeerCertificates[0]
 	between := x509.NewCertPool()
@@ -154,7 +154,7 @@ func (a *Authority) vehicleOf(r *http.Request) (*x509.Certificate, string, error
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
-		return nil, "", errStranger
+		return nil, "", errUnauthenticated
 	}
 	vin, err := vehicleName(cert, a.live().VehicleName)
 	return cert, vin, err
@@ -176,7 +176,7 @@ func vehicleName(cert *x509.Certificate, from NameSource) (string, error) {
 		}
 	}
 	if len(names) != 1 || ValidSubject(names[0]) != nil {
-		return "", errStranger
+		return "", errUnauthenticated
 	}
 	return names[0], nil
 }

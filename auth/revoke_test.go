@@ -226,14 +226,14 @@ func TestDamagedRevocationLog(t *testing.T) {
 	check.OK(t, err)
 	for i := range len(whole) - 1 { // without its newline, the last line is a torn one
 		for _, bit := range []int{0, 5} {
-			spoiled := append([]byte(nil), whole...)
-			spoiled[i] ^= 1 << bit
-			check.OK(t, os.WriteFile(l.path(), spoiled, 0o600))
+			corrupted := append([]byte(nil), whole...)
+			corrupted[i] ^= 1 << bit
+			check.OK(t, os.WriteFile(l.path(), corrupted, 0o600))
 			fresh := newRevLog(dir)
 			_, err := fresh.read()
 			if !errors.Is(err, errRevocationLog) {
 				// The case of the checksum's digits does not matter.
-				if strings.EqualFold(string(spoiled), string(whole)) && err == nil {
+				if strings.EqualFold(string(corrupted), string(whole)) && err == nil {
 					continue
 				}
 				t.Errorf("byte %d bit %d: %v", i, bit, err)

@@ -25,7 +25,7 @@ type conn struct {
 	vehicle    bool
 	noExpiry   bool // the CONNECT's session expiry was 0: a DISCONNECT may not raise it
 	resumable  bool // the session outlives the connection: unacknowledged messages may be sent again
-	told       told
+	announced  announced
 	maxPacket  int    // the client's maximum packet size; 0 none
 	authMethod string // of enhanced authentication, or ""
 	own        string // v1/{id}/, the vehicle's own topics
@@ -65,7 +65,7 @@ type connReader struct {
 type connShared struct {
 	perm     atomic.Pointer[auth.Permissions]
 	identity atomic.Pointer[auth.Identity]
-	lastRead atomic.Int64 // wheel clock of the last sign of life, ms: see heard
+	lastRead atomic.Int64 // wheel clock of the last sign of life, ms: see progressed
 	endAt    atomic.Int64 // token end, Unix ms; 0 none
 	noticeAt atomic.Int64 // time of the token-expiring notice, Unix ms; 0 none, or already sent
 	grown    atomic.Bool  // the stack or the buffers may have grown since the last release
@@ -110,14 +110,14 @@ type connClosing struct {
 	broken     bool // the socket failed
 }
 
-// told holds the limits announced in CONNACK. They hold until the connection ends; a reload affects later connections.
-type told struct {
+// announced holds the limits announced in CONNACK. They hold until the connection ends; a reload affects later connections.
+type announced struct {
 	window    int32 // Receive Maximum: unacknowledged QoS 1 and 2 messages
 	maxPacket int32 // Maximum Packet Size
 }
 
-func tellOf(l *Limits) told {
-	return told{
+func announce(l *Limits) announced {
+	return announced{
 		window: int32(min(l.Window, 65_535)), maxPacket: int32(min(l.MaxPacket, maxPacketSize)), //nolint:gosec // bounded
 	}
 }
@@ -144,7 +144,7 @@ func (c *conn) Enqueue(f []byte) bool {
 }
 
 // control queues an answer to a request, which must not be lost. The reader stops while the queue is over its bound
-// (see restrain), so answers exceed the bound by at most what one read can request. An answer larger than the client's
+// (see throttle), so answers exceed the bound by at most what one read can request. An answer larger than the client's
 // maximum packet ends the connection: the client would wait for it forever.
 func (c *conn) control(f []byte) {
 	if c.maxPacket != 0 && len(f) > c.maxPacket {

@@ -333,10 +333,10 @@ func (r *request) newConn() *conn {
 		keepalive: (r.keepalive + r.keepalive/2 + wheelTick).Milliseconds(),
 		maxPacket: int(r.pk.Properties.MaximumPacketSize),
 		noExpiry:  r.version == frame.Version5 && r.pk.Properties.SessionExpiryInterval == 0,
-		resumable: r.expiry() > 0, told: tellOf(r.b.limits.Load()),
+		resumable: r.expiry() > 0, announced: announce(r.b.limits.Load()),
 	}
 	if ws, ok := r.t.Conn.(*wsConn); ok {
-		ws.ws.SetReadLimit(int64(c.told.maxPacket) + wsMessageSlack)
+		ws.ws.SetReadLimit(int64(c.announced.maxPacket) + wsMessageSlack)
 	}
 	if r.pk.Properties.AuthenticationMethod != "" {
 		c.authMethod = authMethod
@@ -378,8 +378,8 @@ func (r *request) accept(c *conn, present bool) {
 
 func (r *request) connack(c *conn, present bool) frame.Connack {
 	a := frame.Connack{
-		SessionPresent: present, ReceiveMaximum: uint16(c.told.window), //nolint:gosec // at most 65,535
-		MaximumPacket: uint32(c.told.maxPacket), //nolint:gosec // never negative
+		SessionPresent: present, ReceiveMaximum: uint16(c.announced.window), //nolint:gosec // at most 65,535
+		MaximumPacket: uint32(c.announced.maxPacket), //nolint:gosec // never negative
 		AliasMaximum:  maxAliases, AuthMethod: c.authMethod,
 	}
 	if r.assigned {

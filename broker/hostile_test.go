@@ -103,7 +103,7 @@ func attacks(h *harness, n int) []func(stop <-chan struct{}) {
 	hold := func(address string, first []byte, again []byte) func(<-chan struct{}) {
 		return func(stop <-chan struct{}) { holdSockets(address, n, first, again, stop) }
 	}
-	evil := func(frames ...[]byte) func(<-chan struct{}) {
+	attacker := func(frames ...[]byte) func(<-chan struct{}) {
 		return func(stop <-chan struct{}) {
 			for i := 0; !stopped(stop); i++ {
 				once(address, slices.Concat(connectFrame(fmt.Sprintf("EVIL%d", i), 5, mqtt.Connect{}), slices.Concat(frames...)))
@@ -115,13 +115,13 @@ func attacks(h *harness, n int) []func(stop <-chan struct{}) {
 		hold(address, []byte{0x10}, []byte{0x7f}),                // a byte now and then
 		hold(secure, []byte{22, 3, 1}, nil),                      // half a TLS handshake
 		hold(address, []byte{0x10, 0xff, 0xff, 0xff, 0x7f}, nil), // 256 MiB announced
-		evil(mqtt.Frame(0x30, make([]byte, 300<<10))),            // larger than the maximum
-		evil([]byte{0x32, 0xff, 0xff, 0x3f}),                     // a large length and nothing after it
-		evil(connectFrame("again", 5, mqtt.Connect{})),
-		evil([]byte{0xE0, 0}, publishFrame(5, 1, 1, "v1/EVIL/up/x", "after DISCONNECT")),
-		evil(slices.Repeat(subscribeFrame(5, 1, "$share/g/v1/+/up/#", 1), 200)),
-		evil(slices.Repeat(subscribeFrame(5, 1, "v1/+/cmd/#", 1), 200)),
-		evil(slices.Repeat([]byte{0x62, 2, 0, 1}, 2000)), // PUBRELs of unknown identifiers
+		attacker(mqtt.Frame(0x30, make([]byte, 300<<10))),        // larger than the maximum
+		attacker([]byte{0x32, 0xff, 0xff, 0x3f}),                 // a large length and nothing after it
+		attacker(connectFrame("again", 5, mqtt.Connect{})),
+		attacker([]byte{0xE0, 0}, publishFrame(5, 1, 1, "v1/EVIL/up/x", "after DISCONNECT")),
+		attacker(slices.Repeat(subscribeFrame(5, 1, "$share/g/v1/+/up/#", 1), 200)),
+		attacker(slices.Repeat(subscribeFrame(5, 1, "v1/+/cmd/#", 1), 200)),
+		attacker(slices.Repeat([]byte{0x62, 2, 0, 1}, 2000)), // PUBRELs of unknown identifiers
 		func(stop <-chan struct{}) {
 			for !stopped(stop) {
 				once(address, randomBytes())

@@ -63,13 +63,13 @@ func (e *others) rounds(t *testing.T, stop <-chan struct{}) (slow time.Duration,
 	}
 }
 
-// others holds an evil and a good session on a real index, with a journal that only counts.
+// others holds an attacking and an honest session on a real index, with a journal that only counts.
 type others struct {
-	m    *session.Manager
-	evil *sub
-	good *sub
-	turn sync.Mutex // serialises the two goroutines that act as the fan-out loop
-	seq  uint64
+	m        *session.Manager
+	attacker *sub
+	good     *sub
+	turn     sync.Mutex // serialises the two goroutines that act as the fan-out loop
+	seq      uint64
 }
 
 type numbers struct{}
@@ -91,24 +91,24 @@ func newOthers(t *testing.T) *others {
 		check.Ended(t, e.m.Close)
 		check.OK(t, db.Close())
 	})
-	e.evil, e.good = e.attach(t, "evil"), e.attach(t, "good")
+	e.attacker, e.good = e.attach(t, "evil"), e.attach(t, "good")
 	return e
 }
 
 func (e *others) attach(t *testing.T, id string) *sub {
 	t.Helper()
 	c := &sub{drained: make(chan struct{}), got: make(chan string, 1<<16)}
-	s, _, err := e.m.Attach(t.Context(), session.Attach{Key: id, Version: 4, Perm: anything{}, Conn: swallow{c}})
+	s, _, err := e.m.Attach(t.Context(), session.Attach{Key: id, Version: 4, Perm: anything{}, Conn: discardSub{c}})
 	check.OK(t, err)
 	c.s = s
 	s.Start()
 	return c
 }
 
-// swallow keeps only the honest client's messages.
-type swallow struct{ *sub }
+// discardSub keeps only the honest client's messages.
+type discardSub struct{ *sub }
 
-func (s swallow) Enqueue(f []byte) bool {
+func (s discardSub) Enqueue(f []byte) bool {
 	if len(f) < 128 && strings.Contains(string(f), "honest/") {
 		return s.sub.Enqueue(f)
 	}
@@ -124,7 +124,7 @@ func (e *others) hostile(ops []byte) {
 		switch ops[0] % 6 {
 		case 0: // one filter
 			filters = append(filters, deep)
-			e.evil.subscribe(deep)
+			e.attacker.subscribe(deep)
 		case 1: // a message
 			e.publish(deep, false)
 		case 2: // retained messages
@@ -132,17 +132,17 @@ func (e *others) hostile(ops []byte) {
 				e.publish(fmt.Sprintf("%s/%d/%d", level, i%97, i), true)
 			}
 		case 3: // all retained messages
-			e.evil.subscribe(level)
-			e.evil.subscribe("#")
+			e.attacker.subscribe(level)
+			e.attacker.subscribe("#")
 		case 4: // many filters
 			subs := make([]session.Subscription, 1+n/64)
 			for i := range subs {
 				subs[i].Filter = fmt.Sprintf("%s/%d/+/#", level, i)
 				filters = append(filters, subs[i].Filter)
 			}
-			e.evil.s.Subscribe(subs, 0, func([]byte) {})
+			e.attacker.s.Subscribe(subs, 0, func([]byte) {})
 		case 5:
-			e.evil.s.Unsubscribe(filters, func([]byte) {})
+			e.attacker.s.Unsubscribe(filters, func([]byte) {})
 			filters = nil
 		}
 	}

@@ -37,11 +37,11 @@ func TestDribblingIsNoSignOfLife(t *testing.T) {
 func TestProgressThatCounts(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
-		name      string
-		keepalive time.Duration
-		reads     []int // bytes
-		whole     bool
-		heard     bool
+		name       string
+		keepalive  time.Duration
+		reads      []int // bytes
+		whole      bool
+		progressed bool
 	}{
 		{"a byte", 2 * time.Second, []int{1}, false, false},
 		{"bytes now and then", 2 * time.Second, []int{1, 1, 1, 1, 1, 1}, false, false},
@@ -55,10 +55,10 @@ func TestProgressThatCounts(t *testing.T) {
 		c.b.wheel.clock.Store(7)
 		for _, n := range tc.reads {
 			c.reader.partial, c.reader.whole = c.reader.partial+n, tc.whole
-			c.heard()
+			c.progressed()
 		}
-		if got := c.shared.lastRead.Load() == 7; got != tc.heard {
-			t.Errorf("%s: a sign of life: %v, want %v", tc.name, got, tc.heard)
+		if got := c.shared.lastRead.Load() == 7; got != tc.progressed {
+			t.Errorf("%s: a sign of life: %v, want %v", tc.name, got, tc.progressed)
 		}
 	}
 }

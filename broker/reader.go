@@ -155,7 +155,7 @@ func (c *conn) handle() (alive bool) {
 	} else {
 		alive = c.decrypt()
 	}
-	c.heard()
+	c.progressed()
 	if !alive {
 		c.finish()
 	}
@@ -169,8 +169,8 @@ const (
 	maxProgress = 4 << 10
 )
 
-// heard records a sign of life: a whole packet, or enough progress of one. A byte now and then is not enough.
-func (c *conn) heard() {
+// progressed records a sign of life: a whole packet, or enough progress of one. A byte now and then is not enough.
+func (c *conn) progressed() {
 	if !c.reader.whole && int64(c.reader.partial) < min(minRate*c.keepalive/1000, maxProgress) {
 		return
 	}
@@ -236,7 +236,7 @@ func (c *conn) consume() bool {
 	c.reader.whole = c.reader.whole || off > 0
 	c.b.metrics.receivedBytes.Add(float64(off))
 	s.n = copy(s.buf, s.buf[off:s.n])
-	if !c.restrain(off) {
+	if !c.throttle(off) {
 		return false
 	}
 	if s.n == len(s.buf) {
@@ -253,7 +253,7 @@ func (c *conn) nextFrame(b []byte) ([]byte, frame.Header, error) {
 	if err != nil || !ok {
 		return nil, h, err
 	}
-	if h.Size > int(c.told.maxPacket) {
+	if h.Size > int(c.announced.maxPacket) {
 		return nil, h, &frame.Violation{Reason: frame.ReasonPacketTooLarge, Why: "packet larger than the announced maximum"}
 	}
 	if h.Size > len(b) {
@@ -262,9 +262,9 @@ func (c *conn) nextFrame(b []byte) ([]byte, frame.Header, error) {
 	return b[:h.Size], h, nil
 }
 
-// restrain enforces the connection's quotas and the bound of its outgoing queue by blocking the reader. It returns
+// throttle enforces the connection's quotas and the bound of its outgoing queue by blocking the reader. It returns
 // false if the connection ends first.
-func (c *conn) restrain(bytes int) bool {
+func (c *conn) throttle(bytes int) bool {
 	limits := c.b.limits.Load()
 	messages := c.reader.seen
 	c.reader.seen = 0

@@ -149,7 +149,7 @@ func (c *conn) rememberSent() {
 	if !c.resumable {
 		return
 	}
-	window := int(c.told.window)
+	window := int(c.announced.window)
 	for i := range c.reader.scratch.records {
 		if r := &c.reader.scratch.records[i]; r.Kind == message.KindPublish && r.QoS == 1 {
 			c.reader.recent.add(sent{seq: r.Origin(), sum: payloadSum(r.Payload), id: r.PacketID}, window)

@@ -168,7 +168,7 @@ func TestCertificatePathReload(t *testing.T) {
 }
 
 // The limits announced in CONNACK hold until the connection ends. Later clients get the new ones.
-func TestToldLimitsHold(t *testing.T) {
+func TestAnnouncedLimitsHold(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) { o.Limits.Window, o.Limits.MaxPacket = 4, 2048 })
 	old := h.connect("cars", testVIN, 5, mqtt.Connect{})
@@ -424,9 +424,9 @@ func TestWebSocket(t *testing.T) {
 	check.Eventually(t, "one connection", func() bool { return h.b.Connections() == 1 })
 }
 
-// TestGoodbyeIsNotReset checks clients that send a close_notify after their DISCONNECT and keep reading: their messages
+// TestDisconnectIsNotReset checks clients that send a close_notify after their DISCONNECT and keep reading: their messages
 // are acknowledged, and the connection is closed without a reset.
-func TestGoodbyeIsNotReset(t *testing.T) {
+func TestDisconnectIsNotReset(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, tlsListener(newTestCA(t)))
 	for range 20 {

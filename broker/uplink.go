@@ -74,7 +74,7 @@ func (c *conn) takeCredit() bool {
 	if !c.flush() {
 		return false
 	}
-	window := int(c.told.window)
+	window := int(c.announced.window)
 	if c.version == frame.Version5 {
 		c.mu.Lock()
 		c.reader.credit = window - c.writer.used
@@ -304,7 +304,9 @@ func (c *conn) flush() bool {
 }
 
 // ackRoomLocked bounds the pending acknowledgements of PUBRELs; the window bounds those of PUBLISHes.
-func (c *conn) ackRoomLocked() bool { return c.writer.acks.len() <= 2*int(c.told.window)+batchRecords }
+func (c *conn) ackRoomLocked() bool {
+	return c.writer.acks.len() <= 2*int(c.announced.window)+batchRecords
+}
 
 // append writes the batch to the journal. While the journal is full it drops QoS 0 records and waits. Any other error
 // ends the connection, and nothing of the batch is acknowledged.

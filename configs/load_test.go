@@ -252,7 +252,7 @@ func TestPrintMasksSecretsAndReadsBack(t *testing.T) {
 	}
 }
 
-func TestDiffTellsReloadFromRestart(t *testing.T) {
+func TestDiffSeparatesReloadFromRestart(t *testing.T) {
 	t.Parallel()
 	a := parse(t, "cell: {id: c, node: n}\nauth: {roles: {lab: {publish: [a]}}}")
 	b := parse(t, "cell: {id: c, node: n}\nauth: {roles: {lab: {publish: [b]}, x: {}}}\nlimits: {max_packet: 128KiB}\n"+

@@ -49,7 +49,7 @@ func (l last) repeated(r *kgo.Record) bool {
 // consumer]
 
 // A consumer that remembers the last source offset recognises the duplicates of a killed worker, and loses nothing.
-func TestAConsumerTellsWhatCameTwice(t *testing.T) {
+func TestAConsumerDetectsDuplicates(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	killed := func(o *Options) { o.CommitInterval = time.Hour }

@@ -212,16 +212,16 @@ func (f *forwarder) send(ctx context.Context, r *kafkaclient.Fetched) error {
 			return err
 		}
 	}
-	crowded := f.begin(d)
+	overShare := f.begin(d)
 	switch {
 	case known:
 		f.settle(d, "recognised")
 	case d.record.Topic == "":
-		d.bury("no header " + kafkaclient.HeaderCentralTopic)
+		d.sendDeadLetter("no header " + kafkaclient.HeaderCentralTopic)
 	case looped:
-		d.bury("it has been through this cell before: " + via)
-	case crowded:
-		d.bury("the centre does not give its topic, and too much waits for it already")
+		d.sendDeadLetter("it has been through this cell before: " + via)
+	case overShare:
+		d.sendDeadLetter("the centre does not give its topic, and too much waits for it already")
 	default:
 		f.lane.central.Produce(&d.record)
 	}
@@ -269,7 +269,7 @@ const (
 
 // begin records that a record is in flight. It reports whether half of the partition's share already waits for topics
 // that the centre does not have: more of their records would hold up others.
-func (f *forwarder) begin(d *delivery) (crowded bool) {
+func (f *forwarder) begin(d *delivery) (overShare bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	topic := d.record.Topic
@@ -280,7 +280,7 @@ func (f *forwarder) begin(d *delivery) (crowded bool) {
 				n += bytes
 			}
 		}
-		crowded = n >= f.lane.shareOf()/2
+		overShare = n >= f.lane.shareOf()/2
 	}
 	if d.before = f.last; f.last == nil {
 		f.next = d.offset // records removed in between by compaction or retention are settled
@@ -293,7 +293,7 @@ func (f *forwarder) begin(d *delivery) (crowded bool) {
 	d.bound, d.taken = topic, d.cost()
 	f.bytes += d.taken
 	f.waitingFor[topic] += d.taken
-	return crowded
+	return overShare
 }
 
 // delivery is a record in flight.
@@ -304,7 +304,7 @@ type delivery struct {
 	record         kafkaclient.Record
 	bound          string // the central topic
 	taken          int    // bytes of the memory
-	buried         bool
+	deadLetter     bool
 }
 
 // cost returns its bytes of the memory until it is settled.
@@ -315,12 +315,12 @@ func (d *delivery) cost() int {
 // Produced implements kafkaclient.Completion.
 func (d *delivery) Produced(_ *kafkaclient.Record, err error) {
 	switch {
-	case err == nil && d.buried:
+	case err == nil && d.deadLetter:
 		d.f.settle(d, "dead_lettered")
 	case err == nil:
 		d.f.settle(d, "forwarded")
-	case refused(err) && !d.buried:
-		d.bury(err.Error())
+	case refused(err) && !d.deadLetter:
+		d.sendDeadLetter(err.Error())
 	case refused(err):
 		// The error topic refuses it too. It is held: nothing is given up.
 		d.f.s.o.Log.Error("error topic does not take a record; its partition waits",
@@ -330,9 +330,9 @@ func (d *delivery) Produced(_ *kafkaclient.Record, err error) {
 	// Otherwise the producer was closed: the offset is not committed.
 }
 
-// bury sends the record to the error topic of the cell's Kafka.
-func (d *delivery) bury(reason string) {
-	d.buried = true
+// sendDeadLetter sends the record to the error topic of the cell's Kafka.
+func (d *delivery) sendDeadLetter(reason string) {
+	d.deadLetter = true
 	d.record.Topic = ErrorTopic
 	d.record.Headers = kafkaclient.AppendHeader(d.record.Headers, "error", reason)
 	d.record.HeaderCount++

@@ -75,7 +75,7 @@ func (f *forwarder) ask(ctx context.Context) skipped {
 
 func (f *forwarder) gap(g *kafkaclient.GapError) Gap {
 	return Gap{
-		Centre: f.s.o.Centre, Lane: f.lane.name, Topic: g.Topic, Partition: g.ID, From: g.From, To: g.To, Anew: g.Anew, Since: time.Now(), Reason: g.Error(),
+		Centre: f.s.o.Centre, Lane: f.lane.name, Topic: g.Topic, Partition: g.ID, From: g.From, To: g.To, Recreated: g.Recreated, Since: time.Now(), Reason: g.Error(),
 	}
 }
 
@@ -83,12 +83,12 @@ func (f *forwarder) gap(g *kafkaclient.GapError) Gap {
 func (f *forwarder) stopAt(ctx context.Context, g *kafkaclient.GapError) {
 	if f.lane.stop(f.partition, f.gap(g)) {
 		f.s.o.Log.Error("records for the centre were deleted before they were read; the lane waits for `cellgate sync skip`",
-			"lane", f.lane.name, "topic", g.Topic, "partition", g.ID, "from", g.From, "to", g.To-1, "anew", g.Anew)
+			"lane", f.lane.name, "topic", g.Topic, "partition", g.ID, "from", g.From, "to", g.To-1, "anew", g.Recreated)
 	}
 	f.mu.Lock()
 	f.gone = g
 	f.mu.Unlock()
-	if g.Anew {
+	if g.Recreated {
 		f.markGap()
 	}
 	again := time.NewTimer(gapInterval)
@@ -148,7 +148,7 @@ func (f *forwarder) skip(ctx context.Context) (*kafkaclient.GapError, error) {
 	if n, known := g.Lost(); known {
 		f.s.o.Metrics.skipped.WithLabelValues(f.s.o.Metrics.labels(f.s.o.Centre, f.lane.name)...).Add(float64(n))
 	}
-	f.s.o.Log.Warn("gap skipped by an operator", "lane", f.lane.name, "topic", g.Topic, "partition", g.ID, "from", g.From, "to", g.To-1, "anew", g.Anew)
+	f.s.o.Log.Warn("gap skipped by an operator", "lane", f.lane.name, "topic", g.Topic, "partition", g.ID, "from", g.From, "to", g.To-1, "anew", g.Recreated)
 	return g, nil
 }
 

@@ -56,8 +56,8 @@ func (p *pair) stopFetching(topic string, partitions int) (resume func()) {
 	}
 }
 
-// makeAnew deletes a topic and recreates it.
-func (p *pair) makeAnew(topic string) {
+// recreate deletes a topic and recreates it.
+func (p *pair) recreate(topic string) {
 	p.t.Helper()
 	p.admin(func(c *kadm.Client) error {
 		if _, err := c.DeleteTopic(p.t.Context(), topic); err != nil {
@@ -230,7 +230,7 @@ func TestSkipWaitsForWhatIsUnderWay(t *testing.T) {
 
 // A recreated topic is recognised as another one, even if it has grown beyond the read position by then. After the skip
 // it is read from its first record.
-func TestTopicMadeAnewStopsItsLane(t *testing.T) {
+func TestRecreatedTopicStopsItsLane(t *testing.T) {
 	t.Parallel()
 	for name, n := range map[string]int{"shorter": 50, "longer": 700} {
 		for _, running := range []bool{true, false} {
@@ -242,7 +242,7 @@ func TestTopicMadeAnewStopsItsLane(t *testing.T) {
 				got(t, p.central, "fleet.central.p1", 100)
 				await(t, func() bool { return s.committed() == 100 })
 				if running {
-					p.makeAnew("central.p1")
+					p.recreate("central.p1")
 					p.put("central.p1", 20, n)
 				} else {
 					var old kadm.OffsetResponses
@@ -251,13 +251,13 @@ func TestTopicMadeAnewStopsItsLane(t *testing.T) {
 						old, err = c.FetchOffsets(p.t.Context(), "cellgate-sync")
 						return err
 					})
-					p.makeAnew("central.p1")
+					p.recreate("central.p1")
 					p.put("central.p1", 20, n)
 					p.admin(func(c *kadm.Client) error { return c.CommitAllOffsets(p.t.Context(), "cellgate-sync", old.Offsets()) })
 					s = p.start()
 				}
 				for _, g := range s.awaitGaps(t, "p1", 2) {
-					if !g.Anew || g.To != 0 {
+					if !g.Recreated || g.To != 0 {
 						t.Errorf("%+v", g)
 					}
 				}

@@ -151,7 +151,7 @@ func TestALostCommitRepeatsNothing(t *testing.T) {
 
 // Records in flight still arrive when their topic is recreated, and the new one is read from its first record once an
 // operator skips the gap.
-func TestTopicMadeAnewWhileItsRecordsAreUnderWay(t *testing.T) {
+func TestTopicRecreatedWhileItsRecordsAreUnderWay(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	centre := fakekafka.Away(p.central, kmsg.Produce)
@@ -161,7 +161,7 @@ func TestTopicMadeAnewWhileItsRecordsAreUnderWay(t *testing.T) {
 	centre.Store(true)
 	p.put("central.p2", 20, 100)
 	await(t, func() bool { return s.lagging() == 100 })
-	p.makeAnew("central.p2")
+	p.recreate("central.p2")
 	p.put("central.p2", 40, 50)
 	s.awaitGaps(t, "p2", 2)
 	centre.Store(false)

@@ -11,8 +11,8 @@ import (
 // nothing.
 const watchInterval = time.Second
 
-// sight is what the cell's Kafka reported of an outbox partition.
-type sight struct {
+// outboxEnd is what the cell's Kafka reported of an outbox partition.
+type outboxEnd struct {
 	kafkaclient.Position
 	// at is the time of the record at offset, the first one waiting; zero if there was none.
 	offset int64
@@ -46,13 +46,13 @@ func (s *Syncer) see(ctx context.Context, all []kafkaclient.Position) {
 	s.mu.Lock()
 	was := s.seen
 	s.mu.Unlock()
-	seen := make(map[partition]sight, len(all))
+	seen := make(map[partition]outboxEnd, len(all))
 	for name, v := range was {
 		seen[name] = v
 	}
 	for _, p := range all {
 		name := partition{p.Topic, p.ID}
-		v := sight{Position: p, offset: s.waits(&p)}
+		v := outboxEnd{Position: p, offset: s.waits(&p)}
 		switch old := was[name]; {
 		case v.offset < 0:
 		case v.offset == old.offset && !old.at.IsZero():
@@ -98,7 +98,7 @@ type waiting struct {
 	known   bool // completely
 }
 
-func (v *sight) waiting() waiting {
+func (v *outboxEnd) waiting() waiting {
 	from := v.Committed
 	if from < v.First || from > v.End {
 		from = v.First
@@ -107,7 +107,7 @@ func (v *sight) waiting() waiting {
 }
 
 // waiting returns v, corrected by the forwarder's progress since.
-func (f *forwarder) waiting(v sight, seen bool) waiting {
+func (f *forwarder) waiting(v outboxEnd, seen bool) waiting {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.next < 0 { // before the first fetch

@@ -39,14 +39,14 @@ type Gap struct {
 	Topic     string
 	Partition int
 	From, To  int64 // the first missing record, and the first existing one
-	// Anew means that the partition was recreated or truncated: the loss is unknown.
-	Anew   bool
-	Since  time.Time
-	Reason string
+	// Recreated means that the partition was recreated or truncated: the loss is unknown.
+	Recreated bool
+	Since     time.Time
+	Reason    string
 }
 
 // Records returns the number of missing records; false if unknown.
-func (g *Gap) Records() (n int64, known bool) { return max(0, g.To-g.From), !g.Anew }
+func (g *Gap) Records() (n int64, known bool) { return max(0, g.To-g.From), !g.Recreated }
 
 // LaneNames returns the lanes by priority.
 func LaneNames() [lanes]string { return [lanes]string{"p0", "p1", "p2"} }

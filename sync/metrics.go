@@ -78,7 +78,7 @@ type laneReading struct {
 }
 
 func (m *Metrics) readingsOfLanes(r *metric.Readings) laneReadings {
-	truth := func(is bool) float64 {
+	boolGauge := func(is bool) float64 {
 		if is {
 			return 1
 		}
@@ -95,7 +95,7 @@ func (m *Metrics) readingsOfLanes(r *metric.Readings) laneReadings {
 	add("sync_lag_seconds", "Age of the oldest record in the outbox that is not forwarded; NaN while unknown.",
 		func(l *LaneStat) float64 { return orNaN(l.Age.Seconds(), l.Known) })
 	add("sync_lag_known", "1 while sync_lag_messages and sync_lag_seconds are known, else 0.",
-		func(l *LaneStat) float64 { return truth(l.Known) })
+		func(l *LaneStat) float64 { return boolGauge(l.Known) })
 	add("sync_retention_headroom_seconds", "How long until retention removes what waits longest; NaN while unknown, or when the outbox keeps it for ever.",
 		func(l *LaneStat) float64 { return orNaN(l.Headroom.Seconds(), l.Kept) })
 	add("sync_drain_seconds", "How long until nothing waits, as things go now; NaN when more comes than goes, and while unknown.",
@@ -107,7 +107,7 @@ func (m *Metrics) readingsOfLanes(r *metric.Readings) laneReadings {
 	add("sync_raw_bytes_total", "Bytes of the records forwarded, before compression.", func(l *LaneStat) float64 { return float64(l.Raw) })
 	add("sync_wire_bytes_total", "Bytes sent to the centre in requests, compressed, those that were sent again too.",
 		func(l *LaneStat) float64 { return float64(l.Wire) })
-	add("sync_lane_paused", "1 while an operator has paused the lane.", func(l *LaneStat) float64 { return truth(l.Paused) })
+	add("sync_lane_paused", "1 while an operator has paused the lane.", func(l *LaneStat) float64 { return boolGauge(l.Paused) })
 	return all
 }
 
@@ -141,7 +141,7 @@ func (m *Metrics) readings() *metric.Readings {
 				out.Flag(stopped, len(gaps) > 0, m.labels(centre, l.name)...)
 				for _, g := range gaps {
 					out.Gauge(from, float64(g.From), m.labels(centre, l.name, g.Topic, strconv.Itoa(g.Partition))...)
-					out.Gauge(to, orNaN(float64(g.To-1), !g.Anew), m.labels(centre, l.name, g.Topic, strconv.Itoa(g.Partition))...)
+					out.Gauge(to, orNaN(float64(g.To-1), !g.Recreated), m.labels(centre, l.name, g.Topic, strconv.Itoa(g.Partition))...)
 				}
 			}
 			limit, used := s.flow.Limit()

@@ -87,8 +87,8 @@ func (o *once) failed(err error) {
 	o.err = err
 }
 
-// trouble returns why the lane waits for the centre's answer.
-func (o *once) trouble() (time.Time, error) {
+// waitsFor returns why the lane waits for the centre's answer.
+func (o *once) waitsFor() (time.Time, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.since, o.err

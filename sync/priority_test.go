@@ -26,14 +26,14 @@ type line struct {
 	ctx  context.Context
 
 	mu      sync.Mutex
-	queue   []parcel
+	queue   []chunk
 	bytes   int // in queue
 	arrived int
 	more    chan struct{} // has room for one
 	sent    func(b []byte, ahead int)
 }
 
-type parcel struct {
+type chunk struct {
 	to *lineConn
 	b  []byte
 }
@@ -67,7 +67,7 @@ func (l *lineListener) Accept() (net.Conn, error) {
 			if err != nil {
 				return
 			}
-			l.line.take(parcel{c, b[:n]})
+			l.line.take(chunk{c, b[:n]})
 		}
 	}()
 	return c, nil
@@ -87,7 +87,7 @@ func (c *lineConn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-func (l *line) take(p parcel) {
+func (l *line) take(p chunk) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.sent != nil {
@@ -103,7 +103,7 @@ func (l *line) take(p parcel) {
 func (l *line) run() {
 	for next := time.Now(); ; {
 		l.mu.Lock()
-		var p parcel
+		var p chunk
 		if len(l.queue) > 0 {
 			p = l.queue[0]
 		}

@@ -132,7 +132,7 @@ func (s *Syncer) Lanes() []LaneStat {
 		}
 	}
 	for i, l := range s.lanes {
-		out[i].conclude(&l.passed)
+		out[i].derive(&l.passed)
 	}
 	return out
 }
@@ -145,8 +145,8 @@ func (l *LaneStat) add(w waiting) {
 	}
 }
 
-// conclude derives Headroom and Drain from the lag.
-func (l *LaneStat) conclude(p *passed) {
+// derive derives Headroom and Drain from the lag.
+func (l *LaneStat) derive(p *passed) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l.Raw, l.Rate = p.bytes, p.rate

@@ -77,7 +77,7 @@ type Syncer struct {
 	// found means that the partitions, and which of them are this gateway's, are known. seen is what the cell's Kafka
 	// last reported of each; nil before it has.
 	found bool
-	seen  map[partition]sight
+	seen  map[partition]outboxEnd
 	// kept is the retention of each outbox topic.
 	kept  map[string]time.Duration
 	asked time.Time
@@ -310,7 +310,7 @@ func (s *Syncer) Health() []remote.Health {
 	s.mu.Unlock()
 	all := []remote.Health{cell, s.centralHealth()}
 	for _, l := range s.lanes {
-		if since, err := l.once.trouble(); err != nil {
+		if since, err := l.once.waitsFor(); err != nil {
 			all = append(all, remote.Health{Name: s.health("sync") + "-" + l.name, Since: since, Reason: "nothing is forwarded before it is known what the centre has: " + err.Error()})
 		}
 		if gaps := l.gapsNow(); len(gaps) > 0 {

@@ -238,7 +238,7 @@ func TestPresence(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := s.Told(ctx, "V", a.Epoch); err != nil {
+		if err := s.EndPublished(ctx, "V", a.Epoch); err != nil {
 			t.Error(err)
 		}
 	}
@@ -510,7 +510,7 @@ func TestNotices(t *testing.T) {
 	}()
 	<-began
 	want := []Notice{{What: Queued, VIN: "a vehicle", ID: "c1"}, {What: Ended, VIN: "V", ID: "c2"}}
-	check.OK(t, s.TellCommands(t.Context(), want))
+	check.OK(t, s.NotifyCommands(t.Context(), want))
 	for _, w := range want {
 		if n := <-heard; n != w {
 			t.Errorf("%+v, want %+v", n, w)

@@ -20,8 +20,8 @@ const (
 	Ended  = "ended"  // gateways that wait for it or keep it as open read it
 )
 
-// TellCommands publishes notices.
-func (s *Store) TellCommands(ctx context.Context, all []Notice) error {
+// NotifyCommands publishes notices.
+func (s *Store) NotifyCommands(ctx context.Context, all []Notice) error {
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, n := range all {
 			p.Publish(ctx, s.keys.commands(), n.What+"/"+n.VIN+"/"+n.ID) // neither contains a slash

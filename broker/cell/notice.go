@@ -9,8 +9,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Tell sends a gateway a notice. Delivery is best effort: nothing may depend on it.
-func (s *Store) Tell(ctx context.Context, node, text string) error {
+// Notify sends a gateway a notice. Delivery is best effort: nothing may depend on it.
+func (s *Store) Notify(ctx context.Context, node, text string) error {
 	if err := s.client.Publish(ctx, s.keys.notices(node), text).Err(); err != nil {
 		return fmt.Errorf("%w: telling %s: %w", ErrAway, node, err)
 	}

@@ -125,8 +125,8 @@ func (s *Store) Presence(ctx context.Context, vin string, c Connection, event, r
 	return Numbered{Seq: uint64(r.number(0)), At: time.UnixMilli(r.number(1)), Reason: r.at(2)}, r.verdict, nil
 }
 
-// Told records that the end of a connection is in Kafka. Until then Sessions includes it.
-func (s *Store) Told(ctx context.Context, vin string, epoch int64) error {
+// EndPublished records that the end of a connection is in Kafka. Until then Sessions includes it.
+func (s *Store) EndPublished(ctx context.Context, vin string, epoch int64) error {
 	key := s.keys.slotted("sessions", s.keys.vehicle(vin))
 	_, err := s.do(ctx, call{script: "told", keys: []string{s.keys.slotted("mark", key), key}, args: []any{vin, epoch}})
 	return err

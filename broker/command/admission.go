@@ -108,8 +108,8 @@ func (s *Service) audit(a Audited, err error) {
 	s.o.Audit(a)
 }
 
-// told audits a request for a command.
-func (s *Service) told(r *Request, created bool, err error) {
+// auditRequest audits a request for a command.
+func (s *Service) auditRequest(r *Request, created bool, err error) {
 	a := Audited{Action: actionCommand, Caller: r.Caller, VIN: r.VIN, ID: r.ID, Name: r.Name, Outcome: outcomeRepeated}
 	if created {
 		a.Outcome = outcomeAccepted
@@ -145,17 +145,17 @@ func (s *Service) check(r *Request) error {
 	return nil
 }
 
-// take accepts a request unless check found an error. With tell, an event reports a refusal, because the sender gets no
+// take accepts a request unless check found an error. With notify, an event reports a refusal, because the sender gets no
 // other answer.
-func (b *batch) take(r *Request, found error, tell bool) (cmd Command, created bool, err error) {
+func (b *batch) take(r *Request, found error, notify bool) (cmd Command, created bool, err error) {
 	if err = found; err == nil {
 		cmd, created, err = b.create(r)
 	}
 	if b.fail != nil {
 		return Command{}, false, b.fail
 	}
-	b.after = append(b.after, func() { b.s.told(r, created, err) })
-	if err != nil && tell {
+	b.after = append(b.after, func() { b.s.auditRequest(r, created, err) })
+	if err != nil && notify {
 		if failed := b.refuse(r, err); failed != nil {
 			return Command{}, false, failed
 		}
@@ -166,7 +166,7 @@ func (b *batch) take(r *Request, found error, tell bool) (cmd Command, created b
 // Create accepts a command. For a known id with the same content it returns that command and false.
 func (s *Service) Create(ctx context.Context, r Request) (cmd Command, created bool, err error) {
 	if err := s.check(&r); err != nil {
-		s.told(&r, false, err)
+		s.auditRequest(&r, false, err)
 		return Command{}, false, err
 	}
 	var out struct {
@@ -189,7 +189,7 @@ func (s *Service) Create(ctx context.Context, r Request) (cmd Command, created b
 		err = wait(ctx, done)
 	}
 	if undecided(err) {
-		s.told(&r, false, err)
+		s.auditRequest(&r, false, err)
 	}
 	if err != nil { // out may still be written to if ctx ended first
 		return Command{}, false, err
@@ -257,7 +257,7 @@ func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, ref
 	r, found := s.fromMQTT(rec, c)
 	r.came = time.Now()
 	if found != nil && (refusable || ofTopic(found)) {
-		s.told(&r, false, found)
+		s.auditRequest(&r, false, found)
 		answer(reasonCode(found))
 		return nil
 	}
@@ -268,7 +268,7 @@ func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, ref
 		},
 		then: func(err error) {
 			if undecided(err) {
-				s.told(&r, false, err)
+				s.auditRequest(&r, false, err)
 			} else if !refusable {
 				err = nil
 			}

@@ -44,7 +44,7 @@ func (b *batch) adopt(a *cell.Answer, decided bool, word []byte) (*record, error
 	if !decided {
 		return rec, nil
 	}
-	b.s.tellEnd(rec)
+	b.s.notifyEnd(rec)
 	return rec, b.event(rec, word)
 }
 
@@ -82,8 +82,8 @@ func (b *batch) recordOf(r *cell.Record, now int64, known *record) *record {
 }
 
 // keep writes a record with payload, properties and result.
-func (b *batch) keep(rec *record, r *cell.Record, anew bool) error {
-	if anew {
+func (b *batch) keep(rec *record, r *cell.Record, created bool) error {
+	if created {
 		seq, err := b.t.meta.NextSequence()
 		if err != nil {
 			return err
@@ -99,7 +99,7 @@ func (b *batch) keep(rec *record, r *cell.Record, anew bool) error {
 			return err
 		}
 	}
-	if !anew {
+	if !created {
 		return nil
 	}
 	if err := b.t.payload.Put(k, []byte(r.Fields[fieldPayload])); err != nil {
@@ -120,7 +120,7 @@ func (b *batch) accepted(r *Request) (Command, bool, error) {
 		return Command{}, false, err
 	}
 	if r.ours {
-		b.s.tellQueued(rec)
+		b.s.notifyQueued(rec)
 	}
 	return b.t.view(rec), r.ours, nil
 }

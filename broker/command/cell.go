@@ -23,9 +23,9 @@ type Cell struct {
 	Owner func(vin string) (cell.Connection, bool)
 	// Usable returns nil unless Redis is known to be away or the slot to be closed.
 	Usable func(slot int) error
-	// Heard is called with the error of each Redis call, nil for an answer; Closed with a slot that a script found
+	// Called is called with the error of each Redis call, nil for an answer; Closed with a slot that a script found
 	// closed.
-	Heard  func(error)
+	Called func(error)
 	Closed func(slot int)
 	// Patience bounds how long a request waits for its decision. Afterwards nothing more is requested for it, and the
 	// answer is "unknown, repeat".
@@ -69,7 +69,7 @@ func (c *Cell) usable(vin, id string) error {
 
 // answered turns an answer without a decision into an error.
 func (c *Cell) answered(slot int, id string, a cell.Answer, err error) (cell.Answer, error) {
-	c.Heard(err)
+	c.Called(err)
 	switch {
 	case err != nil:
 		return a, &UnknownError{ID: id, Why: err}
@@ -94,15 +94,15 @@ func (s *Service) ask(waits context.Context, vin, id string, question func(st *c
 	return c.answered(c.Store.Slot(vin), id, a, err)
 }
 
-// longestInsisting is the longest pause between tries. While Redis is known to be away a try costs nothing, and once it
+// longestRepeat is the longest pause between tries. While Redis is known to be away a try costs nothing, and once it
 // is back commands should not wait.
-const longestInsisting = 500 * time.Millisecond
+const longestRepeat = 500 * time.Millisecond
 
-// insist retries until there is an answer; it returns errClosed when the service closes.
-func (s *Service) insist(ctx context.Context, try func() error) error {
+// repeat retries until there is an answer; it returns errClosed when the service closes.
+func (s *Service) repeat(ctx context.Context, try func() error) error {
 	pause := newBackoff()
 	for {
-		pause.next = min(pause.next, longestInsisting)
+		pause.next = min(pause.next, longestRepeat)
 		err := try()
 		if !errors.Is(err, errUnknown) {
 			return err
@@ -118,7 +118,7 @@ func (s *Service) insist(ctx context.Context, try func() error) error {
 func (s *Service) change(ctx context.Context, vin, id string, to State, question func(st *cell.Store) (cell.Answer, error)) (cell.Answer, error) {
 	var a cell.Answer
 	lost := false
-	err := s.insist(ctx, func() (err error) {
+	err := s.repeat(ctx, func() (err error) {
 		a, err = s.ask(ctx, vin, id, question)
 		lost = lost || err != nil
 		return err
@@ -219,7 +219,7 @@ func digestText(d []byte) string { return base64.RawURLEncoding.EncodeToString(d
 // a refusal is stored in found.
 func (s *Service) decideFor(ctx context.Context, r *Request, found *error) error {
 	if *found == nil {
-		*found = s.insist(ctx, func() error { return s.decide(ctx, ctx, r) })
+		*found = s.repeat(ctx, func() error { return s.decide(ctx, ctx, r) })
 	}
 	if errors.Is(*found, errClosed) {
 		return errClosed
@@ -255,7 +255,7 @@ func (s *Service) decideAll(ctx context.Context, all []asked) error {
 func (s *Service) decideOne(ctx context.Context, a *asked) error {
 	r := &a.Request
 	if a.found == nil {
-		a.found = s.insist(ctx, func() error {
+		a.found = s.repeat(ctx, func() error {
 			err := s.decide(ctx, ctx, r)
 			if errors.Is(err, errBusy) {
 				return &UnknownError{ID: r.ID, Why: err}
@@ -269,10 +269,10 @@ func (s *Service) decideOne(ctx context.Context, a *asked) error {
 	case a.found == nil:
 		a.elsewhere = !r.ours
 		return nil
-	case !tellable(r, a.found):
+	case !reportable(r, a.found):
 		return nil
 	}
-	return s.insist(ctx, func() error { return s.refuseOnce(ctx, a) })
+	return s.repeat(ctx, func() error { return s.refuseOnce(ctx, a) })
 }
 
 // refuseOnce records a refusal in the cell, so that no gateway accepts the request and one publishes it.
@@ -287,9 +287,9 @@ func (s *Service) refuseOnce(ctx context.Context, a *asked) error {
 		return st.Refuse(ctx, s.offered(r, digestText(r.digest())), string(state), why)
 	})
 	// This gateway may have recorded it, but lost the answer or was killed before it wrote its own record.
-	mine := got.Verdict == cell.Already && got.Record.State == string(state) && got.Record.Fields[fieldNode] == s.o.Cell.Node && (a.unheard || s.local(r.ID) == nil)
+	mine := got.Verdict == cell.Already && got.Record.State == string(state) && got.Record.Fields[fieldNode] == s.o.Cell.Node && (a.unanswered || s.local(r.ID) == nil)
 	r.ours = got.Verdict == cell.OK || mine // also when a caller asks for it before this gateway has published it
-	a.elsewhere, a.unheard = !r.ours, a.unheard || err != nil
+	a.elsewhere, a.unanswered = !r.ours, a.unanswered || err != nil
 	return err
 }
 

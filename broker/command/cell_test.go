@@ -29,11 +29,11 @@ type together struct {
 // member is a gateway: its command service, vehicles, and published events.
 type member struct {
 	*Service
-	t      *together
-	name   string
-	store  *cell.Store
-	engine *roads
-	told   *kafka
+	t         *together
+	name      string
+	store     *cell.Store
+	engine    *roads
+	published *kafka
 
 	mu     sync.Mutex
 	claims map[string]cell.Connection
@@ -89,11 +89,11 @@ func (c *together) add(name string) *member {
 	if check.OK(c.T, err); j.Verdict != cell.OK {
 		c.Fatal(j)
 	}
-	m := &member{t: c, name: name, store: store, told: &kafka{}, claims: map[string]cell.Connection{}}
+	m := &member{t: c, name: name, store: store, published: &kafka{}, claims: map[string]cell.Connection{}}
 	m.engine = &roads{m: m, engine: engine{version: 5, arrived: make(chan *message.Delivery, 10_000)}}
 	m.Service = start(c.T, Options{
-		Deliverer: m.engine, Publish: m.told.Publish,
-		Cell: &Cell{Store: store, Node: name, Owner: m.owner, Usable: m.usable, Heard: func(error) {}, Closed: func(int) {}, Patience: time.Minute},
+		Deliverer: m.engine, Publish: m.published.Publish,
+		Cell: &Cell{Store: store, Node: name, Owner: m.owner, Usable: m.usable, Called: func(error) {}, Closed: func(int) {}, Patience: time.Minute},
 	})
 	c.all = append(c.all, m)
 	return m
@@ -150,13 +150,13 @@ func (c *together) at(m *member, id string, want State) {
 	})
 }
 
-// told checks the states that all gateways have published of a command, repetitions included.
-func (c *together) told(id string, want ...State) {
+// published checks the states that all gateways have published of a command, repetitions included.
+func (c *together) published(id string, want ...State) {
 	c.Helper()
 	check.Within(c.T, time.Minute, "what is told of "+id, func() error {
 		var all []State
 		for _, m := range c.all {
-			all = append(all, m.told.states(c.T, id)...)
+			all = append(all, m.published.states(c.T, id)...)
 		}
 		order := States()
 		slices.SortFunc(all, func(a, b State) int { return slices.Index(order, a) - slices.Index(order, b) })
@@ -185,7 +185,7 @@ func TestWrongGateway(t *testing.T) {
 	b.acts(d, Succeeded)
 	c.at(a, "c1", Succeeded)
 	c.at(b, "c1", Succeeded)
-	c.told("c1", Queued, Sent, Delivered, Succeeded)
+	c.published("c1", Queued, Sent, Delivered, Succeeded)
 	check.Eventually(t, "the gateway that accepted it to keep it as open no longer", func() bool { return a.Stat().Open == 0 })
 }
 
@@ -213,7 +213,7 @@ func TestCancelElsewhere(t *testing.T) {
 	if cmd, err := b.Cancel(t.Context(), Caller{By: "x"}, vin, "c1"); err != nil || cmd.State != Cancelled {
 		t.Errorf("%+v %v", cmd, err)
 	}
-	c.told("c1", Queued, Cancelled)
+	c.published("c1", Queued, Cancelled)
 	c.connects(a, vin)
 	create(t, a.Service, Request{ID: "c2"})
 	a.engine.next(t)
@@ -259,8 +259,8 @@ func TestMoves(t *testing.T) {
 	if !slices.Equal(order, want) && !slices.Equal(order[1:], want[1:]) {
 		t.Errorf("sent as %v, want %v", order, want)
 	}
-	c.told("c1", Queued, Sent, Delivered, Succeeded)
-	c.told("c5", Queued, Sent, Delivered, Succeeded)
+	c.published("c1", Queued, Sent, Delivered, Succeeded)
+	c.published("c5", Queued, Sent, Delivered, Succeeded)
 }
 
 // TestExpiresTogether checks that a command expires once, at any gateway, with and without the one that accepted it.
@@ -272,8 +272,8 @@ func TestExpiresTogether(t *testing.T) {
 	stop(t, c.all[1].Service)
 	c.at(c.all[2], "c1", Expired)
 	c.at(c.all[2], "c2", Expired)
-	c.told("c1", Queued, Expired)
-	c.told("c2", Queued, Expired)
+	c.published("c1", Queued, Expired)
+	c.published("c2", Queued, Expired)
 }
 
 // TestIdsInTheCell checks that an id is unique in the cell.
@@ -295,7 +295,7 @@ func TestIdsInTheCell(t *testing.T) {
 	if _, err := c.all[1].Get(t.Context(), "", "c9"); !errors.Is(err, ErrNotFound) {
 		t.Error(err)
 	}
-	c.told("c1", Queued)
+	c.published("c1", Queued)
 }
 
 // TestRedisAway checks that only certain results are accepted, cancelled or shown, that the answer names the id, and
@@ -331,7 +331,7 @@ func TestRedisAway(t *testing.T) {
 	b.set(nil)
 	check.OK(t, b.Sync(t.Context()))
 	c.at(a, "c1", Succeeded)
-	c.told("c1", Queued, Sent, Delivered, Succeeded)
+	c.published("c1", Queued, Sent, Delivered, Succeeded)
 	a.set(errors.New("no answer for 2 s"))
 	if cmd, err := a.Get(t.Context(), vin, "c1"); err != nil || cmd.State != Succeeded {
 		t.Errorf("what is final and known: %+v %v", cmd, err)
@@ -347,7 +347,7 @@ func TestReportedButNotWritten(t *testing.T) {
 	c.connects(m, vin)
 	create(t, m.Service, Request{ID: "c1"})
 	m.engine.next(t).Acked(0)
-	c.told("c1", Queued, Sent, Delivered)
+	c.published("c1", Queued, Sent, Delivered)
 	var words []*message.Record
 	for i, status := range []State{Accepted, Succeeded} {
 		rec := &message.Record{
@@ -366,7 +366,7 @@ func TestReportedButNotWritten(t *testing.T) {
 		check.OK(t, m.Result(t.Context(), said))
 		check.OK(t, m.Sync(t.Context()))
 	}
-	c.told("c1", Queued, Sent, Delivered, Succeeded)
+	c.published("c1", Queued, Sent, Delivered, Succeeded)
 }
 
 // TestLostAnswers checks that a gateway publishes its decision even if the first answer was lost.
@@ -396,5 +396,5 @@ func TestLostAnswers(t *testing.T) {
 	m.lost.add("c2")
 	_, err = m.Cancel(t.Context(), Caller{}, "AWAY", "c2")
 	check.OK(t, err)
-	c.told("c2", Queued, Cancelled)
+	c.published("c2", Queued, Cancelled)
 }

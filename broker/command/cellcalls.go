@@ -126,7 +126,7 @@ func (s *Service) getTogether(ctx context.Context, vin, id string) (Command, err
 	if vin == "" {
 		var err error
 		if s.turns.at(waits, func() { vin, err = c.Store.VehicleOf(ctx, id) }) {
-			c.Heard(err)
+			c.Called(err)
 		} else {
 			err = errWaited
 		}

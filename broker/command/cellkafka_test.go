@@ -90,10 +90,10 @@ func TestKafkaAtEveryGateway(t *testing.T) {
 		}
 	}
 	for i := range n {
-		c.told(fmt.Sprintf("k%d", i), Queued, Sent, Delivered, Succeeded)
+		c.published(fmt.Sprintf("k%d", i), Queued, Sent, Delivered, Succeeded)
 	}
-	c.told("late", Expired)
-	c.told("bad", Rejected)
+	c.published("late", Expired)
+	c.published("bad", Rejected)
 	cancel()
 	readers.Wait()
 }
@@ -114,7 +114,7 @@ func TestLostRefusal(t *testing.T) {
 	for _, m := range c.all {
 		readers.Go(func() { _ = m.Consume(ctx, &reading{partition: p}) })
 	}
-	c.told("bad", Rejected)
+	c.published("bad", Rejected)
 	cancel()
 	readers.Wait()
 
@@ -136,7 +136,7 @@ func TestLostRefusal(t *testing.T) {
 		_, _, _ = b.take(&one.Request, one.found, true)
 		return nil
 	}))
-	c.told("late", Expired)
+	c.published("late", Expired)
 }
 
 // TestKafkaWhileRedisIsAway checks that the consumer keeps its position, and that expired records are not accepted
@@ -157,8 +157,8 @@ func TestKafkaWhileRedisIsAway(t *testing.T) {
 	go func() { defer close(done); _ = m.Consume(ctx, r) }()
 	check.Eventually(t, "the first one's time to be over", func() bool { return time.Since(at) > time.Second })
 	m.set(nil)
-	c.told("k1", Expired)
-	c.told("k2", Queued)
+	c.published("k1", Expired)
+	c.published("k2", Queued)
 	check.Eventually(t, "it to go on after both", func() bool { return r.accepted.Load() == 2 })
 	cancel()
 	<-done
@@ -248,6 +248,6 @@ func TestRedisForgets(t *testing.T) {
 	}
 	b.acts(d, Succeeded)
 	c.at(a, "c1", Succeeded)
-	c.told("c1", Queued, Sent, Delivered, Succeeded)
-	c.told("c2", Queued, Cancelled)
+	c.published("c1", Queued, Sent, Delivered, Succeeded)
+	c.published("c2", Queued, Cancelled)
 }

@@ -242,7 +242,7 @@ func (s *Service) undelivered(l *lane, seq uint64, attempt int, cause error) {
 	s.post(func(b *batch) error {
 		e := b.s.open.bySeq[seq]
 		stale := e == nil || e.attempt != attempt
-		b.after = append(b.after, func() { b.s.heard(l, e, stale) })
+		b.after = append(b.after, func() { b.s.failureHandled(l, e, stale) })
 		switch {
 		case stale:
 			return nil
@@ -260,9 +260,9 @@ func (s *Service) undelivered(l *lane, seq uint64, attempt int, cause error) {
 	})
 }
 
-// heard records that a failure has been handled. The lane is retried after a pause, or at once if the failure held it
+// failureHandled records that a failure has been handled. The lane is retried after a pause, or at once if the failure held it
 // back.
-func (s *Service) heard(l *lane, e *entry, stale bool) {
+func (s *Service) failureHandled(l *lane, e *entry, stale bool) {
 	l.seen++
 	if !stale {
 		e.outstanding = false

@@ -73,9 +73,9 @@ func refusal(err error) (State, string) {
 	return Rejected, err.Error()
 }
 
-// tellable reports whether a refusal gets an event. A conflict does not: its id belongs to another command, whose state
+// reportable reports whether a refusal gets an event. A conflict does not: its id belongs to another command, whose state
 // the event would appear to be.
-func tellable(r *Request, cause error) bool {
+func reportable(r *Request, cause error) bool {
 	return !errors.Is(cause, errConflict) && ValidID(r.ID) && validLevel(r.VIN, maxVINBytes)
 }
 
@@ -85,7 +85,7 @@ func (b *batch) refuse(r *Request, cause error) error {
 	if state != Expired {
 		b.s.o.Log.Warn("command refused", "vin", r.VIN, "id", r.ID, "origin", r.Origin, "by", r.By, "err", cause)
 	}
-	if !tellable(r, cause) {
+	if !reportable(r, cause) {
 		return nil
 	}
 	if known, err := b.t.byID(r.ID); b.broken(err) != nil || known != nil && !r.ours {
@@ -199,12 +199,12 @@ func (s *Service) consumeOnce(ctx context.Context, c Consumer) error {
 }
 
 // asked is a request from Kafka. found is the reason for a refusal. elsewhere means that another gateway has read it
-// before, and stores and publishes its result. unheard means that Redis may have recorded the refusal but the answer
+// before, and stores and publishes its result. unanswered means that Redis may have recorded the refusal but the answer
 // was lost.
 type asked struct {
 	Request
-	found              error
-	elsewhere, unheard bool
+	found                 error
+	elsewhere, unanswered bool
 }
 
 // accept decides on messages and writes the position after them, in one transaction.
@@ -236,7 +236,7 @@ func (s *Service) fromKafka(m *Message) (Request, bool) {
 	var k kafkaCommand
 	from := Caller{By: m.by(), Origin: OriginKafka, May: s.o.KafkaMay}
 	if err := json.Unmarshal(m.Value, &k); err != nil {
-		s.told(&Request{ID: m.Ref, Caller: from}, false, errInvalid)
+		s.auditRequest(&Request{ID: m.Ref, Caller: from}, false, errInvalid)
 		s.o.Log.Warn("vehicle.commands has a record that is not a command", "ref", m.Ref, "err", err)
 		return Request{}, false
 	}

@@ -68,7 +68,7 @@ func TestPropertiesReachTheVehicle(t *testing.T) {
 }
 
 // Properties count towards a command's size, and urgent is one of them.
-func TestPropertiesAreBoundedAndTellUrgency(t *testing.T) {
+func TestPropertiesAreBoundedAndShowUrgency(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{Deliverer: newEngine(0), MaxPayload: 32})
 	user := func(name, value string) func(*message.Record, *Caller) {

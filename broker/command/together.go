@@ -28,33 +28,33 @@ const (
 // ones.
 func (s *Service) startTogether(ctx context.Context) {
 	s.turns.ctx = ctx
-	s.wg.Go(func() { s.tellAll(ctx) })
+	s.wg.Go(func() { s.sendNotices(ctx) })
 	s.wg.Go(func() { s.listen(ctx) })
 	s.wg.Go(func() { s.sweep(ctx) })
 }
 
-// tellQueued notifies other gateways of a new command, unless its vehicle is connected here.
-func (s *Service) tellQueued(r *record) {
+// notifyQueued notifies other gateways of a new command, unless its vehicle is connected here.
+func (s *Service) notifyQueued(r *record) {
 	if _, mine := s.o.Cell.Owner(r.VIN); !mine {
-		s.tell(cell.Notice{What: cell.Queued, VIN: r.VIN, ID: r.ID})
+		s.notify(cell.Notice{What: cell.Queued, VIN: r.VIN, ID: r.ID})
 	}
 }
 
-// tellEnd notifies the gateway that accepted a command, and keeps it as open, of its end.
-func (s *Service) tellEnd(r *record) {
+// notifyEnd notifies the gateway that accepted a command, and keeps it as open, of its end.
+func (s *Service) notifyEnd(r *record) {
 	if r.State.Final() && r.Node != s.o.Cell.Node {
-		s.tell(cell.Notice{What: cell.Ended, VIN: r.VIN, ID: r.ID})
+		s.notify(cell.Notice{What: cell.Ended, VIN: r.VIN, ID: r.ID})
 	}
 }
 
-func (s *Service) tell(n cell.Notice) {
+func (s *Service) notify(n cell.Notice) {
 	select {
 	case s.notices <- n:
 	default: // a sweep finds it
 	}
 }
 
-func (s *Service) tellAll(ctx context.Context) {
+func (s *Service) sendNotices(ctx context.Context) {
 	var some []cell.Notice
 	for {
 		some = some[:0]
@@ -67,7 +67,7 @@ func (s *Service) tellAll(ctx context.Context) {
 		for len(some) < noticesAtOnce && len(s.notices) > 0 {
 			some = append(some, <-s.notices)
 		}
-		if err := s.o.Cell.Store.TellCommands(ctx, some); err != nil {
+		if err := s.o.Cell.Store.NotifyCommands(ctx, some); err != nil {
 			s.o.Log.Debug("other gateways not notified of commands; they find them at their next sweep", "err", err)
 		}
 	}
@@ -76,13 +76,13 @@ func (s *Service) tellAll(ctx context.Context) {
 // listen handles notices of other gateways.
 func (s *Service) listen(ctx context.Context) {
 	pause := newBackoff()
-	s.o.Cell.Store.ListenCommands(ctx, func() { pause.reset() }, s.heardOf, func(err error) bool {
+	s.o.Cell.Store.ListenCommands(ctx, func() { pause.reset() }, s.onNotice, func(err error) bool {
 		s.o.Log.Debug("notices from other gateways not received", "err", err)
 		return pause.sleep(ctx)
 	})
 }
 
-func (s *Service) heardOf(n cell.Notice) {
+func (s *Service) onNotice(n cell.Notice) {
 	switch n.What {
 	case cell.Queued:
 		if _, mine := s.o.Cell.Owner(n.VIN); mine {

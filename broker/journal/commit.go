@@ -23,8 +23,8 @@ const (
 	crowd = 4
 	// maxLooks is the maximum number of looks within CommitInterval.
 	maxLooks = 4
-	// maxFutile bounds the commits made without looking after futile looks.
-	maxFutile = 64
+	// maxMisses bounds the commits made without looking after looks that found nobody.
+	maxMisses = 64
 	// idleAfter is how long the journal must be idle before it writes a mark for its last batch.
 	idleAfter = 250 * time.Millisecond
 )
@@ -55,17 +55,17 @@ type committer struct {
 	room    func(lack error)
 
 	// For the committer's goroutine only.
-	active  *segment // nil until the first record after Open
-	file    wal.File
-	off     int64     // offset of the next batch
-	opened  time.Time // when the active segment was begun
-	started time.Time // of the last commit
-	ended   time.Time // of the last commit
-	calls   int       // calls of Append in the last commit
-	marked  uint64    // the last mark written
-	gather  gathering
-	company company
-	timer   *time.Timer
+	active   *segment // nil until the first record after Open
+	file     wal.File
+	off      int64     // offset of the next batch
+	opened   time.Time // when the active segment was begun
+	started  time.Time // of the last commit
+	ended    time.Time // of the last commit
+	calls    int       // calls of Append in the last commit
+	marked   uint64    // the last mark written
+	gather   gathering
+	arrivals arrivals
+	timer    *time.Timer
 }
 
 // run commits until the buffer is closed and empty, or something fails.
@@ -95,10 +95,10 @@ func (c *committer) run() error {
 // will come.
 func (c *committer) next() (b *batch, closed bool) {
 	now := time.Now()
-	company := c.company.every(companyPace, now)
-	few := company && !c.company.every(c.interval/maxLooks/crowd, now) // a look would find no crowd
-	if company {
-		c.rest(companyPace - now.Sub(c.started)) // wakeups are not needed meanwhile
+	busy := c.arrivals.every(arrivalPace, now)
+	few := busy && !c.arrivals.every(c.interval/maxLooks/crowd, now) // a look would find no crowd
+	if busy {
+		c.rest(arrivalPace - now.Sub(c.started)) // wakeups are not needed meanwhile
 	}
 	for {
 		calls, waiters, grown, closed := c.buffer.pending(c.calls)
@@ -151,13 +151,13 @@ func (c *committer) pause(calls, waiters int) time.Duration {
 
 // gathering delays commits, up to the whole interval, while connections keep coming. Otherwise thousands of connections
 // that each send now and then would cause a commit for every few of them. Connections that wait for their
-// acknowledgement before they send again do not keep coming, so waiting for them is futile. Waiting for only a few
-// takes longer than a sync. Both cases are found by looking, which becomes rare after futile looks.
+// acknowledgement before they send again do not keep coming, so waiting for them gains nothing. Waiting for only a few
+// takes longer than a sync. Both cases are found by looking, which becomes rare after misses.
 type gathering struct {
 	looking bool
 	calls   int           // calls at the last look
 	next    time.Duration // time of the next look, since the last commit
-	futile  int           // a power of two that grows with consecutive futile looks
+	misses  int           // a power of two that grows with consecutive misses
 	skip    int           // commits still to be made without looking
 }
 
@@ -172,11 +172,11 @@ func (g *gathering) more(calls, waiters int, since, interval time.Duration) time
 	case !g.looking:
 		g.looking, g.calls, g.next = true, calls, since+look
 	case since >= g.next && calls-g.calls < crowd:
-		g.futile = min(max(2*g.futile, 1), maxFutile)
-		g.skip = g.futile + 1
+		g.misses = min(max(2*g.misses, 1), maxMisses)
+		g.skip = g.misses + 1
 		return 0
 	case since >= g.next:
-		g.futile = 0
+		g.misses = 0
 		g.calls, g.next = calls, since+look
 	}
 	return min(g.next, interval) - since
@@ -204,7 +204,7 @@ func (c *committer) commit(b *batch) error {
 	mark := b.first + uint64(b.count) - 1
 	c.durable.Store(mark)
 	c.active.end.Store(c.off)
-	c.company.note(b.waiters, c.ended)
+	c.arrivals.note(b.waiters, c.ended)
 	c.notify.committed(mark, b.flags, b.waiters)
 	c.metrics.batchRecords.Observe(float64(b.count))
 	c.metrics.batchBytes.Observe(float64(body))

@@ -62,7 +62,7 @@ func TestGatherAgainWhenTheyComeAgain(t *testing.T) {
 	var g gathering
 	commits(&g, 1000, each, func(time.Duration) int { return 40 })
 	open := func(since time.Duration) int { return int(since / (100 * time.Microsecond)) }
-	commits(&g, maxFutile+2, each, open)
+	commits(&g, maxMisses+2, each, open)
 	if mean := commits(&g, 100, each, open); mean != gatherInterval {
 		t.Fatalf("a commit each %v, want %v", mean, gatherInterval)
 	}

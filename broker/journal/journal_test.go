@@ -202,7 +202,7 @@ type sliceWaiter []*countingWaiter
 
 func (s sliceWaiter) Durable(mark uint64) { s[0].Durable(mark) }
 
-func TestWaitersAreToldOncePerCommit(t *testing.T) {
+func TestWaitersAreNotifiedOncePerCommit(t *testing.T) {
 	t.Parallel()
 	o := testOptions(t.TempDir())
 	o.CommitInterval = time.Second
@@ -236,7 +236,7 @@ func TestWaitersAreToldOncePerCommit(t *testing.T) {
 	}
 }
 
-func TestCloseCommitsAndTellsEveryWaiter(t *testing.T) {
+func TestCloseCommitsAndNotifiesEveryWaiter(t *testing.T) {
 	t.Parallel()
 	o := testOptions(t.TempDir())
 	o.CommitInterval = time.Hour

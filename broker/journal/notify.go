@@ -89,7 +89,7 @@ func (n *notifier) run() {
 		n.flags = 0
 		n.taken, n.waiters = n.waiters, n.taken[:0]
 		n.mu.Unlock()
-		n.tell(mark)
+		n.notify(mark)
 		n.release(mark, flags, ended)
 		if ended {
 			return
@@ -97,7 +97,7 @@ func (n *notifier) run() {
 	}
 }
 
-func (n *notifier) tell(mark uint64) {
+func (n *notifier) notify(mark uint64) {
 	for i, w := range n.taken {
 		n.taken[i] = nil
 		if len(n.taken) > 1 && reflect.TypeOf(w).Comparable() {

@@ -86,13 +86,13 @@ func (e *Event) Time() string {
 
 // entry is the stored state of a VIN: its last event, and earlier ones that are not published.
 type entry struct {
-	published Mark // of this VIN; events up to Outbox.told are published, too
+	published Mark // of this VIN; events up to Outbox.published are published, too
 	events    []Event
 }
 
 // add appends an event and removes published ones. Of the unpublished ones it keeps the last disconnected and later
 // events.
-func (e *entry) add(v Event, told Mark) {
+func (e *entry) add(v Event, published Mark) {
 	var now Mark
 	if len(e.events) > 0 {
 		now = e.latest().Mark
@@ -101,7 +101,7 @@ func (e *entry) add(v Event, told Mark) {
 	for _, w := range e.events {
 		// A session that began after the one that now ends is still open.
 		open := v.Kind == Disconnected && w.Kind != Disconnected && w.Mark == now && w.Place().after(v.Place())
-		if open || w.after(told) && w.after(e.published) {
+		if open || w.after(published) && w.after(e.published) {
 			waiting = append(waiting, w)
 		}
 	}
@@ -111,9 +111,9 @@ func (e *entry) add(v Event, told Mark) {
 	e.events = append(waiting, v)
 }
 
-func (e *entry) waiting(told Mark) []Event {
+func (e *entry) waiting(published Mark) []Event {
 	for i := range e.events {
-		if e.events[i].after(told) && e.events[i].after(e.published) {
+		if e.events[i].after(published) && e.events[i].after(e.published) {
 			return e.events[i:]
 		}
 	}

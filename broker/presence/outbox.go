@@ -60,20 +60,20 @@ type Outbox struct {
 	ending chan struct{} // closed by Close
 	done   sync.WaitGroup
 
-	mu      sync.Mutex
-	seq     uint64
-	pending []Event // reported, not on disk
-	queue   []Event // on disk, to be published, in order
-	settled []Event // published; may be removed from disk
-	spilled bool    // the disk has events that are not in queue
-	late    []Event // written since the present sweep began; missed means that there were too many
-	missed  bool
-	lost    map[string]struct{} // connected when the gateway was killed, not returned yet
-	left    []Event             // if Shared: the last event of each session open when the gateway was killed
-	written Mark                // the last event on disk
-	told    Mark                // all events up to it are published
-	stored  Mark                // told as stored on disk
-	kept    int                 // VINs on disk
+	mu        sync.Mutex
+	seq       uint64
+	pending   []Event // reported, not on disk
+	queue     []Event // on disk, to be published, in order
+	settled   []Event // published; may be removed from disk
+	spilled   bool    // the disk has events that are not in queue
+	late      []Event // written since the present sweep began; missed means that there were too many
+	missed    bool
+	lost      map[string]struct{} // connected when the gateway was killed, not returned yet
+	left      []Event             // if Shared: the last event of each session open when the gateway was killed
+	written   Mark                // the last event on disk
+	published Mark                // all events up to it are published
+	stored    Mark                // published, as stored on disk
+	kept      int                 // VINs on disk
 }
 
 // Open loads the state that the previous run has left.
@@ -213,13 +213,13 @@ func (b *Outbox) writeAll() {
 func (b *Outbox) writeSome() (n int, more bool) {
 	b.mu.Lock()
 	batch := b.pending[:min(len(b.pending), maxBatch)]
-	settled, told, spilled := b.settled, b.told, b.spilled
-	if len(batch) == 0 && len(settled) == 0 && told == b.stored {
+	settled, published, spilled := b.settled, b.published, b.spilled
+	if len(batch) == 0 && len(settled) == 0 && published == b.stored {
 		b.mu.Unlock()
 		return 0, false
 	}
 	b.mu.Unlock()
-	w, err := b.commit(batch, settled, told)
+	w, err := b.commit(batch, settled, published)
 	if err != nil { // a failing state file ends the gateway; try again until then
 		b.o.Log.Error("presence not written, trying again", "err", err)
 		return 0, false
@@ -227,7 +227,7 @@ func (b *Outbox) writeSome() (n int, more bool) {
 	b.mu.Lock()
 	b.pending = append(b.pending[:0:0], b.pending[len(batch):]...)
 	b.settled = append(b.settled[:0:0], b.settled[len(settled):]...)
-	b.stored, b.kept = told, w.kept
+	b.stored, b.kept = published, w.kept
 	if len(batch) > 0 {
 		b.written = batch[len(batch)-1].Mark
 	}
@@ -297,7 +297,7 @@ func (b *Outbox) publishAll(ctx context.Context) {
 		switch {
 		case len(batch) > 0:
 			if err = b.publish(ctx, batch); err == nil {
-				b.published(batch)
+				b.remove(batch)
 			}
 		case spilled:
 			err = b.sweep(ctx, &walk)
@@ -350,11 +350,11 @@ func (b *Outbox) publish(ctx context.Context, events []Event) error {
 	return err
 }
 
-// published removes a batch from the queue.
-func (b *Outbox) published(batch []Event) {
+// remove removes a published batch from the queue.
+func (b *Outbox) remove(batch []Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.told = batch[len(batch)-1].Mark
+	b.published = batch[len(batch)-1].Mark
 	for i := range batch {
 		if batch[i].Kind == Disconnected {
 			b.settled = append(b.settled, batch[i])

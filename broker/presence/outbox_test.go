@@ -73,7 +73,7 @@ func (k *topic) of(vin string) (seen []Event) {
 	return seen
 }
 
-func (k *topic) told(vin string) string {
+func (k *topic) published(vin string) string {
 	text := ""
 	for _, e := range k.of(vin) {
 		text += fmt.Sprintf("%d %s %s, ", e.Epoch, e.Kind, e.Reason)
@@ -200,7 +200,7 @@ func TestKilledGateway(t *testing.T) {
 		"left":    "1 connected , 1 disconnected client, ",
 		"unheard": "1 connected , 1 ready , 4 disconnected gateway_lost, ",
 	} {
-		if got := k.told(vin); got != want {
+		if got := k.published(vin); got != want {
 			t.Errorf("%s: %s\nwant %s", vin, got, want)
 		}
 	}
@@ -243,10 +243,10 @@ func TestBoundKeepsTheLastOfEach(t *testing.T) {
 		r.mu.Unlock()
 		a, b := k.of("a"), k.of("b")
 		if n := len(a); n < 3 || a[n-3].Reason != "3" || a[n-2].Kind != Connected || a[n-1].Kind != Ready {
-			t.Errorf("killed %v: a: %s", killed, k.told("a"))
+			t.Errorf("killed %v: a: %s", killed, k.published("a"))
 		}
 		if n := len(b); n < 2 || b[n-2].Reason != "4" || b[n-1].Kind != Connected {
-			t.Errorf("killed %v: b: %s", killed, k.told("b"))
+			t.Errorf("killed %v: b: %s", killed, k.published("b"))
 		}
 		r.end()
 	}
@@ -254,7 +254,7 @@ func TestBoundKeepsTheLastOfEach(t *testing.T) {
 
 // After any sequence of operations the last published state is true, every published session has an end, and the events
 // of a vehicle are in order.
-func TestPresenceIsTheTruth(t *testing.T) {
+func TestPublishedPresenceMatchesSessions(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -346,19 +346,19 @@ func (w *world) check(vin string) {
 		switch e.Kind {
 		case Connected:
 			if is {
-				w.t.Errorf("%s: a session without an end: %s", vin, w.k.told(vin))
+				w.t.Errorf("%s: a session without an end: %s", vin, w.k.published(vin))
 			}
 			is = true
 		case Ready:
 			if !is {
-				w.t.Errorf("%s: ready, but not connected: %s", vin, w.k.told(vin))
+				w.t.Errorf("%s: ready, but not connected: %s", vin, w.k.published(vin))
 			}
 		case Disconnected:
 			is = false
 		}
 	}
 	if is != w.connected[vin] {
-		w.t.Errorf("%s: told %v, it is %v: %s", vin, is, w.connected[vin], w.k.told(vin))
+		w.t.Errorf("%s: told %v, it is %v: %s", vin, is, w.connected[vin], w.k.published(vin))
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 var (
 	bucketPresence = []byte("presence")
 	bucketVehicles = []byte("vehicles")
-	keyTold        = []byte("told")
+	keyPublished   = []byte("told")
 )
 
 func vehiclesOf(tx *statefile.Tx) *statefile.Bucket {
@@ -38,11 +38,11 @@ func (b *Outbox) load() error {
 	if err := b.loadVehicles(); err != nil {
 		return err
 	}
-	return b.forgetTold()
+	return b.forgetPublished()
 }
 
-// forgetTold removes, if Shared, vehicles whose events are all published and whose session is not open.
-func (b *Outbox) forgetTold() error {
+// forgetPublished removes, if Shared, vehicles whose events are all published and whose session is not open.
+func (b *Outbox) forgetPublished() error {
 	const some = 1024
 	for at := ""; b.o.Shared; {
 		err := b.o.DB.Update(func(tx *statefile.Tx) error {
@@ -56,7 +56,7 @@ func (b *Outbox) forgetTold() error {
 				if err != nil {
 					return err
 				}
-				if len(e.waiting(b.told)) == 0 && !e.open() {
+				if len(e.waiting(b.published)) == 0 && !e.open() {
 					gone = append(gone, string(k))
 				}
 			}
@@ -79,10 +79,10 @@ func (b *Outbox) forgetTold() error {
 // loadVehicles reads who was connected and what is not published.
 func (b *Outbox) loadVehicles() error {
 	return b.o.DB.View(func(tx *statefile.Tx) error {
-		if v := tx.Bucket(bucketPresence).Get(keyTold); v != nil {
-			b.told = (&reader{b: v}).mark()
+		if v := tx.Bucket(bucketPresence).Get(keyPublished); v != nil {
+			b.published = (&reader{b: v}).mark()
 		}
-		b.stored, b.written = b.told, b.told
+		b.stored, b.written = b.published, b.published
 		vehicles := vehiclesOf(tx)
 		b.kept = vehicles.Keys()
 		return vehicles.ForEach(func(k, v []byte) error {
@@ -100,7 +100,7 @@ func (b *Outbox) loadVehicles() error {
 			if last.after(b.written) {
 				b.written = last.Mark
 			}
-			if waiting := e.waiting(b.told); len(waiting) > 0 {
+			if waiting := e.waiting(b.published); len(waiting) > 0 {
 				b.spilled = true
 				if b.mirror != nil {
 					b.mirror.add(waiting)
@@ -114,7 +114,7 @@ func (b *Outbox) loadVehicles() error {
 type wrote struct{ kept, merged, refused int }
 
 // commit writes a batch and removes published ends.
-func (b *Outbox) commit(batch, settled []Event, told Mark) (w wrote, err error) {
+func (b *Outbox) commit(batch, settled []Event, published Mark) (w wrote, err error) {
 	err = b.o.DB.Update(func(tx *statefile.Tx) error {
 		w = wrote{}
 		p, vehicles := tx.Bucket(bucketPresence), vehiclesOf(tx)
@@ -124,17 +124,17 @@ func (b *Outbox) commit(batch, settled []Event, told Mark) (w wrote, err error) 
 			}
 		}
 		for i := range batch {
-			if err := b.append(vehicles, &batch[i], told, &w); err != nil {
+			if err := b.append(vehicles, &batch[i], published, &w); err != nil {
 				return err
 			}
 		}
 		w.kept = vehicles.Keys()
-		return p.Put(keyTold, appendMark(nil, told))
+		return p.Put(keyPublished, appendMark(nil, published))
 	})
 	return w, err
 }
 
-func (b *Outbox) append(vehicles *statefile.Bucket, v *Event, told Mark, w *wrote) error {
+func (b *Outbox) append(vehicles *statefile.Bucket, v *Event, published Mark, w *wrote) error {
 	var e entry
 	if data := vehicles.Get([]byte(v.VIN)); data != nil {
 		var err error
@@ -145,8 +145,8 @@ func (b *Outbox) append(vehicles *statefile.Bucket, v *Event, told Mark, w *wrot
 		w.refused++
 		return nil
 	}
-	had := len(e.waiting(told))
-	e.add(*v, told)
+	had := len(e.waiting(published))
+	e.add(*v, published)
 	w.merged += had + 1 - len(e.events)
 	return vehicles.Put([]byte(v.VIN), e.encode())
 }
@@ -175,13 +175,13 @@ type pass struct {
 // meanwhile.
 func (b *Outbox) sweep(ctx context.Context, p *pass) error {
 	b.mu.Lock()
-	told := b.told
+	published := b.published
 	if p.at == "" {
 		*p = pass{start: b.written, sent: map[string]Mark{}}
 		b.late, b.missed = nil, false
 	}
 	b.mu.Unlock()
-	batch, next, err := b.find(p.at, told)
+	batch, next, err := b.find(p.at, published)
 	if err != nil {
 		return err
 	}
@@ -216,13 +216,13 @@ func (b *Outbox) swept(p *pass) {
 			b.queue = append(b.queue, e)
 		}
 	}
-	b.spilled, b.told, b.late = false, p.start, nil
+	b.spilled, b.published, b.late = false, p.start, nil
 }
 
 const maxLook = 5000
 
 // find returns unpublished events of vehicles after at, and the VIN after which to continue; "" is the beginning.
-func (b *Outbox) find(at string, told Mark) (batch []Event, next string, err error) {
+func (b *Outbox) find(at string, published Mark) (batch []Event, next string, err error) {
 	err = b.o.DB.View(func(tx *statefile.Tx) error {
 		c := vehiclesOf(tx).Cursor()
 		k, v := c.First()
@@ -236,7 +236,7 @@ func (b *Outbox) find(at string, told Mark) (batch []Event, next string, err err
 			if err != nil {
 				return err
 			}
-			batch = append(batch, e.waiting(told)...)
+			batch = append(batch, e.waiting(published)...)
 			if looked++; looked >= maxLook || len(batch) >= publishBatch {
 				next = string(k)
 				return nil

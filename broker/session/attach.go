@@ -216,7 +216,7 @@ func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 		st.resume(a)
 	}
 	st.changed(resumed)
-	st.tellPresence(Presence{Connected: true})
+	st.reportPresence(Presence{Connected: true})
 	st.m.metrics.connected.Inc()
 	return &Session{st: st, gen: st.gen, ready: a.ready}, nil
 }
@@ -269,7 +269,7 @@ func (st *state) disconnect(normal bool, reason Reason, expiry *time.Duration) {
 	}
 	st.rewind()
 	st.armWill(normal, perm, now)
-	st.tellPresence(Presence{Reason: reason})
+	st.reportPresence(Presence{Reason: reason})
 	switch {
 	case st.moved && !st.ended:
 		st.leaveMoved(now)
@@ -286,7 +286,7 @@ func (st *state) disconnect(normal bool, reason Reason, expiry *time.Duration) {
 	st.schedule()
 }
 
-func (st *state) tellPresence(p Presence) {
+func (st *state) reportPresence(p Presence) {
 	fn := st.m.onPresence
 	if fn == nil {
 		return

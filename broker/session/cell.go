@@ -116,7 +116,7 @@ func (m *Manager) Merge(key string, claim uint64, data []byte) {
 			st.subsChanged()
 		}
 	}
-	st.tellReady()
+	st.reportReady()
 	st.pump()
 }
 
@@ -237,8 +237,8 @@ func (st *state) decodePortable(b []byte) error {
 	return whole(&r)
 }
 
-// tellCell notifies the cell that the session has changed. The caller holds the session's lock.
-func (st *state) tellCell() {
+// notifyCell notifies the cell that the session has changed. The caller holds the session's lock.
+func (st *state) notifyCell() {
 	if cell := st.m.o.Cell; cell != nil && st.vehicle {
 		cell.Changed(st.id)
 	}

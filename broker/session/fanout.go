@@ -52,7 +52,7 @@ func (m *Manager) beginFanout(rec *message.Record) bool {
 	if rec.Seq <= m.fan.reached {
 		return false
 	}
-	defer m.tellCaughtUp()
+	defer m.notifyCaughtUp()
 	m.fan.reached = rec.Seq
 	if rec.Kind != message.KindPublish {
 		return false
@@ -78,7 +78,7 @@ func (m *Manager) beginFanout(rec *message.Record) bool {
 func (m *Manager) Advance(seq uint64) {
 	m.fan.mu.Lock()
 	m.fan.reached = max(m.fan.reached, seq)
-	m.tellCaughtUp()
+	m.notifyCaughtUp()
 	m.fan.mu.Unlock()
 }
 
@@ -108,8 +108,8 @@ func (m *Manager) AwaitFanout(ctx context.Context, seq uint64) error {
 	}
 }
 
-// tellCaughtUp wakes the callers of AwaitFanout. The caller holds fan.mu.
-func (m *Manager) tellCaughtUp() {
+// notifyCaughtUp wakes the callers of AwaitFanout. The caller holds fan.mu.
+func (m *Manager) notifyCaughtUp() {
 	if m.fan.caughtUp != nil && m.fan.reached >= m.fan.awaited {
 		close(m.fan.caughtUp)
 		m.fan.caughtUp = nil

@@ -45,7 +45,7 @@ func TestPresenceOrderOverCleanStart(t *testing.T) {
 
 // Ready is reported once per connection, when commands can be sent: after a SUBSCRIBE, or at once if the resumed
 // session has the subscription.
-func TestReadyIsToldOnce(t *testing.T) {
+func TestReadyIsReportedOnce(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	var mu sync.Mutex

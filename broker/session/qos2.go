@@ -89,7 +89,7 @@ func (st *state) incomingChanged() {
 	if st.durable {
 		st.incoming.dirty = true
 		st.m.writer.mark(st, false)
-		st.tellCell()
+		st.notifyCell()
 	}
 }
 

@@ -131,7 +131,7 @@ func (r *retained) over(k *kept, owner Owner, size int64, o *Bounds) string {
 func (r *retained) set(k *kept, owner Owner, size, claimed int64) {
 	r.add(k, -1)
 	if k.by == nil || k.by.owner != owner {
-		r.disown(k)
+		r.unassign(k)
 		if k.by = r.publishers[owner]; k.by == nil {
 			k.by = &published{owner: owner}
 			r.publishers[owner] = k.by
@@ -154,8 +154,8 @@ func (r *retained) add(k *kept, sign int) {
 	k.by.bytes += int64(sign) * charge
 }
 
-// disown detaches the topic, already removed from the totals, from its publisher.
-func (r *retained) disown(k *kept) {
+// unassign detaches the topic, already removed from the totals, from its publisher.
+func (r *retained) unassign(k *kept) {
 	if k.by == nil {
 		return
 	}
@@ -190,7 +190,7 @@ func (r *retained) settle(k *kept) {
 		return
 	}
 	if r.set(k, k.by.owner, k.size, noClaim); k.size == 0 {
-		r.disown(k)
+		r.unassign(k)
 		r.expire(k, 0)
 		delete(r.topics, k.topic)
 	}

@@ -30,10 +30,10 @@ type round struct {
 
 // marked is one pass: it writes the records of the sessions that were marked when it began.
 type marked struct {
-	number uint64
-	list   []*state
-	told   []func()
-	open   bool
+	number    uint64
+	list      []*state
+	committed []func()
+	open      bool
 }
 
 type retainedChange struct {
@@ -110,8 +110,8 @@ func (w *writer) cut() *round {
 // begin begins a pass. The caller holds writer.mu.
 func (r *round) begin() {
 	w := r.w
-	r.pass = marked{number: w.next.Add(1) - 1, list: w.list, told: w.told, open: true} // before any session is visited
-	w.list, w.told = nil, nil
+	r.pass = marked{number: w.next.Add(1) - 1, list: w.list, committed: w.onCommit, open: true} // before any session is visited
+	w.list, w.onCommit = nil, nil
 }
 
 func (r *round) gather() *batch {
@@ -337,7 +337,7 @@ func (r *round) finish(b *batch) {
 		t.st.unlock()
 	}
 	if b.passed != nil {
-		for _, fn := range b.passed.told {
+		for _, fn := range b.passed.committed {
 			fn()
 		}
 	}

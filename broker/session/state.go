@@ -54,17 +54,17 @@ type state struct {
 
 // link is the session's part of its connection; the zero value while there is none. The session's lock guards it.
 type link struct {
-	conn       Outbound
-	perm       Permissions
-	maxPacket  uint32 // 0 no limit
-	receiveMax uint16
-	aliasMax   uint16
-	holds      uint16 // subscribe calls waiting for the disk; nothing is sent meanwhile
-	started    bool   // the CONNACK is queued
-	blocked    bool   // Enqueue has returned false since the last Writable
-	told       bool   // OnPresence was called with Ready
-	resumed    bool   // the session was present at CONNECT, and the client knows
-	kicked     Reason // why the gateway ends the connection, "" while it does not
+	conn          Outbound
+	perm          Permissions
+	maxPacket     uint32 // 0 no limit
+	receiveMax    uint16
+	aliasMax      uint16
+	holds         uint16 // subscribe calls waiting for the disk; nothing is sent meanwhile
+	started       bool   // the CONNACK is queued
+	blocked       bool   // Enqueue has returned false since the last Writable
+	readyReported bool   // OnPresence was called with Ready
+	resumed       bool   // the session was present at CONNECT, and the client knows
+	kicked        Reason // why the gateway ends the connection, "" while it does not
 }
 
 // kick records why the gateway ends the connection. The first reason counts.
@@ -123,17 +123,17 @@ func (st *state) runAfter() {
 	}
 }
 
-// unlockTold is like unlock, but returns only when all callbacks due by now have run, on any goroutine. It must not be
+// unlockWait is like unlock, but returns only when all callbacks due by now have run, on any goroutine. It must not be
 // called from a callback.
-func (st *state) unlockTold() {
+func (st *state) unlockWait() {
 	if !st.running {
 		st.unlock()
 		return
 	}
-	told := make(chan struct{})
-	st.after = append(st.after, func() { close(told) })
+	ran := make(chan struct{})
+	st.after = append(st.after, func() { close(ran) })
 	st.mu.Unlock()
-	<-told
+	<-ran
 }
 
 // expired reports whether a session without a connection has outlived its expiry.
@@ -172,7 +172,7 @@ func (st *state) changed(urgent bool) {
 	}
 	st.file.unsaved = true
 	st.m.writer.mark(st, urgent)
-	st.tellCell()
+	st.notifyCell()
 }
 
 // subsChanged marks the subscriptions to be written.
@@ -198,7 +198,7 @@ func (st *state) end(err error) {
 	}
 	st.ended = true
 	st.link.started = false
-	st.tellCell()
+	st.notifyCell()
 	for i := range st.subs {
 		if _, plain, _ := message.SplitShare(st.subs[i].Filter); !st.own(plain) {
 			st.m.index.Unsubscribe(st.id, st.subs[i].Filter)

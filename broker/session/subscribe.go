@@ -38,7 +38,7 @@ func (s *Session) Start() {
 		return
 	}
 	s.st.link.started = true
-	s.st.tellReady()
+	s.st.reportReady()
 	s.st.pump()
 }
 
@@ -67,21 +67,21 @@ func (s *Session) SetPermissions(p Permissions, notAfter time.Time) {
 // it returns, so they come before those of a later connection.
 func (s *Session) Detach(normal bool, reason Reason, expiry *time.Duration) {
 	s.st.mu.Lock()
-	defer s.st.unlockTold()
+	defer s.st.unlockWait()
 	if s.st.gen != s.gen || s.st.link.conn == nil {
 		return
 	}
 	s.st.disconnect(normal, reason, expiry)
 }
 
-// tellReady calls OnReady if the client can be sent commands, and OnPresence the first time.
-func (st *state) tellReady() {
+// reportReady calls OnReady if the client can be sent commands, and OnPresence the first time.
+func (st *state) reportReady() {
 	if !st.ready() {
 		return
 	}
-	if !st.link.told {
-		st.link.told = true
-		st.tellPresence(Presence{Connected: true, Ready: true})
+	if !st.link.readyReported {
+		st.link.readyReported = true
+		st.reportPresence(Presence{Connected: true, Ready: true})
 	}
 	if fn := st.m.onReady; fn != nil {
 		st.after = append(st.after, func() { fn(st.id) })
@@ -113,7 +113,7 @@ func (s *Session) Subscribe(subs []Subscription, id uint32, done func(codes []by
 		done(codes)
 		st.mu.Lock()
 		if s.live() {
-			st.tellReady()
+			st.reportReady()
 		}
 		st.unlock()
 	})

@@ -37,11 +37,11 @@ type writer struct {
 	next      atomic.Uint64 // number of the pass that takes current changes, unless the pass before it does
 	committed atomic.Uint64 // the last pass that is durable
 
-	mu    sync.Mutex
-	list  []*state // sessions with changes, in the order in which they were marked
-	told  []func() // run when the records of everything marked before are durable
-	done  []func() // run when queues and positions are durable, too
-	bytes int64    // queued content since the last round
+	mu       sync.Mutex
+	list     []*state // sessions with changes, in the order in which they were marked
+	onCommit []func() // run when the records of everything marked before are durable
+	done     []func() // run when queues and positions are durable, too
+	bytes    int64    // queued content since the last round
 }
 
 func newWriter(m *Manager) *writer {
@@ -77,7 +77,7 @@ func (w *writer) grow(n int64) {
 // after runs fn on the writer's goroutine once the records of all sessions marked before are durable.
 func (w *writer) after(fn func()) {
 	w.mu.Lock()
-	w.told = append(w.told, fn)
+	w.onCommit = append(w.onCommit, fn)
 	w.mu.Unlock()
 	w.wake()
 }

@@ -36,7 +36,7 @@ func (r *resolver) tableColumn(node *ast.Node, n *ast.MemberNode) bool {
 		return false
 	}
 	t := r.names.Tables[id.Value]
-	r.forgive(id)
+	r.withdraw(id)
 	r.names.use(id.Value)
 	name, ok := n.Property.(*ast.StringNode)
 	if !ok {
@@ -86,7 +86,7 @@ func (r *resolver) inside(n *ast.CallNode) {
 	id, ok := n.Arguments[2].(*ast.IdentifierNode)
 	if !ok || r.names.Places[id.Value] == nil {
 		if ok {
-			r.forgive(id)
+			r.withdraw(id)
 		}
 		names := make([]string, 0, len(r.names.Places))
 		for name := range r.names.Places {
@@ -101,7 +101,7 @@ func (r *resolver) inside(n *ast.CallNode) {
 		return
 	}
 	p := r.names.Places[id.Value]
-	r.forgive(id)
+	r.withdraw(id)
 	r.names.use(id.Value)
 	call := fmt.Sprintf("inside %s %x", id.Value, p.digest)
 	r.names.Calls[call] = boundFunction{inside: p.contains, place: p, signatures: []any{
@@ -110,8 +110,8 @@ func (r *resolver) inside(n *ast.CallNode) {
 	n.Callee, n.Arguments = at(n.Callee, &ast.IdentifierNode{Value: call}), n.Arguments[:2]
 }
 
-// forgive removes the findings about a name that were reported before its context was known.
-func (r *resolver) forgive(id *ast.IdentifierNode) {
+// withdraw removes the findings about a name that were reported before its context was known.
+func (r *resolver) withdraw(id *ast.IdentifierNode) {
 	r.problems = slices.DeleteFunc(r.problems, func(p problem) bool { return p.from == id.Location().From })
 }
 

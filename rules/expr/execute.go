@@ -79,8 +79,8 @@ func (p *executable) call(node *ast.Node, fn any, args ...ast.Node) *ast.CallNod
 	return c
 }
 
-// tells replaces a node by a call that returns true or false; with known, nil if an operand is missing.
-func (p *executable) tells(node *ast.Node, fn func(a, b any) bool, a, b ast.Node) {
+// compareBy replaces a node by a call that returns true or false; with known, nil if an operand is missing.
+func (p *executable) compareBy(node *ast.Node, fn func(a, b any) bool, a, b ast.Node) {
 	if !p.known {
 		p.bools[p.call(node, fn, a, b)] = true
 		return
@@ -104,7 +104,7 @@ var calculations = map[string]func(a, b any) any{
 
 func (p *executable) binary(node *ast.Node, n *ast.BinaryNode) {
 	if fn := comparisons[n.Operator]; fn != nil {
-		p.tells(node, fn, n.Left, n.Right)
+		p.compareBy(node, fn, n.Left, n.Right)
 		return
 	}
 	if fn := calculations[n.Operator]; fn != nil {
@@ -137,13 +137,13 @@ func (p *executable) equality(node *ast.Node, n *ast.BinaryNode) {
 		p.bools[p.call(node, fn, n.Left, n.Right)] = true
 		return
 	}
-	p.tells(node, fn, n.Left, n.Right)
+	p.compareBy(node, fn, n.Left, n.Right)
 }
 
 func (p *executable) in(node *ast.Node, n *ast.BinaryNode) {
 	fn := membership(n.Right)
 	if fn == nil {
-		p.tells(node, element, n.Left, n.Right)
+		p.compareBy(node, element, n.Left, n.Right)
 		return
 	}
 	if p.known {
@@ -200,7 +200,7 @@ func (p *executable) matches(node *ast.Node, n *ast.BinaryNode) {
 	}
 	each := max(1, steps(pattern.Value))
 	longest := maxMatching / each
-	p.tells(node, func(v, left any) bool {
+	p.compareBy(node, func(v, left any) bool {
 		if v == nil {
 			return false
 		}
@@ -351,7 +351,7 @@ func (p *executable) function(node *ast.Node, name string, args []ast.Node) {
 	f, b := functions[name], p.names.Calls[name]
 	switch {
 	case b.inside != nil && len(args) == 2:
-		p.tells(node, b.inside, args[0], args[1])
+		p.compareBy(node, b.inside, args[0], args[1])
 	case b.lookup != nil && len(args) == 1:
 		p.call(node, b.lookup, args...)
 	case name == "hash" && len(args) == 2:

@@ -337,11 +337,11 @@ func (r *resolver) call(node *ast.Node, n *ast.CallNode) {
 		}
 	case *ast.IdentifierNode:
 		if s, flat := r.flat[callee]; flat {
-			r.forgive(callee)
+			r.withdraw(callee)
 			r.fieldCalled(callee, s.Path[len(s.Path)-1])
 			return
 		}
-		r.forgive(callee)
+		r.withdraw(callee)
 		switch callee.Value {
 		case "at_zone":
 			r.atZone(n)

@@ -84,13 +84,13 @@ var errNotBool = errors.New("a condition must give true or false")
 
 // Test evaluates a condition. nil counts as false.
 func (sc *Scope) Test(e *Expression) (bool, error) {
-	holds, _, err := sc.Tell(e)
+	holds, _, err := sc.Holds(e)
 	return holds, err
 }
 
-// Tell evaluates a condition. known is false if the result is nil: a condition compiled with WantKnown is unknown if a
+// Holds evaluates a condition. known is false if the result is nil: a condition compiled with WantKnown is unknown if a
 // field is missing.
-func (sc *Scope) Tell(e *Expression) (holds, known bool, err error) {
+func (sc *Scope) Holds(e *Expression) (holds, known bool, err error) {
 	v, err := sc.Run(e)
 	switch v := v.(type) {
 	case bool:

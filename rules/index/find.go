@@ -215,7 +215,7 @@ func (f *Finder) common(n int, e *expr.Expression) bool {
 	c := &f.shared[n]
 	if c.turn != f.turn {
 		f.scope.BeginRule()
-		is, known, err := f.scope.Tell(e)
+		is, known, err := f.scope.Holds(e)
 		*c = sharedResult{f.turn, is || !known || err != nil}
 	}
 	return c.may

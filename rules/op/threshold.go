@@ -75,13 +75,13 @@ func (o *thresholdOp) Run(in *Input, out *Outputs) error {
 // step returns the state after this message.
 func (o *thresholdOp) step(in *Input, num uint64, at int64) (uint64, int64, error) {
 	if num == thresholdActive && o.exit != nil {
-		out, _, err := in.Tell(o.exit)
+		out, _, err := in.Holds(o.exit)
 		if err != nil || !out {
 			return num, at, err
 		}
 		return thresholdIdle, 0, nil
 	}
-	holds, known, err := in.Tell(o.enter)
+	holds, known, err := in.Holds(o.enter)
 	switch {
 	case err != nil || !known:
 		return num, at, err
@@ -101,7 +101,7 @@ func (o *thresholdOp) step(in *Input, num uint64, at int64) (uint64, int64, erro
 // Why implements Runner.
 func (o *thresholdOp) Why(in *Input) string {
 	before := in.before()
-	holds, known, err := in.Tell(o.enter)
+	holds, known, err := in.Holds(o.enter)
 	switch {
 	case before.Num == thresholdActive:
 		return fmt.Sprintf("enter true since %s; it has fired, and is not rearmed before exit is true", in.since(before.At))

@@ -17,7 +17,7 @@ func (d *Dispatcher) enter(hash string, seq uint64) {
 	set, index, err := d.sets.enter(hash, seq)
 	if err != nil {
 		d.o.Log.Error("rule set cannot be used; the previous one stays in force", "hash", hash, "seq", seq, "err", err)
-		d.setTrouble(err)
+		d.setHealth(err)
 		return
 	}
 	d.use(set, index)

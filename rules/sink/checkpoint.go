@@ -48,16 +48,16 @@ func (s *sinkState) logged() uint64 { return s.Counts.unsettled() - s.Parked }
 
 // snapshot is the state at one boundary.
 type snapshot struct {
-	evaluated uint64
-	table     []setEntry
-	entered   []string // hashes of rule sets
-	sinks     []sinkState
-	operators operatorState
-	removed   []byte // state.State.AppendRemoved
-	version   uint64 // of removed
-	ahead     ahead
-	limits    engine.StoredLimits
-	lot       lotSnapshot
+	evaluated   uint64
+	table       []setEntry
+	entered     []string // hashes of rule sets
+	sinks       []sinkState
+	operators   operatorState
+	removed     []byte // state.State.AppendRemoved
+	version     uint64 // of removed
+	ahead       ahead
+	limits      engine.StoredLimits
+	parkedStore parkedSnapshot
 }
 
 // equal reports whether a checkpoint would write the same as the last one: an idle gateway does not write.
@@ -65,7 +65,7 @@ func (s *snapshot) equal(last *snapshot) bool {
 	return last != nil && s.evaluated == last.evaluated && s.version == last.version && slices.Equal(s.table, last.table) &&
 		slices.EqualFunc(s.sinks, last.sinks, func(a, b sinkState) bool {
 			return a.Cursor == b.Cursor && a.LogStart == b.LogStart && a.LogEnd == b.LogEnd
-		}) && s.lot.equal(&last.lot)
+		}) && s.parkedStore.equal(&last.parkedStore)
 }
 
 // firstCheckpoint is when the first checkpoint is due. The delay doubles until the interval is reached: otherwise a
@@ -86,9 +86,9 @@ func (d *Dispatcher) checkpoints(ctx context.Context) {
 		err := d.Checkpoint()
 		if err != nil {
 			d.o.Log.Error("checkpoint failed, trying again", "err", err)
-			d.setTrouble(err)
+			d.setHealth(err)
 		} else if failing {
-			d.setTrouble(nil)
+			d.setHealth(nil)
 		}
 		failing = err != nil
 	}
@@ -120,7 +120,7 @@ func (d *Dispatcher) save(s *snapshot) error {
 			return d.saveFailed(p.dlog, err)
 		}
 	}
-	for _, t := range s.lot.dests {
+	for _, t := range s.parkedStore.dests {
 		if err := t.dlog.Sync(); err != nil {
 			return d.saveFailed(t.dlog, err)
 		}
@@ -145,7 +145,7 @@ func (d *Dispatcher) save(s *snapshot) error {
 // saveFailed returns the error of a log that was not made durable. A failed fsync is fatal.
 func (d *Dispatcher) saveFailed(l *wal.Log, err error) error {
 	if l.Failed() {
-		d.die(err)
+		d.fail(err)
 	}
 	return err
 }
@@ -206,7 +206,7 @@ func (d *Dispatcher) store(s *snapshot, operators operatorRange) error {
 			}
 		}
 		return errors.Join(
-			s.lot.store(b),
+			s.parkedStore.store(b),
 			putUint(b, keyEvaluated, s.evaluated),
 			putUint(b, keyEpoch, d.o.Journal.Epoch()),
 			putJSON(b, keyOperators, operators),
@@ -234,8 +234,8 @@ func (d *Dispatcher) release(s *snapshot) {
 		}
 		d.ageOut(p, c)
 	}
-	d.env.lot.release(&s.lot)
-	d.sets.forget(low, d.env.lot.lowestSet())
+	d.env.parkedStore.release(&s.parkedStore)
+	d.sets.forget(low, d.env.parkedStore.lowestSet())
 	d.o.Journal.Retain("rules", low+1)
 }
 
@@ -327,12 +327,12 @@ func (d *Dispatcher) restore() error {
 	if foreign {
 		parked.orphan()
 	}
-	if err := d.env.lot.restore(&parked); err != nil {
+	if err := d.env.parkedStore.restore(&parked); err != nil {
 		return err
 	}
 	for i, p := range d.pipelines {
 		if found, told := p.parked.records, states[i].Parked; found != told {
-			return fmt.Errorf("%w: %s has %d parked records of %s, the checkpoint tells of %d", wal.ErrDamaged, d.env.lot.dir, found, p.name, told)
+			return fmt.Errorf("%w: %s has %d parked records of %s, the checkpoint tells of %d", wal.ErrDamaged, d.env.parkedStore.dir, found, p.name, told)
 		}
 	}
 	if foreign && epoch != 0 {
@@ -408,7 +408,7 @@ func (d *Dispatcher) resumeRules() error {
 	set, err := d.sets.get(e.Index)
 	if err != nil {
 		d.o.Log.Error("the rule set in use cannot be restored; evaluation waits until rules are applied", "err", err)
-		d.setTrouble(err)
+		d.setHealth(err)
 		d.applied = ""
 		return nil
 	}

@@ -13,12 +13,12 @@ import (
 	"cellgate/rules/op"
 )
 
-// buryAgain is the pause before retrying a dead letter that could not be made, or that the error topic refused.
-const buryAgain = 10 * time.Second
+// deadLetterRetry is the pause before retrying a dead letter that could not be made, or that the error topic refused.
+const deadLetterRetry = 10 * time.Second
 
-// graveyard is the dead-letter queue: it sends messages that a sink refused to their rules' error topics. They stay
+// deadLetterQueue is the dead-letter queue: it sends messages that a sink refused to their rules' error topics. They stay
 // pending until the error topic has them; an error topic that takes nothing is parked like any other destination.
-type graveyard struct {
+type deadLetterQueue struct {
 	p    *pipeline
 	wake chan struct{}
 
@@ -46,10 +46,10 @@ func (p *pipeline) refused(t Ticket, err error) {
 		p.env.parkDeadLetter(err, &parking{t: t, owner: p})
 		return
 	}
-	p.graves.add(refusal{t: t, reason: err.Error()})
+	p.refusals.add(refusal{t: t, reason: err.Error()})
 }
 
-func (g *graveyard) add(r refusal) {
+func (g *deadLetterQueue) add(r refusal) {
 	g.mu.Lock()
 	g.queue = append(g.queue, r)
 	g.mu.Unlock()
@@ -60,7 +60,7 @@ func (g *graveyard) add(r refusal) {
 }
 
 // take returns a refusal that is due, or the time until one is; 0 and false if there is none.
-func (g *graveyard) take(now time.Time) (refusal, time.Duration, bool) {
+func (g *deadLetterQueue) take(now time.Time) (refusal, time.Duration, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var wait time.Duration
@@ -78,12 +78,12 @@ func (g *graveyard) take(now time.Time) (refusal, time.Duration, bool) {
 }
 
 // run sends dead letters until ctx ends.
-func (g *graveyard) run(ctx context.Context) {
+func (g *deadLetterQueue) run(ctx context.Context) {
 	defer g.src.close()
 	for ctx.Err() == nil {
 		r, wait, ok := g.take(time.Now())
 		if ok {
-			if err := g.bury(ctx, r); err != nil && ctx.Err() == nil {
+			if err := g.send(ctx, r); err != nil && ctx.Err() == nil {
 				g.later(r, err)
 			}
 			continue
@@ -102,15 +102,15 @@ func (g *graveyard) run(ctx context.Context) {
 }
 
 // later queues a refusal again: nothing is given up.
-func (g *graveyard) later(r refusal, err error) {
+func (g *deadLetterQueue) later(r refusal, err error) {
 	g.p.log.Error("dead letter cannot be built; the message waits",
 		"seq", r.t.seq, "rule", r.t.rule, "target", r.t.target, "refused", r.reason, "err", err)
-	r.due = time.Now().Add(buryAgain)
+	r.due = time.Now().Add(deadLetterRetry)
 	g.add(r)
 }
 
-// bury sends the original message to its rule's error topic.
-func (g *graveyard) bury(ctx context.Context, r refusal) error {
+// send sends the original message to its rule's error topic.
+func (g *deadLetterQueue) send(ctx context.Context, r refusal) error {
 	if g.p.abandoned(r.t.seq) {
 		r.t.Dropped(Retention)
 		return nil
@@ -135,28 +135,28 @@ func (g *graveyard) bury(ctx context.Context, r refusal) error {
 	d := r.t.decision()
 	m := Message{Record: d.Record(rec), Out: &g.out, idPrefix: env.idPrefix}
 	t := r.t
-	t.to, t.dead = &burial{g: g, r: r}, true
+	t.to, t.dead = &deadLetter{g: g, r: r}, true
 	env.deadLetters.Deliver(&m, t)
 	return nil
 }
 
-// burial settles a message when its dead letter is settled.
-type burial struct {
-	g *graveyard
+// deadLetter settles a message when its dead letter is settled.
+type deadLetter struct {
+	g *deadLetterQueue
 	r refusal
 }
 
-func (b *burial) settle(_ Ticket, o outcome, reason string) { b.r.t.to.settle(b.r.t, o, reason) }
+func (b *deadLetter) settle(_ Ticket, o outcome, reason string) { b.r.t.to.settle(b.r.t, o, reason) }
 
-func (b *burial) refused(_ Ticket, err error) { b.g.p.env.parkDeadLetter(err, b.parking()) }
+func (b *deadLetter) refused(_ Ticket, err error) { b.g.p.env.parkDeadLetter(err, b.parking()) }
 
-func (b *burial) park(_ Ticket, dest string, why error) bool {
+func (b *deadLetter) park(_ Ticket, dest string, why error) bool {
 	env := b.g.p.env
-	env.lot.add(env.byName[deadLetterSink], dest, why, b.parking())
+	env.parkedStore.add(env.byName[deadLetterSink], dest, why, b.parking())
 	return true
 }
 
-func (b *burial) parking() *parking {
+func (b *deadLetter) parking() *parking {
 	return &parking{t: b.r.t, owner: b.g.p, dead: true, reason: b.r.reason}
 }
 
@@ -167,7 +167,7 @@ func (env *environment) parkDeadLetter(why error, m *parking) {
 	if set, err := env.sets.get(m.t.set); err == nil && set.RenderDeadLetter(m.t.decision(), "", &message.Record{}, &out) == nil {
 		topic = out.Topic
 	}
-	env.lot.add(env.byName[deadLetterSink], topic, why, m)
+	env.parkedStore.add(env.byName[deadLetterSink], topic, why, m)
 }
 
-func (b *burial) abandoned(seq uint64) bool { return b.g.p.abandoned(seq) }
+func (b *deadLetter) abandoned(seq uint64) bool { return b.g.p.abandoned(seq) }

@@ -21,12 +21,12 @@ const (
 
 // destination is a parked destination, with the log of its messages.
 type destination struct {
-	l   *lot
+	l   *parkedStore
 	via *pipeline // whose sink sends
 	key destKey
 	id  uint64 // names the log's directory
 
-	// Guarded by the lot's mutex. Entries of the log count from 1: those up to cursor are settled, those up to read are
+	// Guarded by the parkedStore's mutex. Entries of the log count from 1: those up to cursor are settled, those up to read are
 	// settled or in flight, written is the last.
 	queue                 []*parking // not in the log yet
 	cursor, read, written uint64
@@ -44,7 +44,7 @@ type destination struct {
 	// Owned by run; dlog and pos change under the mutex.
 	dlog        *wal.Log
 	pos         wal.Position
-	trouble     string // last logged
+	lastErr     string // last logged
 	flyingBytes int
 	proven      bool // it has taken something
 }
@@ -96,7 +96,7 @@ func (d *destination) store(ctx context.Context) {
 		}
 		if err != nil {
 			if ctx.Err() == nil && !errors.Is(err, errHeld) {
-				d.l.trouble(d, err)
+				d.l.logFailed(d, err)
 			}
 			return
 		}
@@ -133,7 +133,7 @@ func (d *destination) giveBack(m *parking, e *parkedEntry) {
 	t := m.t
 	t.stays = true
 	if m.dead {
-		t.to, t.dead = &burial{g: &m.owner.graves, r: refusal{t: m.t, reason: m.reason}}, true
+		t.to, t.dead = &deadLetter{g: &m.owner.refusals, r: refusal{t: m.t, reason: m.reason}}, true
 	}
 	f := flight{d: d, e: *e}
 	f.hand(d.via, t)
@@ -208,14 +208,14 @@ func (d *destination) open() error {
 	return nil
 }
 
-// adoptLocked sets the destination's log. No method of the log is called under the lot's mutex, because it may wait for
+// adoptLocked sets the destination's log. No method of the log is called under the parkedStore's mutex, because it may wait for
 // the disk.
 func (d *destination) adoptLocked(id uint64, dlog *wal.Log) {
 	d.id, d.dlog, d.size = id, dlog, dlog.Bytes()
 	d.first, d.pos, d.end = dlog.Start(), dlog.Start(), dlog.End()
 }
 
-func (l *lot) logDir(id uint64) string { return filepath.Join(l.dir, fmt.Sprintf("%016x", id)) }
+func (l *parkedStore) logDir(id uint64) string { return filepath.Join(l.dir, fmt.Sprintf("%016x", id)) }
 
 // parkedAt returns the identity of a destination's log.
 func parkedAt(id uint64, k destKey, epoch uint64) wal.Identity {
@@ -234,7 +234,7 @@ func (d *destination) send() {
 			e, err = readParked(slices.Clone(data), &d.l.decoder)
 		}
 		if err != nil {
-			d.l.trouble(d, err)
+			d.l.logFailed(d, err)
 		}
 		if err != nil || !ok {
 			return
@@ -289,13 +289,13 @@ func (d *destination) land() {
 	for {
 		d.l.mu.Lock()
 		var f *flight
-		var bury string
+		var deadReason string
 		if len(d.flying) > 0 {
 			f = d.flying[0]
 		}
 		for _, g := range d.flying {
-			if bury = g.bury; bury != "" {
-				f, g.bury, g.buried = g, "", true
+			if deadReason = g.deadReason; deadReason != "" {
+				f, g.deadReason, g.isDeadLetter = g, "", true
 				break
 			}
 		}
@@ -305,8 +305,8 @@ func (d *destination) land() {
 		done := f != nil && f.done
 		d.l.mu.Unlock()
 		switch {
-		case bury != "":
-			f.e.dead, f.e.reason = true, bury
+		case deadReason != "":
+			f.e.dead, f.e.reason = true, deadReason
 			f.deliver(d.l.env.byName[deadLetterSink])
 		case !done:
 			return
@@ -317,7 +317,7 @@ func (d *destination) land() {
 		default:
 			d.l.mu.Lock()
 			d.popLocked(f)
-			if d.l.mu.Unlock(); f.o == delivered || (f.o == deadLettered && !f.buried) {
+			if d.l.mu.Unlock(); f.o == delivered || (f.o == deadLettered && !f.isDeadLetter) {
 				d.proven = true
 			}
 		}
@@ -355,7 +355,7 @@ func (d *destination) move(f *flight) bool {
 	case why == nil || to == d:
 		e := f.e
 		if err := to.write(&e, func() { d.dropLocked(f) }); err != nil {
-			l.trouble(to, err)
+			l.logFailed(to, err)
 			return false
 		}
 		return true
@@ -389,15 +389,15 @@ type flight struct {
 	size  int
 	topic string // the topic last sent to; owned by run
 
-	// Guarded by the lot's mutex.
-	done   bool
-	o      outcome
-	reason string
-	moved  string    // the error topic to whose log it moves
-	why    error     // the reason for moved
-	bury   string    // why it must become a dead letter
-	retry  time.Time // when a refused dead letter is queued again, after the others
-	buried bool      // it was sent as a dead letter
+	// Guarded by the parkedStore's mutex.
+	done         bool
+	o            outcome
+	reason       string
+	moved        string    // the error topic to whose log it moves
+	why          error     // the reason for moved
+	deadReason   string    // why it must become a dead letter
+	retry        time.Time // when a refused dead letter is queued again, after the others
+	isDeadLetter bool      // it was sent as a dead letter
 }
 
 // deliver renders the message, or its dead letter, and passes it to the sink.
@@ -452,12 +452,12 @@ func (f *flight) settle(t Ticket, o outcome, reason string) {
 func (f *flight) refused(t Ticket, err error) {
 	if t.dead {
 		f.d.l.mu.Lock()
-		f.d.why, f.retry = err.Error(), time.Now().Add(buryAgain)
+		f.d.why, f.retry = err.Error(), time.Now().Add(deadLetterRetry)
 		f.d.l.mu.Unlock()
 		return
 	}
 	f.d.l.mu.Lock()
-	f.bury = err.Error()
+	f.deadReason = err.Error()
 	f.d.l.mu.Unlock()
 	f.d.l.signal()
 }
@@ -468,7 +468,7 @@ func (f *flight) park(t Ticket, dest string, why error) bool {
 	l.mu.Lock()
 	defer l.signal()
 	defer l.mu.Unlock()
-	if !f.buried {
+	if !f.isDeadLetter {
 		return false
 	}
 	f.done, f.moved, f.why = true, dest, why
@@ -477,7 +477,7 @@ func (f *flight) park(t Ticket, dest string, why error) bool {
 
 // errorTopicLocked returns the topic for a dead letter.
 func (f *flight) errorTopicLocked() string {
-	if f.buried {
+	if f.isDeadLetter {
 		return f.topic
 	}
 	return f.d.key.name

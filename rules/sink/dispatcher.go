@@ -57,8 +57,8 @@ type Dispatcher struct {
 	applied string // hash of the last rule set appended to the journal
 	unsure  bool   // another one may have been appended since
 
-	troubleMu sync.Mutex
-	trouble   remote.Health // of the dispatcher itself
+	healthMu sync.Mutex
+	health   remote.Health // of the dispatcher itself
 
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -85,10 +85,10 @@ func New(o Options) (*Dispatcher, error) {
 	stored.Stored = true
 	compile := rulesCompiler(stored)
 	d := &Dispatcher{
-		o:       o,
-		sets:    &ruleSets{db: o.DB, compile: compile, compiled: map[string]ruleSet{}},
-		state:   state.NewState(o.State),
-		trouble: remote.Health{Name: "dispatch", OK: true, Since: time.Now()},
+		o:      o,
+		sets:   &ruleSets{db: o.DB, compile: compile, compiled: map[string]ruleSet{}},
+		state:  state.NewState(o.State),
+		health: remote.Health{Name: "dispatch", OK: true, Since: time.Now()},
 	}
 	d.env = &environment{
 		idPrefix: msgIDPrefix(o.Node, o.Journal.Epoch()), trace: o.Trace,
@@ -102,14 +102,14 @@ func New(o Options) (*Dispatcher, error) {
 		d.addPipeline(&o.Sinks[i])
 	}
 	d.env.deadLetters = d.pipelineOf(op.SinkKafka).sink
-	d.env.lot = newLot(&o, d.env)
+	d.env.parkedStore = newParkedStore(&o, d.env)
 	if err := d.restore(); err != nil {
 		d.closeLogs()
 		return nil, err
 	}
 	if o.Metrics.reg != nil {
 		reg := o.Metrics.reg
-		err := errors.Join(reg.Register(d.readings()), reg.Register(d.ruleReadings()), reg.Register(d.env.lot.readings()))
+		err := errors.Join(reg.Register(d.readings()), reg.Register(d.ruleReadings()), reg.Register(d.env.parkedStore.readings()))
 		if err != nil {
 			d.closeLogs()
 			return nil, fmt.Errorf("dispatch: %w", err)
@@ -139,15 +139,15 @@ func (d *Dispatcher) Start() error {
 	d.ticker.note(due, waits, d.evaluated)
 	d.spawn(func() { d.ticker.run(ctx) })
 	d.spawn(func() { d.limiter.run(ctx) })
-	d.env.lot.start()
-	d.spawn(func() { d.env.lot.run(ctx) })
+	d.env.parkedStore.start()
+	d.spawn(func() { d.env.parkedStore.run(ctx) })
 	d.spawn(func() { d.evaluate(ctx, reader) })
 	if d.o.CheckpointInterval > 0 {
 		d.spawn(func() { d.checkpoints(ctx) })
 	}
 	for _, p := range d.pipelines {
 		d.spawn(func() { (&loader{p: p}).run(ctx) })
-		d.spawn(func() { p.graves.run(ctx) })
+		d.spawn(func() { p.refusals.run(ctx) })
 		p.signal()
 		p.notify()
 	}
@@ -216,27 +216,27 @@ func (d *Dispatcher) closeLogs() {
 	if d.operators != nil {
 		d.operators.log.Close()
 	}
-	d.env.lot.close()
+	d.env.parkedStore.close()
 }
 
-// die reports a fatal error, once.
-func (d *Dispatcher) die(err error) {
-	d.setTrouble(err)
+// fail reports a fatal error, once.
+func (d *Dispatcher) fail(err error) {
+	d.setHealth(err)
 	d.fatal.Do(func() {
 		d.o.Log.Error("dispatch failed", "err", err)
 		go d.o.OnFatal(err)
 	})
 }
 
-func (d *Dispatcher) setTrouble(err error) {
-	d.troubleMu.Lock()
-	defer d.troubleMu.Unlock()
-	if ok := err == nil; ok != d.trouble.OK {
-		d.trouble.OK, d.trouble.Since = ok, time.Now()
+func (d *Dispatcher) setHealth(err error) {
+	d.healthMu.Lock()
+	defer d.healthMu.Unlock()
+	if ok := err == nil; ok != d.health.OK {
+		d.health.OK, d.health.Since = ok, time.Now()
 	}
-	d.trouble.Reason = ""
+	d.health.Reason = ""
 	if err != nil {
-		d.trouble.Reason = err.Error()
+		d.health.Reason = err.Error()
 	}
 }
 
@@ -250,7 +250,7 @@ func (d *Dispatcher) evaluate(ctx context.Context, reader *journal.Reader) {
 		}
 		if err != nil {
 			if !errors.Is(err, journal.ErrClosed) {
-				d.die(fmt.Errorf("dispatch: %w", err))
+				d.fail(fmt.Errorf("dispatch: %w", err))
 			}
 			return
 		}
@@ -326,10 +326,10 @@ func (d *Dispatcher) awaitRules(ctx context.Context, seq uint64) bool {
 			tried = hash
 		}
 		if d.current.worker != nil {
-			d.setTrouble(nil)
+			d.setHealth(nil)
 			return true
 		}
-		d.setTrouble(errNoneGoverns)
+		d.setHealth(errNoneGoverns)
 		d.evalMu.Unlock() // E is at a boundary
 		sleep(ctx, 20*time.Millisecond)
 		d.evalMu.Lock()
@@ -369,14 +369,14 @@ func (d *Dispatcher) endBatch(ctx context.Context, seq uint64) {
 			continue
 		}
 		for ; err != nil; err = p.endBatch(seq) {
-			d.setTrouble(err)
+			d.setHealth(err)
 			sleep(ctx, 500*time.Millisecond)
 			if ctx.Err() != nil {
 				d.torn = true
 				return
 			}
 		}
-		d.setTrouble(nil)
+		d.setHealth(nil)
 	}
 	d.evaluated = seq
 	d.vins.Store(int64(d.state.VINs()))

@@ -23,7 +23,7 @@ func (l *loader) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		again, err := l.step(ctx)
 		if err != nil && ctx.Err() == nil {
-			l.p.trouble(err)
+			l.p.loadFailed(err)
 			sleep(ctx, time.Second)
 			continue
 		}
@@ -37,8 +37,8 @@ func (l *loader) run(ctx context.Context) {
 	}
 }
 
-// trouble records that the loader cannot continue; the backlog waits.
-func (p *pipeline) trouble(err error) {
+// loadFailed records that the loader cannot continue; the backlog waits.
+func (p *pipeline) loadFailed(err error) {
 	p.mu.Lock()
 	first := p.damage == nil
 	p.damage = err

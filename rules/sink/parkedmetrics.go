@@ -7,7 +7,7 @@ import (
 )
 
 // readings exports the parked messages per sink to Prometheus; /readyz and /v1/status name the destinations.
-func (l *lot) readings() *metric.Readings {
+func (l *parkedStore) readings() *metric.Readings {
 	r := &metric.Readings{}
 	destinations := r.Add("parked_destinations", "Destinations of a sink (topics, partitions) that take no messages.", "sink")
 	messages := r.Add("parked_messages", "Messages that wait for such destinations.", "sink")

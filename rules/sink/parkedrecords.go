@@ -125,7 +125,7 @@ func (p *pipeline) park(t Ticket, dest string, why error) bool {
 	if p.env.trace.On() {
 		p.env.trace.Settled(t.seq, t.rule, t.target, p.name, trace.Parked, dest+": "+why.Error())
 	}
-	p.env.lot.add(p, dest, why, &parking{t: t, owner: p})
+	p.env.parkedStore.add(p, dest, why, &parking{t: t, owner: p})
 	return true
 }
 

@@ -35,8 +35,8 @@ type parkedState struct {
 	LogEnd   wal.Position `json:"log_end"`
 }
 
-// lotSnapshot is the lot at a boundary.
-type lotSnapshot struct {
+// parkedSnapshot is the parkedStore at a boundary.
+type parkedSnapshot struct {
 	states []parkedState
 	dests  []*destination // those of states
 	ended  []*destination
@@ -45,24 +45,24 @@ type lotSnapshot struct {
 }
 
 // equal reports whether there is nothing new to store.
-func (s *lotSnapshot) equal(last *lotSnapshot) bool {
+func (s *parkedSnapshot) equal(last *parkedSnapshot) bool {
 	return slices.Equal(s.states, last.states) && len(s.ended) == 0 && len(s.notes) == 0
 }
 
 // captureSinks copies the sinks' accounts and their parked messages consistently.
 func (d *Dispatcher) captureSinks(s *snapshot) {
-	l := d.env.lot
+	l := d.env.parkedStore
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	notes := map[string][]byte{}
 	for i, p := range d.pipelines {
 		p.capture(&s.sinks[i], d.o.Log.Error, notes)
 	}
-	s.lot = l.captureLocked(notes)
+	s.parkedStore = l.captureLocked(notes)
 }
 
-func (l *lot) captureLocked(notes map[string][]byte) lotSnapshot {
-	s := lotSnapshot{ended: slices.Clone(l.ended), notes: notes}
+func (l *parkedStore) captureLocked(notes map[string][]byte) parkedSnapshot {
+	s := parkedSnapshot{ended: slices.Clone(l.ended), notes: notes}
 	for _, d := range l.dests {
 		if d.dlog != nil {
 			s.dests = append(s.dests, d)
@@ -79,7 +79,7 @@ func (l *lot) captureLocked(notes map[string][]byte) lotSnapshot {
 }
 
 // store writes the snapshot in a checkpoint's transaction.
-func (s *lotSnapshot) store(b *statefile.Bucket) error {
+func (s *parkedSnapshot) store(b *statefile.Bucket) error {
 	if err := putJSON(b, keyParked, s.states); err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (s *lotSnapshot) store(b *statefile.Bucket) error {
 }
 
 // release removes what the stored snapshot no longer needs.
-func (l *lot) release(s *lotSnapshot) {
+func (l *parkedStore) release(s *parkedSnapshot) {
 	for i, d := range s.dests {
 		st := &s.states[i]
 		l.mu.Lock()
@@ -128,7 +128,7 @@ func (l *lot) release(s *lotSnapshot) {
 }
 
 // remove deletes a log and its directory.
-func (l *lot) remove(id uint64) error {
+func (l *parkedStore) remove(id uint64) error {
 	dir := l.logDir(id)
 	names, err := l.fs.List(dir)
 	if err != nil {
@@ -140,7 +140,7 @@ func (l *lot) remove(id uint64) error {
 	return errors.Join(err, l.fs.Remove(dir))
 }
 
-// parkedStates is the lot's part of a checkpoint.
+// parkedStates is the parkedStore's part of a checkpoint.
 type parkedStates struct {
 	dests []parkedState
 	notes map[string][]byte
@@ -160,8 +160,8 @@ func (p *parkedStates) load(b *statefile.Bucket) error {
 func (p *parkedStates) orphan() { p.dests = nil }
 
 // restore opens the logs as of the checkpoint, counts their pending messages, and removes all other logs.
-func (l *lot) restore(states *parkedStates) error {
-	if err := l.removeStrangers(states.dests); err != nil {
+func (l *parkedStore) restore(states *parkedStates) error {
+	if err := l.removeUnknown(states.dests); err != nil {
 		return err
 	}
 	for i := range states.dests {
@@ -180,7 +180,7 @@ func (l *lot) restore(states *parkedStates) error {
 	return nil
 }
 
-func (l *lot) removeStrangers(states []parkedState) error {
+func (l *parkedStore) removeUnknown(states []parkedState) error {
 	names, err := l.fs.List(l.dir)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -200,7 +200,7 @@ func (l *lot) removeStrangers(states []parkedState) error {
 	return nil
 }
 
-func (l *lot) restoreLog(s *parkedState) error {
+func (l *parkedStore) restoreLog(s *parkedState) error {
 	l.lastID = max(l.lastID, s.ID)
 	k := destKey{s.Sink, s.Name}
 	dlog, err := wal.OpenLog(l.fs, l.logDir(s.ID), parkedAt(s.ID, k, l.epoch), s.LogStart, s.LogEnd, l.limits.segmentBytes())
@@ -264,7 +264,7 @@ func (d *destination) recount() error {
 	}
 }
 
-func (l *lot) restoreNote(key string, value []byte) error {
+func (l *parkedStore) restoreNote(key string, value []byte) error {
 	sink, seq, ok := strings.Cut(key, "\x00")
 	p := l.env.byName[sink]
 	if !ok || len(seq) != 8 || p == nil {
@@ -274,7 +274,7 @@ func (l *lot) restoreNote(key string, value []byte) error {
 }
 
 // start parks the destinations in the sinks.
-func (l *lot) start() {
+func (l *parkedStore) start() {
 	for _, d := range l.inOrder() {
 		d.via.parker.Park(d.key.name)
 	}

@@ -61,9 +61,9 @@ type pipeline struct {
 	env         *environment
 	log         *slog.Logger
 
-	wake   chan struct{} // wakes the loader: a chunk or room
-	watch  Watcher       // may be nil
-	graves graveyard
+	wake     chan struct{} // wakes the loader: a chunk or room
+	watch    Watcher       // may be nil
+	refusals deadLetterQueue
 
 	window window
 	eval   evaluating
@@ -129,7 +129,7 @@ func (d *Dispatcher) addPipeline(b *Binding) {
 		log: d.o.Log.With("sink", name), wake: make(chan struct{}, 1),
 	}
 	p.delivery = d.o.Metrics.delivery.WithLabelValues(name)
-	p.graves.p, p.graves.wake = p, make(chan struct{}, 1)
+	p.refusals.p, p.refusals.wake = p, make(chan struct{}, 1)
 	d.env.byName[name] = p
 	d.env.pipelines = append(d.env.pipelines, p)
 	d.pipelines = append(d.pipelines, p)
@@ -149,7 +149,7 @@ type environment struct {
 	appended func() (last, messages uint64)
 	// deadLetters is the sink for dead letters: the Kafka sink.
 	deadLetters Sink
-	lot         *lot
+	parkedStore *parkedStore
 	pipelines   []*pipeline
 	byName      map[string]*pipeline
 }

@@ -37,7 +37,7 @@ type power struct {
 	next    int      // telemetry message
 	applied int      // the rules being applied
 	midway  *machine // taken just before a checkpoint's transaction commits
-	heir    *machine // a state with which the workload continues
+	fork    *machine // a state with which the workload continues
 	states  int
 	seen    map[waltest.Op]int
 	failure error
@@ -93,8 +93,8 @@ func (p *power) look(o waltest.Op, name string) {
 		return
 	}
 	m := p.now()
-	if p.heir == nil && p.rng.IntN(60) == 0 {
-		p.heir = &machine{mem: m.mem.Crash(p.rng, 0), db: m.db, entries: m.entries, settled: m.settled}
+	if p.fork == nil && p.rng.IntN(60) == 0 {
+		p.fork = &machine{mem: m.mem.Crash(p.rng, 0), db: m.db, entries: m.entries, settled: m.settled}
 	}
 	p.check(m, o, name)
 }
@@ -139,14 +139,14 @@ func (p *power) torn(old, changed []byte) []byte {
 	return out
 }
 
-// witness wraps the journal: it records every record, and deduces a checkpoint's progress from the calls.
-type witness struct {
+// recorder wraps the journal: it records every record, and deduces a checkpoint's progress from the calls.
+type recorder struct {
 	*journal.Journal
 	p *power
 }
 
 // Epoch is called within a checkpoint's transaction.
-func (w witness) Epoch() uint64 {
+func (w recorder) Epoch() uint64 {
 	w.p.mu.Lock()
 	defer w.p.mu.Unlock()
 	if w.p.proc.dispatcher != nil {
@@ -157,7 +157,7 @@ func (w witness) Epoch() uint64 {
 }
 
 // Retain is called when a checkpoint is committed.
-func (w witness) Retain(name string, seq uint64) {
+func (w recorder) Retain(name string, seq uint64) {
 	w.p.mu.Lock()
 	w.p.committed()
 	w.p.look(opCommitted, "state.db")
@@ -166,7 +166,7 @@ func (w witness) Retain(name string, seq uint64) {
 }
 
 // Append announces rules, which are stored before, and ticks.
-func (w witness) Append(recs []message.Record, wait journal.Waiter) (uint64, error) {
+func (w recorder) Append(recs []message.Record, wait journal.Waiter) (uint64, error) {
 	w.p.mu.Lock()
 	e := entry{isTick: true}
 	if recs[0].Kind == message.KindRuleSet {
@@ -229,7 +229,7 @@ func (p *power) start() error {
 		p.proc = proc
 		p.m.entries = p.m.entries[:proc.journal.Last()]
 		p.committed() // the file may be new
-		return witness{proc.journal, p}
+		return recorder{proc.journal, p}
 	})
 	if err != nil {
 		return err
@@ -250,9 +250,9 @@ func (p *power) ended() {
 	p.committed()
 	p.proc.done(p.m.settled)
 	p.proc, p.midway = nil, nil
-	if p.heir != nil {
-		p.heir.mem.Forget = p.m.mem.Forget
-		p.m, p.heir = *p.heir, nil
+	if p.fork != nil {
+		p.fork.mem.Forget = p.m.mem.Forget
+		p.m, p.fork = *p.fork, nil
 	}
 }
 

@@ -192,9 +192,9 @@ func ignoreMissing(err error) error {
 type lookOnly struct{ wal.FS }
 
 func (lookOnly) MkdirAll(string) error              { return nil }
-func (lookOnly) OpenDir(string) (wal.Dir, error)    { return nowhere{}, nil }
-func (lookOnly) Create(string) (wal.File, error)    { return nowhere{}, nil }
-func (lookOnly) OpenWrite(string) (wal.File, error) { return nowhere{}, nil }
+func (lookOnly) OpenDir(string) (wal.Dir, error)    { return discard{}, nil }
+func (lookOnly) Create(string) (wal.File, error)    { return discard{}, nil }
+func (lookOnly) OpenWrite(string) (wal.File, error) { return discard{}, nil }
 func (l lookOnly) List(dir string) ([]string, error) {
 	names, err := l.FS.List(dir)
 	return names, ignoreMissing(err)
@@ -208,10 +208,10 @@ func (lookOnly) Remove(name string) error {
 	return nil
 }
 
-// nowhere is an empty file that discards writes.
-type nowhere struct{ wal.File }
+// discard is an empty file that discards writes.
+type discard struct{ wal.File }
 
-func (nowhere) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
-func (nowhere) Close() error                           { return nil }
-func (nowhere) Truncate(int64) error                   { return nil }
-func (nowhere) Sync() error                            { return nil }
+func (discard) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
+func (discard) Close() error                           { return nil }
+func (discard) Truncate(int64) error                   { return nil }
+func (discard) Sync() error                            { return nil }

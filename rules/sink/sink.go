@@ -122,7 +122,7 @@ func (t Ticket) decision() engine.Decision {
 	return d
 }
 
-// settler receives outcomes: a pipeline, the burial of one of its messages, or the flight of a parked one. It must not
+// settler receives outcomes: a pipeline, the dead letter of one of its messages, or the flight of a parked one. It must not
 // block.
 type settler interface {
 	settle(t Ticket, o outcome, reason string)

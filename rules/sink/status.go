@@ -75,7 +75,7 @@ func (d *Dispatcher) lag(p *pipeline) SinkLag {
 }
 
 // Parked lists the parked destinations and their waiting messages.
-func (d *Dispatcher) Parked() []Parked { return d.env.lot.parked() }
+func (d *Dispatcher) Parked() []Parked { return d.env.parkedStore.parked() }
 
 // stuckLocked returns for how long the cursor has been seen at its place while something was pending. The oldest
 // pending record is at least that old, whatever its time: the wall clock may have been ahead.
@@ -89,9 +89,9 @@ func (p *pipeline) stuckLocked(cursor uint64, now time.Time) time.Duration {
 // Health returns the state of the sinks and of the dispatcher. A sink with records pending for longer than LagAlarm is
 // unhealthy, whatever it reports itself.
 func (d *Dispatcher) Health() []remote.Health {
-	d.troubleMu.Lock()
-	out := []remote.Health{d.trouble}
-	d.troubleMu.Unlock()
+	d.healthMu.Lock()
+	out := []remote.Health{d.health}
+	d.healthMu.Unlock()
 	for _, p := range d.pipelines {
 		h := p.sink.Health()
 		h.Name = p.name
@@ -102,7 +102,7 @@ func (d *Dispatcher) Health() []remote.Health {
 		p.mu.Unlock()
 		out = append(out, d.lagging(h, d.lag(p)))
 	}
-	if h, any := d.env.lot.health(); any {
+	if h, any := d.env.parkedStore.health(); any {
 		out = append(out, h)
 	}
 	return slices.Clip(out)

@@ -162,8 +162,8 @@ func TestABacklogHasItsAgeAfterARestart(t *testing.T) {
 	r.Stop()
 }
 
-// TestLossesDoNotUpsetWhatIsReceived damages unevaluated messages with other records among them.
-func TestLossesDoNotUpsetWhatIsReceived(t *testing.T) {
+// TestLossesDoNotChangeWhatIsReceived damages unevaluated messages with other records among them.
+func TestLossesDoNotChangeWhatIsReceived(t *testing.T) {
 	t.Parallel()
 	r := newDamagedRig(t)
 	r.Open()

@@ -77,7 +77,7 @@ func TestWatchFollowsEachRecord(t *testing.T) {
 
 // What a watcher takes for settled is at the sink with all its messages, while a topic comes and goes, the sink lags,
 // and over kills.
-func TestWatchTellsWhatHasSettled(t *testing.T) {
+func TestWatchReportsWhatHasSettled(t *testing.T) {
 	t.Parallel()
 	r, watcher := watchedRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 64 })
 	r.Apply(twoTopics)

@@ -131,8 +131,8 @@ func TestExplanationIsForPeople(t *testing.T) {
 	}
 }
 
-// TestExplainTellsOfMemory checks that the operators' memory is described in an analyst's words.
-func TestExplainTellsOfMemory(t *testing.T) {
+// TestExplainShowsMemory checks that the operators' memory is described in an analyst's words.
+func TestExplainShowsMemory(t *testing.T) {
 	t.Parallel()
 	for rule, want := range map[string]string{
 		"threshold: {enter: payload.a > 1, for: 30s}":                "threshold: enter true since 00:53:20, 18s of 30s",
@@ -159,8 +159,8 @@ func TestExplainTellsOfMemory(t *testing.T) {
 	}
 }
 
-// TestExplainTellsOfElements checks that for a rule with each, every element is explained with its values.
-func TestExplainTellsOfElements(t *testing.T) {
+// TestExplainShowsElements checks that for a rule with each, every element is explained with its values.
+func TestExplainShowsElements(t *testing.T) {
 	t.Parallel()
 	set := rulestest.Compile(t, `
 rules:

@@ -112,7 +112,7 @@ func alive(m *mqtt.T) bool { return m.Client.Ping() == nil }
 // leave closes without a DISCONNECT.
 func leave(m *mqtt.T) { _ = m.Conn.Close() }
 
-func goodbye(m *mqtt.T) {
+func sendDisconnect(m *mqtt.T) {
 	_ = m.Client.Send(mqtt.Disconnect())
 	leave(m)
 }

@@ -44,7 +44,7 @@ func TestIssuersAndRolesAreApart(t *testing.T) {
 		for n := range 20 {
 			car.Publish(mqtt.Publish{Topic: fmt.Sprintf("v1/%s/up/queued/%d", vinA, n), QoS: 1})
 		}
-		thief, _ := tryOpen(t, g.MQTT, connect{id: "billing", password: token, version: 5, keep: true})
+		otherUse, _ := tryOpen(t, g.MQTT, connect{id: "billing", password: token, version: 5, keep: true})
 		back, ack := tryOpen(t, g.MQTT, connect{id: "billing", password: own, version: 5, keep: true})
 		if ack.Present != 1 {
 			t.Fatalf("%s took the session: %v", name, ack)
@@ -53,11 +53,11 @@ func TestIssuersAndRolesAreApart(t *testing.T) {
 		if n := len(back.Received()); n != 20 {
 			t.Errorf("%s: %d of 20 queued messages", name, n)
 		}
-		if got := thief.Received(); len(got) != 0 {
+		if got := otherUse.Received(); len(got) != 0 {
 			t.Errorf("%s was sent %+v", name, got)
 		}
 		leave(back)
-		leave(thief)
+		leave(otherUse)
 	}
 
 	revoke(t, g, operator, map[string]any{"sub": "billing", "role": "service"})

@@ -118,7 +118,7 @@ func TestEverythingAway(t *testing.T) {
 			for n := range 20 {
 				m.Publish(mqtt.Publish{Topic: "v1/" + vin + "/up/telemetry", Payload: fmt.Sprintf(`{"seq":%d}`, n), QoS: 1})
 			}
-			goodbye(m)
+			sendDisconnect(m)
 		}
 		unrefused(t, drive(t, g, "--vehicles", "20"))
 		for _, name := range []string{"kafka", "redis", "central"} {

@@ -217,7 +217,7 @@ func TestMatrixWill(t *testing.T) {
 					if code != want {
 						t.Errorf("%s on %d with a will on %s: CONNACK 0x%02x, want 0x%02x", a.name, version, r.at(a), code, want)
 					}
-					goodbye(m)
+					sendDisconnect(m)
 					n++
 				}
 			}

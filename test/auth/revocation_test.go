@@ -78,7 +78,7 @@ func TestRevocation(t *testing.T) {
 
 	// One token by its jti; the vehicle's next one is valid.
 	byID, id := i.issue(auth.IssueRequest{Subject: vin(1), Role: auth.RoleVehicle})
-	m, unharmed := on(first, 1, 5, byID), on(first, 9, 5, i.vehicle(vin(9)))
+	m, unaffected := on(first, 1, 5, byID), on(first, 9, 5, i.vehicle(vin(9)))
 	revoke(t, first, operator, map[string]any{"jti": id.TokenID, "reason": "lost key"})
 	endedSince(t, m, time.Now())
 	if b, err := os.ReadFile(filepath.Join(first.Dir, "data", "auth", "revocations.log")); err != nil || !strings.Contains(string(b), id.TokenID) {
@@ -119,7 +119,7 @@ func TestRevocation(t *testing.T) {
 	if reason, _ := ended(m); reason != reasonNotAuthorized {
 		t.Errorf("issued before: 0x%02x", reason)
 	}
-	ended(unharmed)
+	ended(unaffected)
 	if !refused(first, 3, old) || !refused(second, 3, old) {
 		t.Error("a token issued before the time is accepted")
 	}

@@ -194,7 +194,7 @@ func hostileFloods() map[string]func(a *attack, n int) {
 		"wildcards on others' topics":  then(subscribeFrame(1, "#"), subscribeFrame(2, "v1/+/up/#"), subscribeFrame(3, "+/+/token")),
 		"$share on others' topics":     then(subscribeFrame(1, "$share/g/v1/+/up/#"), subscribeFrame(2, "$share/g/$share/g/#")),
 		"PUBREL flood":                 then(slices.Repeat([]byte{0x62, 2, 0, 1}, 2000)),
-		"connect flood":                func(a *attack, _ int) { knock(a.mqtt) },
+		"connect flood":                func(a *attack, _ int) { openAndClose(a.mqtt) },
 		"TLS handshakes given up":      func(a *attack, _ int) { giveUp(a.tls) },
 		"takeovers of one client":      func(a *attack, _ int) { say(a.lab, login("TAKEN", "").Encode()) },
 		"random bytes":                 func(a *attack, _ int) { say(a.mqtt, randomBytes()) },
@@ -214,7 +214,7 @@ func say(addr string, b []byte) {
 	_, _ = io.Copy(io.Discard, c)
 }
 
-func knock(addr string) {
+func openAndClose(addr string) {
 	if c, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
 		hangUp(c)
 	}

@@ -22,7 +22,7 @@ func TestBareSockets(t *testing.T) {
 	if full() {
 		descriptors, sockets = 8000, 3500
 	}
-	besiege(t, siege{
+	attackUntilDone(t, attackPlan{
 		options: harness.Options{
 			Descriptors: descriptors, VehicleCA: harness.NewAuthority(t),
 			Extra:     "uplink: {journal: {segment_bytes: 1MiB}}\n",

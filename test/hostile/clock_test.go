@@ -78,7 +78,7 @@ func TestClockSteps(t *testing.T) {
 	off := filepath.Join(t.TempDir(), "off")
 	k := &steppedClock{file: off}
 	k.set(t, 0)
-	besiege(t, siege{
+	attackUntilDone(t, attackPlan{
 		options:    harness.Options{Binary: steppedBinary(t), Env: []string{"CLOCK_OFF_BY=" + off}, Extra: "log: {level: error}\n", Auth: "token_ttl: 480h"},
 		attack:     k.attack,
 		afterwards: k.afterwards,

@@ -39,19 +39,19 @@ rules:
 	return b.String()
 }
 
-// besiegeDestinations besieges two gateways with these rules, one with uplink.ack journal and one with kafka. Kafka has
+// attackDestinations attacks two gateways with these rules, one with uplink.ack journal and one with kafka. Kafka has
 // only the given topics and creates no others.
-func besiegeDestinations(t *testing.T, topics []string, s siege) {
+func attackDestinations(t *testing.T, topics []string, s attackPlan) {
 	t.Helper()
 	for _, ack := range []string{"journal", "kafka"} {
 		t.Run(ack, func(t *testing.T) {
 			t.Parallel()
-			besiege(t, ofTopics(t, ack, topics, s))
+			attackUntilDone(t, ofTopics(t, ack, topics, s))
 		})
 	}
 }
 
-func ofTopics(t *testing.T, ack string, topics []string, s siege) siege {
+func ofTopics(t *testing.T, ack string, topics []string, s attackPlan) attackPlan {
 	s.options = harness.Options{
 		Kafka: harness.FixedKafka(t, topics...), KeepTopics: true,
 		Extra: "log: {level: warn}\nuplink: {ack: " + ack + "}\n" + attackers().limits,
@@ -145,7 +145,7 @@ func TestClassesWithoutTopics(t *testing.T) {
 	for i := range missing {
 		missing[i] = fmt.Sprintf("byclass.c%d", i)
 	}
-	besiegeDestinations(t, append(honestTopics, "vehicle.rule-errors"), siege{
+	attackDestinations(t, append(honestTopics, "vehicle.rule-errors"), attackPlan{
 		attack: func(ctx context.Context, _ *testing.T, c *cell) {
 			go publish(ctx, c, "EVILQ", func(n int) (string, string) { return fmt.Sprintf("q%d", n), `{"soc":1}` })
 			publish(ctx, c, "EVILC", func(n int) (string, string) { return fmt.Sprintf("c%d", n%classesWithoutTopics), `{"soc":1}` })
@@ -157,7 +157,7 @@ func TestClassesWithoutTopics(t *testing.T) {
 // TestMissingErrorTopic publishes invalid JSON while the error topic is missing.
 func TestMissingErrorTopic(t *testing.T) {
 	t.Parallel()
-	besiegeDestinations(t, honestTopics, siege{
+	attackDestinations(t, honestTopics, attackPlan{
 		attack: func(ctx context.Context, _ *testing.T, c *cell) {
 			publish(ctx, c, "EVILB", func(int) (string, string) { return "bad", "no JSON" })
 		},
@@ -165,11 +165,11 @@ func TestMissingErrorTopic(t *testing.T) {
 	})
 }
 
-// TestTopicMadeAnew repeatedly deletes a topic and recreates it with another number of partitions. Other topics are not
+// TestTopicRecreated repeatedly deletes a topic and recreates it with another number of partitions. Other topics are not
 // affected.
-func TestTopicMadeAnew(t *testing.T) {
+func TestTopicRecreated(t *testing.T) {
 	t.Parallel()
-	besiegeDestinations(t, append(honestTopics, "vehicle.rule-errors"), siege{
+	attackDestinations(t, append(honestTopics, "vehicle.rule-errors"), attackPlan{
 		attack: func(ctx context.Context, _ *testing.T, c *cell) {
 			publishing, stop := context.WithCancel(context.WithoutCancel(ctx))
 			defer stop()

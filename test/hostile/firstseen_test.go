@@ -31,7 +31,7 @@ func TestVehiclesSeenForTheFirstTime(t *testing.T) {
 	for name, bound := range map[string]int{"above the bound": bound, "within the bound": 100 * vins} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			besiege(t, siege{
+			attackUntilDone(t, attackPlan{
 				options: harness.Options{
 					LabRole: "seen", Auth: `roles: {seen: {publish: ["v1/+/up/seen"]}}`, Extra: "limits: {messages_per_second: 100000}\n",
 					RuleSettings: fmt.Sprintf("max_vins: %d", bound),

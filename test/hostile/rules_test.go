@@ -19,7 +19,7 @@ import (
 // restarted without the folder.
 func TestRulesFolder(t *testing.T) {
 	t.Parallel()
-	besiege(t, siege{
+	attackUntilDone(t, attackPlan{
 		options: harness.Options{Extra: "log: {level: warn}\n"},
 		prepare: func(t *testing.T, g *harness.Gateway, _ *harness.Kafka) {
 			only := filepath.Join(g.Dir, "rules")

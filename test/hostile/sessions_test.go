@@ -20,7 +20,7 @@ func TestSessionsLeftBehind(t *testing.T) {
 		sessions = 3000
 	}
 	var tried, left atomic.Int64
-	besiege(t, siege{
+	attackUntilDone(t, attackPlan{
 		commands: true,
 		attack: func(ctx context.Context, t *testing.T, c *cell) {
 			token := c.Cellgate("token", "issue", "--config", c.Config, "--service", "billing", "--scope", "telemetry:read")

@@ -20,7 +20,7 @@ func TestExpensiveTopics(t *testing.T) {
 	if full() {
 		vehicles = 1000
 	}
-	besiege(t, siege{
+	attackUntilDone(t, attackPlan{
 		commands: true,
 		attack: func(ctx context.Context, t *testing.T, c *cell) {
 			o := startSubscriber(ctx, t, c)

@@ -250,7 +250,7 @@ func (b *Bridge) run(ctx context.Context, t Transition) (answer, error) {
 
 // told is who was told of a claim, before a notice to nobody.
 func (b *Bridge) told(ctx context.Context, c call, got cell.Claimed) (told uint8, err error) {
-	if err := b.store.Tell(ctx, "nobody", ""); err != nil {
+	if err := b.store.Notify(ctx, "nobody", ""); err != nil {
 		return 0, err
 	}
 	for {

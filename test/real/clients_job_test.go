@@ -79,8 +79,8 @@ func newRunning(name string) *running {
 	return &running{name: name, events: make(chan event, 1024), leave: func() {}, cut: func() {}}
 }
 
-// tell adds an event; after the end it does nothing.
-func (r *running) tell(e event) {
+// record adds an event; after the end it does nothing.
+func (r *running) record(e event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.ended {

@@ -83,7 +83,7 @@ func startAutopaho(t *testing.T, j job) *running {
 		ClientConfig: paho.ClientConfig{
 			ClientID: j.ClientID,
 			OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(p paho.PublishReceived) (bool, error) {
-				a.tell(event{Event: "message", Topic: p.Packet.Topic, Payload: string(p.Packet.Payload), QoS: p.Packet.QoS})
+				a.record(event{Event: "message", Topic: p.Packet.Topic, Payload: string(p.Packet.Payload), QoS: p.Packet.QoS})
 				return true, nil
 			}},
 			OnServerDisconnect: a.moved,
@@ -112,9 +112,9 @@ func (a *auto) start(t *testing.T, config autopaho.ClientConfig) *running {
 	config.OnConnectError = func(err error) {
 		var no *autopaho.ConnackError
 		if errors.As(err, &no) {
-			a.tell(event{Event: "refused", Code: int(no.ReasonCode)})
+			a.record(event{Event: "refused", Code: int(no.ReasonCode)})
 		} else {
-			a.tell(event{Event: "failed", Why: err.Error()})
+			a.record(event{Event: "failed", Why: err.Error()})
 		}
 		cancel()
 	}
@@ -128,7 +128,7 @@ func (a *auto) start(t *testing.T, config autopaho.ClientConfig) *running {
 	go func() {
 		<-manager.Done()
 		if a.leaving.Load() {
-			a.tell(event{Event: "left"})
+			a.record(event{Event: "left"})
 		}
 		a.end()
 	}()
@@ -154,7 +154,7 @@ func (a *auto) moved(d *paho.Disconnect) {
 	if d.Properties != nil && d.Properties.ServerReference != "" {
 		e.Reference, next = d.Properties.ServerReference, d.Properties.ServerReference
 	}
-	a.tell(e)
+	a.record(e)
 	if next == "" || a.Second == "" {
 		a.cancel()
 		return
@@ -163,7 +163,7 @@ func (a *auto) moved(d *paho.Disconnect) {
 }
 
 func (a *auto) work(ctx context.Context, m *autopaho.ConnectionManager, ack *paho.Connack) {
-	a.tell(event{Event: "connected", Code: int(ack.ReasonCode), Present: &ack.SessionPresent, Address: a.at})
+	a.record(event{Event: "connected", Code: int(ack.ReasonCode), Present: &ack.SessionPresent, Address: a.at})
 	if len(a.Subscribe) > 0 {
 		request := &paho.Subscribe{}
 		for _, s := range a.Subscribe {
@@ -171,26 +171,26 @@ func (a *auto) work(ctx context.Context, m *autopaho.ConnectionManager, ack *pah
 		}
 		granted, err := m.Subscribe(ctx, request)
 		if granted == nil {
-			a.tell(event{Event: "failed", Why: err.Error()})
+			a.record(event{Event: "failed", Why: err.Error()})
 			return
 		}
 		e := event{Event: "subscribed"}
 		for _, code := range granted.Reasons {
 			e.Codes = append(e.Codes, int(code))
 		}
-		a.tell(e)
+		a.record(e)
 	}
 	for _, l := range a.Publish {
 		done, err := m.Publish(ctx, &paho.Publish{Topic: l.Topic, Payload: []byte(l.Payload), QoS: l.QoS})
 		if err != nil {
-			a.tell(event{Event: "failed", Why: err.Error()})
+			a.record(event{Event: "failed", Why: err.Error()})
 			return
 		}
 		e := event{Event: "published", QoS: l.QoS}
 		if done != nil {
 			e.Code = int(done.ReasonCode)
 		}
-		a.tell(e)
+		a.record(e)
 	}
 	if !a.Stay {
 		a.leave()
@@ -215,7 +215,7 @@ func startPaho3(t *testing.T, j job) *running {
 		SetClientID(j.ClientID).SetUsername(j.User).SetPassword(j.Password).SetCleanSession(j.Clean).SetKeepAlive(30 * time.Second).
 		SetAutoReconnect(j.Second != "").SetConnectRetry(false).SetMaxReconnectInterval(time.Second).
 		SetDefaultPublishHandler(func(_ mqtt3.Client, m mqtt3.Message) {
-			p.tell(event{Event: "message", Topic: m.Topic(), Payload: string(m.Payload()), QoS: m.Qos()})
+			p.record(event{Event: "message", Topic: m.Topic(), Payload: string(m.Payload()), QoS: m.Qos()})
 		}).
 		SetConnectionAttemptHandler(func(broker *url.URL, c *tls.Config) *tls.Config {
 			p.attempt.Store(broker.Host)
@@ -227,7 +227,7 @@ func startPaho3(t *testing.T, j job) *running {
 			}
 		}).
 		SetConnectionLostHandler(func(mqtt3.Client, error) {
-			p.tell(event{Event: "ended"})
+			p.record(event{Event: "ended"})
 			if j.Second == "" {
 				p.end()
 			}
@@ -247,7 +247,7 @@ func startPaho3(t *testing.T, j job) *running {
 	p.running.cut = p.lastConn.cut
 	p.running.leave = func() {
 		p.client.Disconnect(1000)
-		p.tell(event{Event: "left"})
+		p.record(event{Event: "left"})
 		p.end()
 	}
 	t.Cleanup(func() { p.client.Disconnect(0) })
@@ -263,10 +263,10 @@ func (p *paho3) connect() {
 		present := token.SessionPresent()
 		p.work(&present)
 	case token.ReturnCode() != packetsErrNetwork:
-		p.tell(event{Event: "refused", Code: int(token.ReturnCode())})
+		p.record(event{Event: "refused", Code: int(token.ReturnCode())})
 		p.end()
 	default:
-		p.tell(event{Event: "failed", Why: token.Error().Error()})
+		p.record(event{Event: "failed", Why: token.Error().Error()})
 	}
 }
 
@@ -274,7 +274,7 @@ func (p *paho3) connect() {
 const packetsErrNetwork = 0xFE
 
 func (p *paho3) work(present *bool) {
-	p.tell(event{Event: "connected", Present: present, Address: p.attempt.Load().(string)}) //nolint:forcetypeassert // stored above
+	p.record(event{Event: "connected", Present: present, Address: p.attempt.Load().(string)}) //nolint:forcetypeassert // stored above
 	if len(p.Subscribe) > 0 {
 		filters := map[string]byte{}
 		for _, s := range p.Subscribe {
@@ -286,7 +286,7 @@ func (p *paho3) work(present *bool) {
 		for _, s := range p.Subscribe {
 			e.Codes = append(e.Codes, int(token.Result()[s.Filter]))
 		}
-		p.tell(e)
+		p.record(e)
 	}
 	tokens := make([]mqtt3.Token, 0, len(p.Publish))
 	for _, l := range p.Publish {
@@ -295,10 +295,10 @@ func (p *paho3) work(present *bool) {
 	for i, token := range tokens {
 		<-token.Done()
 		if err := token.Error(); err != nil {
-			p.tell(event{Event: "failed", Why: err.Error()})
+			p.record(event{Event: "failed", Why: err.Error()})
 			return
 		}
-		p.tell(event{Event: "published", QoS: p.Publish[i].QoS})
+		p.record(event{Event: "published", QoS: p.Publish[i].QoS})
 	}
 	if !p.Stay {
 		p.leave()

@@ -56,16 +56,16 @@ func (p *programs) run(input io.Reader, parse func(line string) (event, bool), a
 		err = p.start(cmd, input)
 	}
 	if err != nil {
-		p.r.tell(event{Event: "failed", Why: err.Error()})
+		p.r.record(event{Event: "failed", Why: err.Error()})
 		return
 	}
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		if e, ok := parse(lines.Text()); ok {
-			p.r.tell(e)
+			p.r.record(e)
 		}
 	}
 	if err := cmd.Wait(); err != nil {
-		p.r.tell(event{Event: "exit", Why: err.Error() + ": " + complaints.String()})
+		p.r.record(event{Event: "exit", Why: err.Error() + ": " + complaints.String()})
 	}
 }
 

@@ -79,13 +79,13 @@ func destinations(t *testing.T, cell *harness.Kafka) {
 		return err
 	})
 	for _, partitions := range []int32{2, 6} {
-		madeAnew(t, g, operator, cell, ledger, partitions)
+		recreated(t, g, operator, cell, ledger, partitions)
 	}
 }
 
-// madeAnew makes a topic anew at once, with as many partitions or more, while messages come: from a vehicle's first message in it
+// recreated makes a topic anew at once, with as many partitions or more, while messages come: from a vehicle's first message in it
 // on it has all of them, in order. Where the others were is gone.
-func madeAnew(t *testing.T, g *harness.Gateway, operator string, cell *harness.Kafka, ledger string, partitions int32) {
+func recreated(t *testing.T, g *harness.Gateway, operator string, cell *harness.Kafka, ledger string, partitions int32) {
 	t.Helper()
 	fleet := startFleet(t, g, fmt.Sprint("fleet-", partitions), ledger, 50, 10)
 	before := readLedger(t, ledger).Len()

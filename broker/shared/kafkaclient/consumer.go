@@ -41,8 +41,8 @@ type Consumer struct {
 	client *kafka.Client
 	health *remote.HealthTracker
 
-	ids  topicIDs
-	told bool // Assigned was called; owned by Run
+	ids      topicIDs
+	assigned bool // Assigned was called; owned by Run
 
 	end context.Context // of commits
 	cut context.CancelFunc
@@ -141,7 +141,7 @@ func (c *Consumer) count(ctx context.Context) (map[string]int, error) {
 // unchanged: its absence may be temporary.
 func (c *Consumer) follow(ctx context.Context, parts map[place]*handled, counts map[string]int, handle func(context.Context, *Assignment)) {
 	var begin []place
-	changed := !c.told
+	changed := !c.assigned
 	for at, h := range parts {
 		if n, known := counts[at.topic]; (known && at.id >= n) || !c.mine(at) {
 			h.cancel()
@@ -159,7 +159,7 @@ func (c *Consumer) follow(ctx context.Context, parts map[place]*handled, counts 
 		}
 	}
 	if changed || len(begin) > 0 {
-		c.tell(parts)
+		c.notify(parts)
 	}
 	for _, at := range begin {
 		h, p := parts[at], &Assignment{Topic: at.topic, ID: at.id, c: c}
@@ -175,8 +175,8 @@ func (c *Consumer) follow(ctx context.Context, parts map[place]*handled, counts 
 
 func (c *Consumer) mine(at place) bool { return c.o.Mine == nil || c.o.Mine(at.topic, at.id) }
 
-func (c *Consumer) tell(parts map[place]*handled) {
-	c.told = true
+func (c *Consumer) notify(parts map[place]*handled) {
+	c.assigned = true
 	if c.o.Assigned == nil {
 		return
 	}

@@ -313,11 +313,11 @@ func (f *Flow) learnLocked(t *flowTicket, failed bool) {
 		return
 	}
 	took := now.Sub(t.sent)
-	anew := f.base == 0
-	if anew || took < f.base {
+	first := f.base == 0
+	if first || took < f.base {
 		f.base = took
 	}
-	if anew {
+	if first {
 		f.boundLocked()
 	}
 	if t.lane == 0 {
@@ -333,12 +333,12 @@ func (f *Flow) learnLocked(t *flowTicket, failed bool) {
 	}
 	r.full = r.full || t.full
 	if r.answers >= flowAnswers && now.Sub(r.began) >= f.base+flowDelay {
-		f.concludeLocked(now)
+		f.endRoundLocked(now)
 	}
 }
 
-// concludeLocked ends a round and sets the limit so that flowDelay's worth is in flight.
-func (f *Flow) concludeLocked(now time.Time) {
+// endRoundLocked ends a round and sets the limit so that flowDelay's worth is in flight.
+func (f *Flow) endRoundLocked(now time.Time) {
 	r := f.round
 	f.round = flowRound{began: now}
 	if now.Sub(f.bestAt) > flowBest {

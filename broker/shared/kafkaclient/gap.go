@@ -16,14 +16,14 @@ type GapError struct {
 	From  int64 // the record to be read next
 	To    int64 // the first existing record from there on; of another log, its first one
 	End   int64 // after the last record
-	// Anew means that the log was replaced: the topic was recreated, or its end was cut off. The loss is then unknown,
+	// Recreated means that the log was replaced: the topic was recreated, or its end was cut off. The loss is then unknown,
 	// and To may be before From.
-	Anew bool
+	Recreated bool
 }
 
 // Error implements error.
 func (g *GapError) Error() string {
-	if g.Anew {
+	if g.Recreated {
 		return fmt.Sprintf("%s/%d is not what was read up to record %d: it was made anew or cut off, and holds %s", g.Topic, g.ID, g.From-1, g.holds())
 	}
 	return fmt.Sprintf("%s/%d: records %d to %d are gone: they were removed before they were read; it holds %s", g.Topic, g.ID, g.From, g.To-1, g.holds())
@@ -37,7 +37,7 @@ func (g *GapError) holds() string {
 }
 
 // Lost returns how many records are lost; false if that is unknown.
-func (g *GapError) Lost() (int64, bool) { return max(0, g.To-g.From), !g.Anew }
+func (g *GapError) Lost() (int64, bool) { return max(0, g.To-g.From), !g.Recreated }
 
 // memo is the metadata of a committed offset: which log the offset belongs to, and who reads the partition.
 type memo struct {
@@ -79,7 +79,7 @@ func (p *Assignment) look(ctx context.Context) error {
 		return err
 	}
 	m := p.known()
-	g := &GapError{Topic: p.Topic, ID: p.ID, From: p.next, To: first, End: end, Anew: m.Gap}
+	g := &GapError{Topic: p.Topic, ID: p.ID, From: p.next, To: first, End: end, Recreated: m.Gap}
 	switch {
 	case m.Gap, p.next < first:
 		return g
@@ -90,7 +90,7 @@ func (p *Assignment) look(ctx context.Context) error {
 		p.short = true
 		return fmt.Errorf("%s/%d ends at %d, before record %d: %w", p.Topic, p.ID, end, p.next, kafka.OffsetOutOfRange)
 	}
-	m.Gap, g.Anew = true, true
+	m.Gap, g.Recreated = true, true
 	p.remember(m)
 	return g
 }
@@ -122,7 +122,7 @@ func (p *Assignment) Pass(ctx context.Context) (*GapError, error) {
 	return p.skip(ctx, func(*GapError) error { return nil })
 }
 
-func (p *Assignment) skip(ctx context.Context, tell func(*GapError) error) (*GapError, error) {
+func (p *Assignment) skip(ctx context.Context, record func(*GapError) error) (*GapError, error) {
 	rctx, cancel := context.WithTimeout(ctx, p.c.o.RequestTimeout)
 	defer cancel()
 	g := p.hole
@@ -133,7 +133,7 @@ func (p *Assignment) skip(ctx context.Context, tell func(*GapError) error) (*Gap
 	}
 	was := p.known()
 	p.remember(memo{Topic: p.c.topicID(rctx, p.Topic), Claim: was.Claim})
-	if err := tell(g); err != nil {
+	if err := record(g); err != nil {
 		p.remember(was)
 		return nil, err
 	}

@@ -112,7 +112,7 @@ func TestBeyondTheEndIsLookedAtTwice(t *testing.T) {
 			t.Errorf("first look: %v", err)
 		}
 		_, _, err := a.Fetch(ctx, 1<<20, 0)
-		if !errors.As(err, &gap) || !gap.Anew || gap.From != 7 || gap.To != 0 {
+		if !errors.As(err, &gap) || !gap.Recreated || gap.From != 7 || gap.To != 0 {
 			t.Errorf("gap %+v, %v", gap, err)
 		}
 		if done, err := a.Skip(ctx); err != nil || done == nil || a.Next() != 0 {

@@ -199,11 +199,11 @@ func (l *lane) settle(recs []*Record, err error) {
 		l.send(recs[mid:])
 		return
 	}
-	l.conclude(recs, err)
+	l.complete(recs, err)
 }
 
-// conclude reports the outcome of recs.
-func (l *lane) conclude(recs []*Record, err error) {
+// complete reports the outcome of recs.
+func (l *lane) complete(recs []*Record, err error) {
 	m := l.t.p.o.Metrics
 	switch {
 	case errors.Is(err, errLeft):

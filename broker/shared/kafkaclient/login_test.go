@@ -58,8 +58,8 @@ func TestTLS(t *testing.T) {
 	out := &collector{}
 	send(p, out, "a", 1, 5)
 	allWritten(t, out.wait(t), 5)
-	stranger := producer(t, c, func(o *ProducerOptions) {
+	unauthorized := producer(t, c, func(o *ProducerOptions) {
 		o.TLS, o.PingInterval = &tls.Config{MinVersion: tls.VersionTLS12}, 10*time.Millisecond
 	})
-	check.Eventually(t, "the refusal is told", func() bool { return !stranger.Health().OK })
+	check.Eventually(t, "the refusal is told", func() bool { return !unauthorized.Health().OK })
 }

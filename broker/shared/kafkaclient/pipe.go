@@ -138,7 +138,7 @@ func (r *pipeRequest) abandon() {
 func (q *pipe) read(conn net.Conn) error {
 	defer func() {
 		q.end()
-		q.l.deserted() // one may have been sent at the last moment
+		q.l.endResponses() // one may have been sent at the last moment
 	}()
 	idle := time.NewTimer(pipeIdle)
 	defer idle.Stop()

@@ -296,9 +296,9 @@ func TestProducerKeepsKeysInOrderWhilePartitionsAreAdded(t *testing.T) {
 	}
 }
 
-// TestProducerFindsATopicThatWasMadeAnew recreates a topic at once with other partitions. The old one's records are
+// TestProducerFindsARecreatedTopic recreates a topic at once with other partitions. The old one's records are
 // lost with it; from the first record in the new one on, each key has all its records, in order.
-func TestProducerFindsATopicThatWasMadeAnew(t *testing.T) {
+func TestProducerFindsARecreatedTopic(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int32{2, 4, 9} {
 		t.Run(fmt.Sprint("4, then ", partitions), func(t *testing.T) {

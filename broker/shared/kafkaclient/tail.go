@@ -44,7 +44,7 @@ func (t *Tail) Read(ctx context.Context, id int, from, to int64, take func(*Fetc
 	for p.next < to {
 		recs, _, err := p.Fetch(ctx, tailBytes, 0)
 		var gap *GapError
-		if errors.As(err, &gap) && !gap.Anew && gap.To > p.next {
+		if errors.As(err, &gap) && !gap.Recreated && gap.To > p.next {
 			p.next, p.hole = gap.To, nil
 			continue
 		}

@@ -144,14 +144,14 @@ func (l *lane) answered(f *flight, err error) bool {
 		return false
 	}
 	l.taken(len(f.recs), size)
-	l.conclude(f.recs, nil)
+	l.complete(f.recs, nil)
 	l.landed(len(f.recs))
 	l.signal()
 	return true
 }
 
-// deserted records that no more responses will come.
-func (l *lane) deserted() {
+// endResponses records that no more responses will come.
+func (l *lane) endResponses() {
 	if l.window.len() > 0 {
 		l.window.fail(errPipe)
 		l.signal()

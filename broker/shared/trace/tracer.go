@@ -169,8 +169,8 @@ func (n *Tracer) dropLocked() {
 // overhead estimates a step's bytes without its texts.
 const overhead = 256
 
-// tellLocked adds a step to the buffer, or counts it as dropped.
-func (n *Tracer) tellLocked(w waiting) bool {
+// addLocked adds a step to the buffer, or counts it as dropped.
+func (n *Tracer) addLocked(w waiting) bool {
 	w.size += overhead + len(w.step.Topic) + len(w.step.Client) + len(w.step.Reason)
 	if b := &n.bounds; len(n.buffer) >= b.Steps || n.bytes+w.size > b.Bytes {
 		n.dropLocked()
@@ -239,7 +239,7 @@ func (n *Tracer) received(rec *message.Record, at time.Time) {
 	s.At = at
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.tellLocked(waiting{step: s}) && n.open[rec.Seq] == nil && rec.Seq > n.seen {
+	if n.addLocked(waiting{step: s}) && n.open[rec.Seq] == nil && rec.Seq > n.seen {
 		n.beginLocked(rec.Seq, rec.QoS == 0)
 		n.fresh = append(n.fresh, rec.Seq)
 	}
@@ -264,7 +264,7 @@ func (n *Tracer) refused(rec *message.Record, code byte, reason string) {
 	s.Code, s.Reason = &code, reason
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.tellLocked(waiting{step: s})
+	n.addLocked(waiting{step: s})
 }
 
 // durable reports the messages up to the mark, in order.
@@ -286,7 +286,7 @@ func (n *Tracer) journaledLocked(seq uint64, m *openMessage) {
 		return
 	}
 	m.journaled = true
-	n.tellLocked(waiting{step: Step{Step: Journaled, At: now(), Seq: seq}})
+	n.addLocked(waiting{step: Step{Step: Journaled, At: now(), Seq: seq}})
 	n.endLocked(seq, m)
 }
 
@@ -304,7 +304,7 @@ func (n *Tracer) acknowledged(seq uint64, code byte, durable uint64) {
 		n.journaledLocked(seq, m)
 	}
 	m.acked = true
-	n.tellLocked(waiting{step: Step{Step: Acknowledged, At: now(), Seq: seq, Code: &code}})
+	n.addLocked(waiting{step: Step{Step: Acknowledged, At: now(), Seq: seq, Code: &code}})
 	n.endLocked(seq, m)
 }
 
@@ -314,7 +314,7 @@ func (n *Tracer) evaluated(e *Evaluation) {
 	defer n.mu.Unlock()
 	m := n.open[seq]
 	if m == nil { // not just received: a will, or a message that waited for the rules
-		if !n.tellLocked(waiting{step: stepOf(Journaled, e.Record)}) {
+		if !n.addLocked(waiting{step: stepOf(Journaled, e.Record)}) {
 			return
 		}
 		m = n.beginLocked(seq, e.Record.QoS == 0)
@@ -322,7 +322,7 @@ func (n *Tracer) evaluated(e *Evaluation) {
 	}
 	n.journaledLocked(seq, m)
 	n.seen, m.evaluated, m.rules, m.left = seq, true, e.Rules, e.Messages
-	n.tellLocked(waiting{eval: e, size: len(e.Record.Payload)})
+	n.addLocked(waiting{eval: e, size: len(e.Record.Payload)})
 	n.endLocked(seq, m)
 }
 
@@ -349,7 +349,7 @@ func (n *Tracer) settled(seq uint64, rule, target uint16, s Step) {
 			s.Target = &at
 		}
 		s.Step, s.At, s.Seq = Target, now(), seq
-		n.tellLocked(waiting{step: s})
+		n.addLocked(waiting{step: s})
 	}
 	n.endLocked(seq, m)
 }

@@ -161,7 +161,7 @@ type LaneGap struct {
 	From      int64     `json:"from"`           // first missing offset
 	Next      int64     `json:"next"`           // first offset that exists
 	Records   *int64    `json:"records"`        // number of missing records; null when unknown
-	Anew      bool      `json:"anew,omitempty"` // the topic was recreated or truncated: everything from Next on is forwarded
+	Recreated bool      `json:"anew,omitempty"` // the topic was recreated or truncated: everything from Next on is forwarded
 	Since     time.Time `json:"since"`
 	Reason    string    `json:"reason"`
 }
@@ -224,7 +224,7 @@ type Vehicle struct {
 	Ready bool   `json:"ready"`          // for commands
 	Held
 	Subscriptions []Subscription `json:"subscriptions,omitempty"`
-	Presence      *PresenceTold  `json:"presence,omitempty"`
+	Presence      *LastPresence  `json:"presence,omitempty"`
 	// State is the hash veh:{VIN} in Redis, with ?state=true. StateError says why it is not known.
 	State      map[string]string `json:"state,omitempty"`
 	StateError string            `json:"state_error,omitempty"`
@@ -244,9 +244,9 @@ type Held struct {
 	Will          bool      `json:"will,omitempty"`
 }
 
-// PresenceTold is the last event of vehicle.presence of a vehicle, published or about to be. After a kill of the
+// LastPresence is the last event of vehicle.presence of a vehicle, published or about to be. After a kill of the
 // gateway, a vehicle that was connected stays connected, or ready, until it returns or presence.grace has passed.
-type PresenceTold struct {
+type LastPresence struct {
 	Event  string `json:"event"`
 	Epoch  int64  `json:"epoch,omitempty"` // 0 for a vehicle whose end was published some time ago
 	Seq    uint64 `json:"seq,omitempty"`

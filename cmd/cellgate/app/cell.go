@@ -24,10 +24,10 @@ type peers struct {
 	*disk
 	liveness *liveness
 	// The rest is nil in a cell with one gateway: there, nothing that a client waits for calls Redis.
-	member *member
-	claims *claims
-	told   *cellPresence
-	asks   *asks
+	member  *member
+	claims  *claims
+	numbers *cellPresence
+	asks    *asks
 
 	cellStats *cellMetrics
 }
@@ -76,8 +76,8 @@ func openPeers(d *disk) (*peers, error) {
 	p.member.metrics = p.cellStats
 	p.claims = newClaims(p)
 	p.member.owner = p.claims.connection
-	p.told = newCellPresence(p, p.claims)
-	p.claims.presence = p.told
+	p.numbers = newCellPresence(p, p.claims)
+	p.claims.presence = p.numbers
 	p.asks = &asks{m: p.member, live: p.liveness, waiting: map[string]chan json.RawMessage{}}
 	return p, nil
 }
@@ -169,18 +169,18 @@ func (a *App) runs() string {
 	return string(data)
 }
 
-// hear handles a notice of another gateway.
-func (a *App) hear(ctx context.Context, text string) {
+// onNotice handles a notice of another gateway.
+func (a *App) onNotice(ctx context.Context, text string) {
 	word, rest, _ := strings.Cut(text, " ")
 	a.cellStats.received(word)
 	switch word {
 	case cell.NoticeTaken:
-		a.claims.hear(ctx, rest)
+		a.claims.onNotice(ctx, rest)
 	case noticeMembers:
 		_ = a.liveness.beat(ctx, configs.CellTimeout) // otherwise learn would add the gateway that is gone again
 		a.member.joinAgain()
 	case "ask", "answer":
-		a.asks.hear(word, rest)
+		a.asks.onNotice(word, rest)
 	}
 }
 
@@ -211,7 +211,7 @@ func (a *App) admitted(ctx context.Context) error {
 // startPeers starts the heartbeat and the other threads of a gateway in a cell. The address of the API is known by
 // then.
 func (a *App) startPeers() {
-	a.background("liveness", func(ctx context.Context) { a.liveness.run(ctx, a.die) })
+	a.background("liveness", func(ctx context.Context) { a.liveness.run(ctx, a.fail) })
 	if a.member == nil {
 		return
 	}
@@ -222,11 +222,11 @@ func (a *App) startPeers() {
 	a.background("notices", func(ctx context.Context) {
 		for ctx.Err() == nil { // a subscription may be left at a server that nobody notifies any more
 			here, cancel := a.member.untilTurned(ctx)
-			a.member.store.Listen(here, a.cfg.Cell.Node, a.claims.doubt, func(text string) { a.hear(ctx, text) })
+			a.member.store.Listen(here, a.cfg.Cell.Node, a.claims.doubt, func(text string) { a.onNotice(ctx, text) })
 			cancel()
 		}
 	})
-	a.background("ends of sessions", a.told.watch)
+	a.background("ends of sessions", a.numbers.watch)
 	a.background("sessions of the cell", a.claims.storeAll)
-	a.background("presence of the cell", a.told.run)
+	a.background("presence of the cell", a.numbers.run)
 }

@@ -64,7 +64,7 @@ func (a *asks) ask(ctx context.Context, node string, q question, out any) error 
 	}()
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	if err := a.m.tell(ctx, node, "ask", string(text)); err != nil {
+	if err := a.m.notify(ctx, node, "ask", string(text)); err != nil {
 		return err
 	}
 	select {
@@ -75,8 +75,8 @@ func (a *asks) ask(ctx context.Context, node string, q question, out any) error 
 	}
 }
 
-// hear handles a question or an answer. Each question is answered on a goroutine of its own.
-func (a *asks) hear(word, text string) {
+// onNotice handles a question or an answer. Each question is answered on a goroutine of its own.
+func (a *asks) onNotice(word, text string) {
 	if word == "answer" {
 		id, body, _ := strings.Cut(text, " ")
 		a.mu.Lock()
@@ -98,7 +98,7 @@ func (a *asks) hear(word, text string) {
 		defer cancel()
 		body, err := json.Marshal(a.answer(ctx, &q))
 		if err == nil {
-			_ = a.m.tell(ctx, q.From, "answer", q.ID+" "+string(body)) // the other gateway waits no longer than askLimit
+			_ = a.m.notify(ctx, q.From, "answer", q.ID+" "+string(body)) // the other gateway waits no longer than askLimit
 		}
 	}()
 }

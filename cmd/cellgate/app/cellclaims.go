@@ -180,7 +180,7 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	if got.Verdict == cell.OK && taken.Epoch > got.Epoch {
 		c.takenOver(ctx, one, taken)
 	}
-	c.presence.rouse()
+	c.presence.wakeUp()
 	return got, true
 }
 
@@ -229,9 +229,9 @@ func (c *claims) lose(one *claim) {
 	}
 }
 
-// hear handles the notice that another gateway has a vehicle. A notice received while a script is under way is kept: it
+// onNotice handles the notice that another gateway has a vehicle. A notice received while a script is under way is kept: it
 // may be later than the script's decision.
-func (c *claims) hear(ctx context.Context, text string) {
+func (c *claims) onNotice(ctx context.Context, text string) {
 	t, err := cell.ParseSuccessor(text)
 	if err != nil {
 		return
@@ -270,7 +270,7 @@ func (c *claims) doubt() { c.doubted.Store(true) }
 // left waits until a vehicle that another gateway has can publish nothing here any more. It returns false when the
 // vehicle is back here or ctx has ended.
 func (c *claims) left(ctx context.Context, t cell.Successor) bool {
-	c.hear(ctx, fmt.Sprintf("%d %d %s", t.Epoch, t.Since, t.VIN))
+	c.onNotice(ctx, fmt.Sprintf("%d %d %s", t.Epoch, t.Since, t.VIN))
 	for {
 		c.mu.Lock()
 		one := c.byVIN[t.VIN]
@@ -369,8 +369,8 @@ func (c *claims) state(one *claim) (conn cell.Connection, asking, lost, ended bo
 	return one.conn, one.asking, one.lost, one.ended
 }
 
-// told handles the presence reported by sessions, in order per vehicle.
-func (c *claims) told(p *session.Presence) {
+// presenceReported handles the presence reported by sessions, in order per vehicle.
+func (c *claims) presenceReported(p *session.Presence) {
 	one, _ := c.of(p.Key)
 	if one == nil {
 		return

@@ -18,11 +18,11 @@ import (
 )
 
 // ends returns the disconnected events of a vehicle by epoch, once there are n.
-func (r *rig) ends(vin string, n int) map[int64][]told {
+func (r *rig) ends(vin string, n int) map[int64][]presenceRecord {
 	r.t.Helper()
-	var all map[int64][]told
+	var all map[int64][]presenceRecord
 	check.Within(r.t, 40*time.Second, "ends", func() error {
-		all = map[int64][]told{}
+		all = map[int64][]presenceRecord{}
 		for _, e := range r.events(vin, n) {
 			if e.Event == "disconnected" {
 				all[e.Epoch] = append(all[e.Epoch], e)
@@ -158,7 +158,7 @@ func TestOldBackup(t *testing.T) {
 	c.Disconnect()
 	before := r.events(roamer, 2)
 	ready := r.events(other, 2)[1]
-	untold := func() (some []string) {
+	republishAfter := func() (some []string) {
 		for one, err := range r.gw[0].member.store.Sessions(t.Context(), 0) {
 			check.OK(t, err)
 			some = append(some, one.VIN)
@@ -166,7 +166,7 @@ func TestOldBackup(t *testing.T) {
 		return some
 	}
 	check.Within(t, 20*time.Second, "the end to be told", func() error {
-		if some := untold(); len(some) != 1 {
+		if some := republishAfter(); len(some) != 1 {
 			return fmt.Errorf("%v", some)
 		}
 		return nil
@@ -186,7 +186,7 @@ func TestOldBackup(t *testing.T) {
 	}
 	r.lost("LLOST000000000001", 2*time.Second) // after which it is looked who is gone
 	check.Within(t, 20*time.Second, "Redis to have one session", func() error {
-		if some := untold(); len(some) != 1 || some[0] != other {
+		if some := republishAfter(); len(some) != 1 || some[0] != other {
 			return fmt.Errorf("%v", some)
 		}
 		return nil

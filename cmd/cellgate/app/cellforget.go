@@ -48,7 +48,7 @@ const noticeMembers = "members"
 
 func (a *gateway) listGateways(w http.ResponseWriter, _ *http.Request) {
 	self := func(g GatewayStatus) bool { return g.Node == a.cfg.Cell.Node }
-	list := GatewayList{Gateways: a.gatewaysTold(), Waiting: []WaitedFor{}}
+	list := GatewayList{Gateways: a.listedGateways(), Waiting: []WaitedFor{}}
 	if a.member == nil { // a gateway of another name may have run here before
 		list.Gateways = slices.DeleteFunc(list.Gateways, func(g GatewayStatus) bool { return !self(g) })
 	}
@@ -106,7 +106,7 @@ func (a *gateway) forget(ctx context.Context, node string) (*ForgottenGateway, e
 		return nil, errForgetNobody
 	}
 	for _, g := range a.asks.others() { // if a notice is lost, that gateway remembers the name until it joins again
-		_ = a.member.tell(ctx, g.Node, noticeMembers, "")
+		_ = a.member.notify(ctx, g.Node, noticeMembers, "")
 	}
 	return &ForgottenGateway{Node: node, Slots: slots, Waiting: a.member.waitedFor()}, nil
 }
@@ -147,7 +147,7 @@ func (m *member) forget(ctx context.Context, node string) (count int, before boo
 		}
 		m.mu.Unlock()
 		if err = errors.Join(err, m.keep(joined)); err != nil {
-			m.rouse()
+			m.wakeUp()
 			return count, before, err
 		}
 	}

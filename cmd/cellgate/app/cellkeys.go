@@ -77,15 +77,15 @@ func openPeerKeys(t *trust) (*peerKeys, error) {
 
 // run exchanges keys until ctx ends. A new key is published before it signs (configs.KeyActivation).
 func (k *peerKeys) run(ctx context.Context) {
-	for told := false; ; {
+	for logged := false; ; {
 		if !k.m.away.Load() {
 			limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
 			err := k.exchange(limit)
 			cancel()
-			if err != nil && !told && ctx.Err() == nil {
+			if err != nil && !logged && ctx.Err() == nil {
 				k.log.Warn("keys not exchanged with the other gateways", slog.Any("err", err))
 			}
-			told = err != nil
+			logged = err != nil
 		}
 		if !pause(ctx, configs.CellBeat/2) {
 			return

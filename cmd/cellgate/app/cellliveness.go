@@ -19,12 +19,12 @@ type liveness struct {
 	store *cell.Store
 	self  cell.Gateway
 	log   *slog.Logger
-	tell  func() string // returns what the gateway runs
+	runs  func() string // returns what the gateway runs
 
-	mu      sync.Mutex
-	living  []cell.Gateway
-	heard   time.Time         // time of the last answer of Redis; zero before
-	refused cell.RefusedError // the last refusal; empty when the last answer was none
+	mu       sync.Mutex
+	living   []cell.Gateway
+	answered time.Time         // time of the last answer of Redis; zero before
+	refused  cell.RefusedError // the last refusal; empty when the last answer was none
 }
 
 func newLiveness(store *cell.Store, self cell.Gateway, log *slog.Logger) *liveness {
@@ -33,8 +33,8 @@ func newLiveness(store *cell.Store, self cell.Gateway, log *slog.Logger) *livene
 
 // begin returns an error when a running gateway leaves no place for this one. It waits until the entry of a gateway
 // that may have been killed expires. When Redis does not answer, the gateway starts.
-func (l *liveness) begin(ctx context.Context, tell func() string) error {
-	l.tell = tell
+func (l *liveness) begin(ctx context.Context, runs func() string) error {
+	l.runs = runs
 	limit, cancel := context.WithTimeout(ctx, configs.CellTTL+configs.CellBeat)
 	defer cancel()
 	for waiting := false; ; waiting = true {
@@ -81,23 +81,23 @@ func (l *liveness) beat(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	self := l.self
-	self.Runs = l.tell()
+	self.Runs = l.runs()
 	living, err := l.store.Alive(ctx, self, configs.CellTTL)
 	if err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.living, l.heard, l.refused = living.Gateways, time.Now(), cell.RefusedError{}
+	l.living, l.answered, l.refused = living.Gateways, time.Now(), cell.RefusedError{}
 	return nil
 }
 
-// run sends heartbeats until ctx ends. It calls die when the gateway was replaced or may not run next to another one.
-func (l *liveness) run(ctx context.Context, die func(error)) {
+// run sends heartbeats until ctx ends. It calls fatal when the gateway was replaced or may not run next to another one.
+func (l *liveness) run(ctx context.Context, fatal func(error)) {
 	for pause(ctx, configs.CellBeat) {
 		var refused *cell.RefusedError
 		if err := l.beat(ctx, configs.CellBeat); errors.As(err, &refused) && l.final(refused) {
-			die(refusal(refused))
+			fatal(refusal(refused))
 			return
 		}
 	}
@@ -107,12 +107,12 @@ func (l *liveness) run(ctx context.Context, die func(error)) {
 func (l *liveness) gateways() ([]cell.Gateway, time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.living, l.heard
+	return l.living, l.answered
 }
 
 // leave releases the gateway's name.
 func (l *liveness) leave(ctx context.Context) error {
-	if _, heard := l.gateways(); heard.IsZero() {
+	if _, answered := l.gateways(); answered.IsZero() {
 		return nil
 	}
 	if err := l.store.Leave(ctx, l.self); err != nil {

@@ -174,7 +174,7 @@ func (m *member) note(err error) error {
 				m.unsteady.Store(now.UnixNano())
 			}
 			m.log.Info("Redis answers")
-			m.rouse()
+			m.wakeUp()
 		}
 	case errors.Is(err, cell.ErrAway) && !errors.Is(err, context.Canceled):
 		if timeOver(err) && m.late.Add(1) < lateCalls {
@@ -194,23 +194,23 @@ func (m *member) closed(slot int) {
 	m.mu.Lock()
 	m.pending[slot] = struct{}{}
 	m.mu.Unlock()
-	m.rouse()
+	m.wakeUp()
 }
 
-func (m *member) rouse() {
+func (m *member) wakeUp() {
 	select {
 	case m.wake <- struct{}{}:
 	default:
 	}
 }
 
-// tell sends a notice to a gateway. Nothing depends on its arrival.
-func (m *member) tell(ctx context.Context, node, word, rest string) error {
+// notify sends a notice to a gateway. Nothing depends on its arrival.
+func (m *member) notify(ctx context.Context, node, word, rest string) error {
 	m.metrics.sent(word)
 	if rest != "" {
 		rest = " " + rest
 	}
-	return m.store.Tell(ctx, node, word+rest)
+	return m.store.Notify(ctx, node, word+rest)
 }
 
 // check returns an error for a Redis that would lose commands.
@@ -305,7 +305,7 @@ func (m *member) joinAgain() {
 		m.offerToLocked(slot)
 	}
 	m.mu.Unlock()
-	m.rouse()
+	m.wakeUp()
 }
 
 // offering is how many slots are asked at a time; offeringSaved is how many are written to the state file in one

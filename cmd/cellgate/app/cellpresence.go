@@ -25,8 +25,8 @@ type cellPresence struct {
 	wake   chan struct{} // capacity 1
 
 	mu    sync.Mutex
-	byVIN map[string][]heard // events without a number, in order
-	busy  map[string]bool    // VINs whose events are being numbered
+	byVIN map[string][]connEvent // events without a number, in order
+	busy  map[string]bool        // VINs whose events are being numbered
 
 	// Only watch and what it calls use the fields below.
 	boots  map[string]bool      // that lived at the last look
@@ -41,8 +41,8 @@ type ending struct {
 	epoch int64
 }
 
-// heard is an event of a connection.
-type heard struct {
+// connEvent is an event of a connection.
+type connEvent struct {
 	of     *claim
 	kind   presence.Kind
 	at     time.Time
@@ -54,7 +54,7 @@ type heard struct {
 func newCellPresence(p *peers, c *claims) *cellPresence {
 	return &cellPresence{
 		m: p.member, claims: c, live: p.liveness, log: p.log, wake: make(chan struct{}, 1),
-		byVIN: map[string][]heard{}, busy: map[string]bool{}, boots: map[string]bool{}, handed: map[ending]time.Time{},
+		byVIN: map[string][]connEvent{}, busy: map[string]bool{}, boots: map[string]bool{}, handed: map[ending]time.Time{},
 	}
 }
 
@@ -75,7 +75,7 @@ func (c *cellPresence) endLocked(vin string, epoch int64, reason string, forgott
 	if c.busy[vin] {
 		at = 1
 	}
-	c.byVIN[vin] = slices.Insert(c.byVIN[vin], at, heard{of, presence.Disconnected, time.Now(), reason, forgotten})
+	c.byVIN[vin] = slices.Insert(c.byVIN[vin], at, connEvent{of, presence.Disconnected, time.Now(), reason, forgotten})
 }
 
 // report queues an event of a connection and does not block. For a connection that ended before any of its events were
@@ -96,8 +96,8 @@ func (c *cellPresence) report(of *claim, p *session.Presence) {
 			events = events[:len(events)-1]
 		}
 	}
-	c.byVIN[p.Key] = append(events, heard{of, kind, p.At, string(p.Reason), false})
-	c.rouse()
+	c.byVIN[p.Key] = append(events, connEvent{of, kind, p.At, string(p.Reason), false})
+	c.wakeUp()
 }
 
 // again publishes presence for a connection whose claim was made again: the previous session ends, and if the
@@ -116,7 +116,7 @@ func (c *cellPresence) again(of *claim, before int64, forgotten, attached bool) 
 	}
 }
 
-func (c *cellPresence) rouse() {
+func (c *cellPresence) wakeUp() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -200,16 +200,16 @@ func (c *cellPresence) number(vin string) {
 }
 
 // numberOne returns false when the event has to wait. Events of a connection that the cell never knew are dropped.
-func (c *cellPresence) numberOne(vin string, e *heard) (done bool) {
+func (c *cellPresence) numberOne(vin string, e *connEvent) (done bool) {
 	conn, asking, lost, ended := c.claims.state(e.of)
 	if conn.Epoch == 0 {
 		return !asking && (lost || ended)
 	}
-	return c.tell(vin, conn, e)
+	return c.numberEvent(vin, conn, e)
 }
 
-// tell numbers an event and hands it to the outbox.
-func (c *cellPresence) tell(vin string, conn cell.Connection, e *heard) bool {
+// numberEvent numbers an event and passes it to the outbox.
+func (c *cellPresence) numberEvent(vin string, conn cell.Connection, e *connEvent) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), c.m.limit())
 	defer cancel()
 	n, verdict, err := c.m.store.Presence(ctx, vin, conn, e.kind.String(), e.reason, e.at)
@@ -243,11 +243,11 @@ func (c *cellPresence) hand(vin string, conn cell.Connection, kind presence.Kind
 	c.outbox.Add(e)
 }
 
-// told records in Redis that ends are in Kafka. If that fails, a later walk publishes them again.
-func (c *cellPresence) told(ctx context.Context, events []presence.Event) {
+// published records in Redis that ends are in Kafka. If that fails, a later walk publishes them again.
+func (c *cellPresence) published(ctx context.Context, events []presence.Event) {
 	for i := range events {
 		if e := &events[i]; e.Kind == presence.Disconnected && e.As.Epoch != 0 && !c.m.away.Load() {
-			_ = c.m.note(c.m.store.Told(ctx, e.VIN, e.As.Epoch))
+			_ = c.m.note(c.m.store.EndPublished(ctx, e.VIN, e.As.Epoch))
 		}
 	}
 }

@@ -97,21 +97,21 @@ func (r *rig) connect(gw int, vin string, version byte) *mqtt.T {
 
 // events returns the vehicle.presence events of a vehicle in the order of (epoch, seq), once there are n different
 // ones.
-func (r *rig) events(vin string, n int) []told {
+func (r *rig) events(vin string, n int) []presenceRecord {
 	r.t.Helper()
-	var out []told
+	var out []presenceRecord
 	check.Within(r.t, 40*time.Second, "presence", func() error {
 		out = nil
-		seen := map[told]bool{}
+		seen := map[presenceRecord]bool{}
 		for _, rec := range r.kafka.Read(topicPresence) {
-			var e told
+			var e presenceRecord
 			check.OK(r.t, json.Unmarshal(rec.Value, &e))
 			if e.VIN == vin && !seen[e] {
 				seen[e] = true
 				out = append(out, e)
 			}
 		}
-		slices.SortFunc(out, func(a, b told) int { return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Seq, b.Seq)) })
+		slices.SortFunc(out, func(a, b presenceRecord) int { return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Seq, b.Seq)) })
 		if len(out) < n {
 			return fmt.Errorf("%d events: %+v", len(out), out)
 		}
@@ -120,8 +120,8 @@ func (r *rig) events(vin string, n int) []told {
 	return out
 }
 
-// told is an event of vehicle.presence.
-type told struct {
+// presenceRecord is an event of vehicle.presence.
+type presenceRecord struct {
 	VIN, Node, Event, Reason string
 	Epoch                    int64
 	Seq                      uint64

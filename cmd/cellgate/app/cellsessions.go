@@ -21,7 +21,7 @@ func (c *claims) Changed(vin string) {
 		c.dirty[vin] = &storing{}
 	}
 	c.mu.Unlock()
-	c.rouseStores()
+	c.wakeStores()
 }
 
 // Stored implements session.Cell. It waits no longer than a CONNECT does.
@@ -41,10 +41,10 @@ func (c *claims) Stored(vin string, fn func()) {
 	}
 	s.waiters = append(s.waiters, run)
 	c.mu.Unlock()
-	c.rouseStores()
+	c.wakeStores()
 }
 
-func (c *claims) rouseStores() {
+func (c *claims) wakeStores() {
 	select {
 	case c.stores <- struct{}{}:
 	default:
@@ -106,7 +106,7 @@ func (c *claims) storedOne(vin string) {
 	again := c.dirty[vin] != nil
 	c.mu.Unlock()
 	if again {
-		c.rouseStores()
+		c.wakeStores()
 	}
 }
 

@@ -30,11 +30,11 @@ func (a *gateway) gateways() []GatewayStatus {
 	if a.member == nil {
 		return nil
 	}
-	return a.gatewaysTold()
+	return a.listedGateways()
 }
 
-// gatewaysTold returns the gateways that Redis last listed.
-func (a *gateway) gatewaysTold() []GatewayStatus {
+// listedGateways returns the gateways that Redis last listed.
+func (a *gateway) listedGateways() []GatewayStatus {
 	all, _ := a.liveness.gateways()
 	mine := Runs{Version: a.build.Version, Rules: a.rules.hash(), Config: a.Config().Alike()}
 	out := make([]GatewayStatus, 0, len(all))

@@ -31,14 +31,14 @@ type travel struct {
 	looks sync.Mutex // one look at the living gateways at a time
 
 	mu sync.Mutex
-	// heard is when a gateway last answered. dumb is until when no vehicle waits for a gateway that did not.
-	heard, dumb map[string]time.Time
+	// answers is when a gateway last answered. unresponsive is until when no vehicle waits for a gateway that did not.
+	answers, unresponsive map[string]time.Time
 }
 
 func newTravel(p *peers, rules *sink.Dispatcher) *travel {
 	t := &travel{
 		m: p.member, live: p.liveness, asks: p.asks, claims: p.claims, rules: rules, metrics: p.cellStats, log: p.log,
-		places: make(chan struct{}, configs.CellOperatorMoves), heard: map[string]time.Time{}, dumb: map[string]time.Time{},
+		places: make(chan struct{}, configs.CellOperatorMoves), answers: map[string]time.Time{}, unresponsive: map[string]time.Time{},
 	}
 	t.wait.Store(int64(configs.CellOperatorsWait))
 	return t
@@ -105,7 +105,7 @@ func (t *travel) arrive(ctx context.Context, vin string, got *cell.Claimed, h *h
 		h.end()
 		return
 	}
-	if t.isDumb(former) {
+	if t.isUnresponsive(former) {
 		h.end()
 	}
 	began := time.Now()
@@ -180,18 +180,18 @@ func (t *travel) find(ctx context.Context, vin string, claimed *cell.Claimed) (s
 // lives returns the boot of a living gateway, "" if it does not live. A gateway missing at the last heartbeat may have
 // started since, so Redis is asked again.
 func (t *travel) lives(ctx context.Context, node string) string {
-	if boot := t.heardOf(node); boot != "" {
+	if boot := t.bootOf(node); boot != "" {
 		return boot
 	}
 	t.looks.Lock()
 	defer t.looks.Unlock()
-	if _, heard := t.live.gateways(); time.Since(heard) > configs.CellOperatorsWait {
+	if _, answered := t.live.gateways(); time.Since(answered) > configs.CellOperatorsWait {
 		_ = t.live.beat(ctx, configs.CellTimeout) // the next heartbeat handles a refusal
 	}
-	return t.heardOf(node)
+	return t.bootOf(node)
 }
 
-func (t *travel) heardOf(node string) string {
+func (t *travel) bootOf(node string) string {
 	all, _ := t.live.gateways()
 	if at := slices.IndexFunc(all, func(g cell.Gateway) bool { return g.Node == node && g.Lives }); at >= 0 {
 		return all[at].Boot
@@ -199,10 +199,10 @@ func (t *travel) heardOf(node string) string {
 	return ""
 }
 
-func (t *travel) isDumb(node string) bool {
+func (t *travel) isUnresponsive(node string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return time.Now().Before(t.dumb[node])
+	return time.Now().Before(t.unresponsive[node])
 }
 
 // isLate lets the vehicles of a gateway not wait for it for a while when it has not answered since a time: it may just
@@ -210,16 +210,16 @@ func (t *travel) isDumb(node string) bool {
 func (t *travel) isLate(node string, since time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.heard[node].Before(since) {
-		t.dumb[node] = time.Now().Add(askLimit / 2)
+	if t.answers[node].Before(since) {
+		t.unresponsive[node] = time.Now().Add(askLimit / 2)
 	}
 }
 
 func (t *travel) answered(node string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.heard[node] = time.Now()
-	delete(t.dumb, node)
+	t.answers[node] = time.Now()
+	delete(t.unresponsive, node)
 }
 
 // leave writes what the rules remember to Redis, for the gateways that the vehicles move to when this one stops. The

@@ -17,8 +17,8 @@ import (
 // of the living ones, and its own that only Redis has.
 func (c *cellPresence) watch(ctx context.Context) {
 	for pause(ctx, time.Second) {
-		all, heard := c.live.gateways()
-		if heard.IsZero() || c.m.away.Load() || !c.m.steady() {
+		all, answered := c.live.gateways()
+		if answered.IsZero() || c.m.away.Load() || !c.m.steady() {
 			continue
 		}
 		boots, first := living(all, c.m.self.Node)
@@ -65,7 +65,7 @@ func (c *cellPresence) walkAll(ctx context.Context, first bool) error {
 		}
 	}
 	c.left = left
-	maps.DeleteFunc(c.handed, func(_ ending, at time.Time) bool { return time.Since(at) > untold })
+	maps.DeleteFunc(c.handed, func(_ ending, at time.Time) bool { return time.Since(at) > republishAfter })
 	return nil
 }
 
@@ -89,7 +89,7 @@ func (c *cellPresence) endLeft(ctx context.Context) error {
 		mu.Lock()
 		handed := c.handed[ending{one.VIN, one.Epoch}]
 		mu.Unlock()
-		if own && !c.over(&one) || !own && boots[one.Boot] || time.Since(handed) < untold {
+		if own && !c.over(&one) || !own && boots[one.Boot] || time.Since(handed) < republishAfter {
 			continue
 		}
 		places <- struct{}{}
@@ -123,7 +123,7 @@ func (c *cellPresence) over(one *cell.Session) bool {
 	c.mu.Lock()
 	_, waiting := c.byVIN[one.VIN]
 	c.mu.Unlock()
-	if waiting || one.Ended != nil && time.Since(one.Ended.At) < untold {
+	if waiting || one.Ended != nil && time.Since(one.Ended.At) < republishAfter {
 		return false
 	}
 	if of == nil {
@@ -133,30 +133,30 @@ func (c *cellPresence) over(one *cell.Session) bool {
 	return !asking && (conn.Epoch != one.Epoch || ended)
 }
 
-// untold is how long an end may be on its way to Kafka before it is published again.
-const untold = time.Minute
+// republishAfter is how long an end may be on its way to Kafka before it is published again.
+const republishAfter = time.Minute
 
 // end publishes the end of a session. An end that was numbered before is published with that number.
 func (c *cellPresence) end(ctx context.Context, one *cell.Session, own bool) bool {
 	if c.m.away.Load() || ctx.Err() != nil {
 		return false
 	}
-	e := heard{kind: presence.Disconnected, at: time.Now(), reason: presence.GatewayLost}
+	e := connEvent{kind: presence.Disconnected, at: time.Now(), reason: presence.GatewayLost}
 	if own {
 		e.reason = string(session.ReasonLost)
 		if last, open := c.outbox.Last(one.VIN); one.Ended == nil && (!open || last.Kind == presence.Disconnected || last.As.Epoch != one.Epoch) {
 			return c.remove(ctx, one, &e)
 		}
 	}
-	return c.tell(one.VIN, one.Connection, &e)
+	return c.numberEvent(one.VIN, one.Connection, &e)
 }
 
 // remove deletes a session of this gateway from Redis whose end it has published, or of which it published nothing.
 // Redis has such a session after a restore from an older state, or when the answer to its claim was lost.
-func (c *cellPresence) remove(ctx context.Context, one *cell.Session, e *heard) bool {
+func (c *cellPresence) remove(ctx context.Context, one *cell.Session, e *connEvent) bool {
 	_, _, err := c.m.store.Presence(ctx, one.VIN, one.Connection, e.kind.String(), e.reason, e.at)
 	if err == nil {
-		err = c.m.store.Told(ctx, one.VIN, one.Epoch)
+		err = c.m.store.EndPublished(ctx, one.VIN, one.Epoch)
 	}
 	return c.m.note(err) == nil
 }

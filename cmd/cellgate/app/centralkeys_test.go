@@ -84,49 +84,49 @@ func keysOf(section reflect.Type, prefix string) (keys []string) {
 func listenTo(heard func([]byte)) kfake.Opt {
 	return kfake.ListenFn(func(network, address string) (net.Listener, error) {
 		l, err := (&net.ListenConfig{}).Listen(context.Background(), network, address)
-		return &hearing{l, heard}, err
+		return &recordingListener{l, heard}, err
 	})
 }
 
-type hearing struct {
+type recordingListener struct {
 	net.Listener
 	heard func([]byte)
 }
 
 // Accept implements net.Listener.
-func (h *hearing) Accept() (net.Conn, error) {
+func (h *recordingListener) Accept() (net.Conn, error) {
 	c, err := h.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &heardConn{c, h.heard}, nil
+	return &recordingConn{c, h.heard}, nil
 }
 
-type heardConn struct {
+type recordingConn struct {
 	net.Conn
 	heard func([]byte)
 }
 
 // Read implements net.Conn.
-func (c *heardConn) Read(b []byte) (int, error) {
+func (c *recordingConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.heard(b[:n])
 	return n, err
 }
 
-// overheard is what a test has seen so far.
-type overheard struct {
+// seenTexts is what a test has seen so far.
+type seenTexts struct {
 	mu  sync.Mutex
 	all []string
 }
 
-func (s *overheard) add(format string, args ...any) {
+func (s *seenTexts) add(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all = append(s.all, fmt.Sprintf(format, args...))
 }
 
-func (s *overheard) has(want string) bool {
+func (s *seenTexts) has(want string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return strings.Contains(strings.Join(s.all, "\n"), want)
@@ -161,7 +161,7 @@ func TestKeysOfCentral(t *testing.T) {
 	t.Parallel()
 	t.Run("client_id", func(t *testing.T) {
 		t.Parallel()
-		var heard overheard
+		var heard seenTexts
 		central := fakekafka.Cluster(t, kfake.SeedTopics(1, "fleet.a"), listenTo(func(b []byte) {
 			if bytes.Contains(b, []byte("cell-one-sync")) {
 				heard.add("it")
@@ -197,7 +197,7 @@ func TestKeysOfCentral(t *testing.T) {
 	})
 	created := func(t *testing.T, settings, want string) {
 		t.Helper()
-		var asked overheard
+		var asked seenTexts
 		central := fakekafka.Cluster(t, kfake.NumBrokers(2))
 		central.ControlKey(kmsg.CreateTopics.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
 			central.KeepControl()
@@ -232,7 +232,7 @@ func TestKeysOfCentral(t *testing.T) {
 	})
 	t.Run("mode", func(t *testing.T) {
 		t.Parallel()
-		var ids overheard
+		var ids seenTexts
 		central := fakekafka.Cluster(t, kfake.SeedTopics(1, "fleet.a"))
 		central.ControlKey(kmsg.InitProducerID.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
 			central.KeepControl()

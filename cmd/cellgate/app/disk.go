@@ -32,7 +32,7 @@ type disk struct {
 func openDisk(p *process) (*disk, error) {
 	_, err := os.Stat(filepath.Join(string(p.cfg.DataDir), "state.db"))
 	fresh := errors.Is(err, fs.ErrNotExist)
-	db, err := openState(string(p.cfg.DataDir), p.die)
+	db, err := openState(string(p.cfg.DataDir), p.fail)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func (p *process) openJournal(db *statefile.DB, fresh bool, keeper *timekeeper) 
 		Dir: string(j.Dir), SegmentBytes: int64(j.SegmentBytes),
 		MaxBytes:     holdBytes(int64(j.MaxBytes), int64(j.SegmentBytes), j.HoldPercent),
 		ReserveBytes: int64(j.ReserveBytes), SegmentAge: age,
-		CommitInterval: j.CommitInterval.Std(), BufferBytes: int(j.BufferBytes), OnFatal: p.die,
+		CommitInterval: j.CommitInterval.Std(), BufferBytes: int(j.BufferBytes), OnFatal: p.fail,
 		Log: p.log, Metrics: journal.NewMetrics(p.reg.own),
 	})
 	if err != nil {

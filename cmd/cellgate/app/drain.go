@@ -53,9 +53,9 @@ func (d *drainer) admit(id *auth.Identity, _ string) (reason byte, endpoint stri
 	return reasonUseAnother, d.endpoint
 }
 
-// farewell returns the reason code and endpoint for clients at the stop of the gateway: those of a drain, if one set
+// disconnectReason returns the reason code and endpoint for clients at the stop of the gateway: those of a drain, if one set
 // them.
-func (d *drainer) farewell() (reason byte, endpoint string) {
+func (d *drainer) disconnectReason() (reason byte, endpoint string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.on || d.endpoint == "" {

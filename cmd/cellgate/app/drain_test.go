@@ -15,7 +15,7 @@ func TestDrainStopped(t *testing.T) {
 	if got := d.state(3); !got.Draining || got.Rate != 5 || got.Endpoint != "gw-2:8883" || got.Since.IsZero() || got.Connected != 3 {
 		t.Errorf("during the drain: %+v", got)
 	}
-	if reason, endpoint := d.farewell(); reason != reasonUseAnother || endpoint != "gw-2:8883" {
+	if reason, endpoint := d.disconnectReason(); reason != reasonUseAnother || endpoint != "gw-2:8883" {
 		t.Errorf("a stop during the drain tells 0x%02x and %q", reason, endpoint)
 	}
 	d.count()
@@ -27,7 +27,7 @@ func TestDrainStopped(t *testing.T) {
 		t.Error("not empty after a pass that found no vehicle")
 	}
 	d.end()
-	if reason, endpoint := d.farewell(); reason != 0 || endpoint != "" {
+	if reason, endpoint := d.disconnectReason(); reason != 0 || endpoint != "" {
 		t.Errorf("a stop after the drain tells 0x%02x and %q", reason, endpoint)
 	}
 	if got := d.state(2); got.Draining || got.Rate != 0 || got.Endpoint != "" || got.Since.IsZero() || got.SentAway != 1 {

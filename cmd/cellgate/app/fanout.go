@@ -50,7 +50,7 @@ func (a *gateway) runLoop(ctx context.Context, name string, run, end func(contex
 		defer close(done)
 		if err := run(ctx); err != nil {
 			a.log.Error("reading the journal failed", slog.String("loop", name), slog.Any("err", err))
-			a.die(err)
+			a.fail(err)
 		}
 	}()
 	a.life.onStop(name, stopDisk, func(limit context.Context) error {

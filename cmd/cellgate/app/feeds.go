@@ -151,7 +151,7 @@ func (a *gateway) vehicleEvents(w http.ResponseWriter, r *http.Request) {
 		if e, known := a.presence.Last(vin); known {
 			last = e
 		}
-		f.Tell("presence", presenceSeen(&last))
+		f.Send("presence", presenceSeen(&last))
 	}, keys...)
 }
 
@@ -171,7 +171,7 @@ func (a *gateway) commandEvents(w http.ResponseWriter, r *http.Request) {
 		if now, err := a.commands.Get(r.Context(), vin, id); err == nil {
 			cmd = now
 		}
-		f.Tell("state", cmd)
+		f.Send("state", cmd)
 		if cmd.State.Final() {
 			f.End(stream.EndFinal)
 		}
@@ -195,20 +195,20 @@ const ledgerEvery = time.Second
 func (a *gateway) ledgerEvents(w http.ResponseWriter, r *http.Request) {
 	a.follow(w, r, func(f *stream.Feed) {
 		var last []byte
-		tell := func() {
+		send := func() {
 			if e := event("ledger", LedgerAnswer{Sinks: a.dispatch.Ledger()}); !bytes.Equal(e.Data, last) {
 				last = e.Data
 				f.Offer(e)
 			}
 		}
-		tell()
+		send()
 		go func() {
 			tick := time.NewTicker(ledgerEvery)
 			defer tick.Stop()
 			for {
 				select {
 				case <-tick.C:
-					tell()
+					send()
 				case <-r.Context().Done():
 					return
 				}

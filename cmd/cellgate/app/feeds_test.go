@@ -68,7 +68,7 @@ func await(t *testing.T, from <-chan seen, what string, fits func(seen) bool) se
 	}
 }
 
-func TestStreamsTellWhatHappensToAVehicle(t *testing.T) {
+func TestStreamsShowWhatHappensToAVehicle(t *testing.T) {
 	t.Parallel()
 	a, _ := boot(t, write(t, t.TempDir(), ""))
 	token, _, err := a.Authority().Issue(auth.IssueRequest{Subject: "tester", Role: auth.RoleOperator})

@@ -70,7 +70,7 @@ func (a *gateway) startBroker(ctx context.Context) error {
 	}
 	a.life.onStop("drain", stopShort, func(context.Context) error { a.drain.end(); return nil })
 	a.life.onStop("listeners", stopClients, func(ctx context.Context) error {
-		reason, endpoint := a.drain.farewell()
+		reason, endpoint := a.drain.disconnectReason()
 		a.pointAll(endpoint, "shutdown")
 		return a.broker.Stop(ctx, reason, endpoint)
 	})

@@ -36,7 +36,7 @@ func TestAckModesByClass(t *testing.T) {
 }
 
 // A file of TLS that is missing or wrong is told by its key.
-func TestListenerFilesAreToldByTheirKeys(t *testing.T) {
+func TestListenerFilesAreNamedByTheirKeys(t *testing.T) {
 	t.Parallel()
 	junk := filepath.Join(t.TempDir(), "junk.pem")
 	check.OK(t, os.WriteFile(junk, []byte("junk"), 0o600))

@@ -96,20 +96,20 @@ func (a *gateway) localVehicle(vin string) (Vehicle, bool) {
 		return Vehicle{}, false
 	}
 	v := a.vehicleOf(&info, true)
-	v.Presence = &PresenceTold{Event: presence.Disconnected.String()}
+	v.Presence = &LastPresence{Event: presence.Disconnected.String()}
 	if e, known := a.presence.Last(info.Key); known {
 		at := e.Place()
-		v.Presence = &PresenceTold{e.Kind.String(), at.Epoch, at.Seq, e.Time(), e.Reason}
+		v.Presence = &LastPresence{e.Kind.String(), at.Epoch, at.Seq, e.Time(), e.Reason}
 	}
 	return v, true
 }
 
 // presenceShown returns the presence of a vehicle in Redis.
-func presenceShown(v *cell.Vehicle) *PresenceTold {
+func presenceShown(v *cell.Vehicle) *LastPresence {
 	if v.Event == "" {
 		return nil
 	}
-	return &PresenceTold{Event: v.Event, Epoch: v.Owner.Epoch, At: (&presence.Event{At: v.At}).Time(), Reason: v.Reason}
+	return &LastPresence{Event: v.Event, Epoch: v.Owner.Epoch, At: (&presence.Event{At: v.At}).Time(), Reason: v.Reason}
 }
 
 // statePatience is the timeout for reading a vehicle's last state.

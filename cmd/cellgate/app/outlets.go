@@ -104,7 +104,7 @@ func (t *trust) openDispatch(m *kafkaclient.Metrics) (*sink.Dispatcher, *settlem
 			Bytes: bound / configs.ParkedShare, DestinationBytes: bound / configs.ParkedShare / configs.ParkedShare,
 			Destinations: configs.ParkedDestinations,
 		},
-		Sinks: bindings, OnFatal: t.die, Log: t.log, Trace: t.traces, Explain: explainSteps, Metrics: sink.NewMetrics(t.reg.own),
+		Sinks: bindings, OnFatal: t.fail, Log: t.log, Trace: t.traces, Explain: explainSteps, Metrics: sink.NewMetrics(t.reg.own),
 	})
 	if err != nil {
 		closeSinks(bindings)

@@ -23,9 +23,9 @@ func (o *outlets) openPresence(sessions *session.Manager) (*presence.Outbox, err
 	if err != nil {
 		return nil, err
 	}
-	t := &presenceTopic{cell: o.cfg.Cell.ID, node: o.cfg.Cell.Node, producer: o.producer, log: o.log, told: o.told}
+	t := &presenceTopic{cell: o.cfg.Cell.ID, node: o.cfg.Cell.Node, producer: o.producer, log: o.log, numbers: o.numbers}
 	options := presence.Options{
-		DB: o.db, Epoch: epoch, Shared: o.told != nil, Grace: o.cfg.Presence.Grace.Std(), Publish: t.publish, Wall: o.clock.Wall,
+		DB: o.db, Epoch: epoch, Shared: o.numbers != nil, Grace: o.cfg.Presence.Grace.Std(), Publish: t.publish, Wall: o.clock.Wall,
 		MaxWaiting: configs.MaxPresenceWaiting, MaxVehicles: configs.MaxPresenceVehicles, Log: o.log, Metrics: presence.NewMetrics(o.reg.own),
 	}
 	if o.cfg.Presence.Redis {
@@ -42,18 +42,18 @@ func (o *outlets) openPresence(sessions *session.Manager) (*presence.Outbox, err
 	}
 	outbox.Start()
 	o.life.onStop("presence", stopShort, o.life.patient("presence that Kafka has not taken", outbox.Close))
-	if o.told == nil {
+	if o.numbers == nil {
 		sessions.OnPresence(func(p session.Presence) {
 			report(outbox, &p)
 			o.watchPresence(&p)
 		})
 		return outbox, nil
 	}
-	o.told.outbox = outbox
-	o.told.begin(outbox.Left())
+	o.numbers.outbox = outbox
+	o.numbers.begin(outbox.Left())
 	sessions.OnPresence(func(p session.Presence) {
 		if p.Vehicle {
-			o.claims.told(&p)
+			o.claims.presenceReported(&p)
 		}
 		o.watchPresence(&p)
 	})
@@ -91,7 +91,7 @@ type presenceTopic struct {
 	cell, node string
 	producer   *kafkaclient.Producer
 	log        *slog.Logger
-	told       *cellPresence // nil in a cell with one gateway
+	numbers    *cellPresence // nil in a cell with one gateway
 }
 
 // publish is presence.Options.Publish. It drops an event that Kafka will never accept.
@@ -111,8 +111,8 @@ func (p *presenceTopic) publish(ctx context.Context, events []presence.Event) (r
 	if err == nil && len(never) > 0 {
 		p.log.Error("Kafka refuses presence events; they are dropped", slog.Int("events", len(never)), slog.Any("err", never[0]))
 	}
-	if err == nil && p.told != nil {
-		p.told.told(ctx, events)
+	if err == nil && p.numbers != nil {
+		p.numbers.published(ctx, events)
 	}
 	return len(never), err
 }

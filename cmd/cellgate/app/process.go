@@ -62,7 +62,7 @@ const (
 	stopDisk     = 10 * time.Second
 )
 
-func (p *process) die(err error) {
+func (p *process) fail(err error) {
 	select {
 	case p.fatal <- err:
 	default:

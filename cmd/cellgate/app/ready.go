@@ -90,10 +90,10 @@ func (a *gateway) readyReadings() *metric.Readings {
 	r.Read = func(to metric.Sample) {
 		now, code := a.readiness()
 		to.Flag(ready, code == http.StatusOK)
-		told := make(map[string]bool)
+		named := make(map[string]bool)
 		for _, d := range now.Degraded {
-			if !told[d.Name] {
-				told[d.Name] = true
+			if !named[d.Name] {
+				named[d.Name] = true
 				to.Gauge(degraded, 1, d.Name)
 			}
 		}

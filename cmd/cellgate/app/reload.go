@@ -91,7 +91,7 @@ const maxNamedFile = 4 << 20
 func (a *App) check(ctx context.Context, next *configs.Config) (*candidate, error) {
 	c, bad := a.rules.prepare(ctx, prepareOptions{tests: next.Rules.RunTests})
 	if bad != nil {
-		a.rules.conclude(bad)
+		a.rules.recordOutcome(bad)
 	}
 	_, err := loadVehicleCAs(next)
 	return c, errors.Join(bad, err, a.sync.checkReload(next), a.auth.CheckReconfigure(authority.Config(next)),
@@ -105,7 +105,7 @@ func (a *App) apply(ctx context.Context, next *configs.Config, c *candidate) err
 		return err
 	}
 	err := a.rules.put(ctx, c, over{})
-	a.rules.conclude(err)
+	a.rules.recordOutcome(err)
 	if err != nil {
 		running := a.Config()
 		return errors.Join(err, a.broker.Reload(a.limits(running), filesByListener(running)))

@@ -146,7 +146,7 @@ func (k *ruleKeeper) rollback(ctx context.Context, hash string) error {
 		if err := k.put(ctx, c, instead); err != nil {
 			return err
 		}
-		k.conclude(errRolledBack)
+		k.recordOutcome(errRolledBack)
 		return nil
 	}
 	if hash != "" && hash != running {

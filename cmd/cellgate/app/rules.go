@@ -126,7 +126,7 @@ func (k *ruleKeeper) begin(ctx context.Context) error {
 	if failed := k.put(ctx, c, instead); failed != nil {
 		return failed
 	}
-	k.conclude(err)
+	k.recordOutcome(err)
 	return nil
 }
 
@@ -249,14 +249,14 @@ func (k *ruleKeeper) put(ctx context.Context, c *candidate, instead over) error 
 	if !same {
 		k.since = now
 	}
-	told := k.unforwarded
+	before := k.unforwarded
 	k.set, k.over, k.unforwarded = c.set, instead, k.bound(c.set)
 	lost := k.unforwarded
 	k.mu.Unlock()
 	if err := k.remember(appliedSet{c.set.Hash(), now, c.src.Marshal(), instead}); err != nil {
 		k.log.Warn("rule set not saved; a rollback to it is not possible, and a restart loses a rollback", slog.Any("err", err))
 	}
-	if len(lost) > 0 && (!same || len(told) == 0) {
+	if len(lost) > 0 && (!same || len(before) == 0) {
 		k.log.Warn("rules have central targets, but the configuration has no central section; nothing forwards the outbox topics",
 			slog.Any("rules", lost))
 	}
@@ -282,8 +282,8 @@ func (k *ruleKeeper) bound(set *lang.Set) []string {
 	return set.SendingTo(op.SinkCentral)
 }
 
-// conclude records the outcome of an attempt to put the files in force. It reports whether that is a new error.
-func (k *ruleKeeper) conclude(err error) bool {
+// recordOutcome records the outcome of an attempt to put the files in force. It reports whether that is a new error.
+func (k *ruleKeeper) recordOutcome(err error) bool {
 	now := time.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -323,7 +323,7 @@ func (k *ruleKeeper) applyFiles(ctx context.Context, allowEmpty, strict bool) er
 	if err == nil {
 		err = k.put(ctx, c, over{})
 	}
-	k.conclude(err)
+	k.recordOutcome(err)
 	return err
 }
 

@@ -100,7 +100,7 @@ func (k *ruleKeeper) applyGiven(ctx context.Context, f *lang.Folder, o prepareOp
 	k.mu.Unlock()
 	err = k.put(ctx, &candidate{f.Source, set}, instead)
 	if err == nil {
-		k.conclude(instead.reason())
+		k.recordOutcome(instead.reason())
 	}
 	return err
 }

@@ -255,7 +255,7 @@ func TestAFirstStartRunsTheTests(t *testing.T) {
 }
 
 // A folder that is away for a moment, or broken, does not end a rollback.
-func TestARollbackOutlivesAMishap(t *testing.T) {
+func TestARollbackSurvivesAFailedStart(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"the folder is gone", "a file without a byte"} {
 		t.Run(name, func(t *testing.T) {

@@ -65,7 +65,7 @@ func (k *ruleKeeper) look(ctx context.Context) {
 			k.audit("rule set " + c.set.Hash())
 		}
 	}
-	if ctx.Err() == nil && k.conclude(err) {
+	if ctx.Err() == nil && k.recordOutcome(err) {
 		k.log.Error("rule files not in force; the previous rules stay in force", slog.Any("err", err))
 	}
 }

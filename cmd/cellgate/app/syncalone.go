@@ -59,7 +59,7 @@ func NewSyncWorker(ctx context.Context, o Options) (*SyncWorker, error) {
 
 func openSyncWorker(p *process) (*SyncWorker, error) {
 	_, missing := os.Stat(filepath.Join(string(p.cfg.DataDir), "state.db"))
-	db, err := openState(string(p.cfg.DataDir), p.die)
+	db, err := openState(string(p.cfg.DataDir), p.fail)
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ const skipTimeout = 10 * time.Second
 
 func gapOf(g *syncer.Gap) LaneGap {
 	l := LaneGap{
-		Centre: g.Centre, Lane: g.Lane, Topic: g.Topic, Partition: g.Partition, From: g.From, Next: g.To, Anew: g.Anew, Since: g.Since.UTC(), Reason: g.Reason,
+		Centre: g.Centre, Lane: g.Lane, Topic: g.Topic, Partition: g.Partition, From: g.From, Next: g.To, Recreated: g.Recreated, Since: g.Since.UTC(), Reason: g.Reason,
 	}
 	if n, known := g.Records(); known {
 		l.Records = &n

@@ -24,7 +24,7 @@ func (e *Exporter) Command(change command.Change) {
 	before, since := stateBefore(c)
 	now := cmp.Or(stampOf(c, c.State), c.FinishedAt)
 	if before != "" {
-		e.tell(&span{
+		e.emit(&span{
 			at: at.CommandSpan(c.ID, string(before)), parent: whole.Span, name: "command " + string(before), kind: kindOf(before),
 			begin: since.Time(), end: now.Time(), attributes: aboutCommand(c),
 		})
@@ -36,7 +36,7 @@ func (e *Exporter) Command(change command.Change) {
 	if c.State != command.Succeeded {
 		s.failed = string(c.State) + " " + c.Cause
 	}
-	e.tell(s)
+	e.emit(s)
 }
 
 // stampOf returns when a command reached a state that is not final.

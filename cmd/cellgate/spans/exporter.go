@@ -151,7 +151,7 @@ type span struct {
 	attributes []attribute.KeyValue
 }
 
-func (e *Exporter) tell(s *span) {
+func (e *Exporter) emit(s *span) {
 	ctx := context.WithValue(context.Background(), given{}, s.at)
 	if s.parent != [8]byte{} {
 		ctx = otel.ContextWithRemoteSpanContext(ctx, otel.NewSpanContext(otel.SpanContextConfig{

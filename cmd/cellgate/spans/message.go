@@ -87,7 +87,7 @@ func (a *assembler) begin(s *trace.Step) *message {
 func (a *assembler) ended(m *message) {
 	if !m.stored && !m.received.IsZero() && !m.journaled.IsZero() {
 		m.stored = true
-		a.e.tell(&span{
+		a.e.emit(&span{
 			at: m.at.MessageSpan(m.first.Seq, "journal"), parent: m.at.Span, name: "journal", kind: otel.SpanKindInternal,
 			begin: m.received, end: m.journaled, attributes: []attribute.KeyValue{attribute.Int64("cellgate.seq", int64(m.first.Seq))}, //nolint:gosec // below 2^63
 		})
@@ -104,7 +104,7 @@ func (a *assembler) ended(m *message) {
 	if m.code >= 0x80 {
 		s.failed = fmt.Sprintf("reason code 0x%02x", m.code)
 	}
-	a.e.tell(s)
+	a.e.emit(s)
 }
 
 // class returns the part of a topic shared by many messages, for the span's name.
@@ -152,7 +152,7 @@ func (a *assembler) rule(m *message, r *trace.Step) {
 	if r.Outcome == trace.Failed {
 		s.failed = r.Reason
 	}
-	a.e.tell(s)
+	a.e.emit(s)
 }
 
 // target makes the span of what a rule sends, once it has ended. Several messages of one rule to one target share a
@@ -186,5 +186,5 @@ func (a *assembler) target(m *message, t *trace.Step) {
 	if t.Outcome != trace.Delivered {
 		s.failed = t.Outcome + ": " + t.Reason
 	}
-	a.e.tell(s)
+	a.e.emit(s)
 }

@@ -55,8 +55,8 @@ func (f *Feed) Offer(e Event) {
 	f.signal()
 }
 
-// Tell offers a value as JSON.
-func (f *Feed) Tell(name string, v any) {
+// Send offers a value as JSON.
+func (f *Feed) Send(name string, v any) {
 	data, err := json.Marshal(v)
 	if err != nil {
 		data, _ = json.Marshal(map[string]string{"error": err.Error()})

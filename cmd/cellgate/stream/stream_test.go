@@ -70,7 +70,7 @@ func TestEventsComeInOrderAndTheEndSaysWhy(t *testing.T) {
 	}
 }
 
-func TestASlowReaderIsDroppedAndTold(t *testing.T) {
+func TestASlowReaderIsDroppedAndNotified(t *testing.T) {
 	t.Parallel()
 	g, h := stream.NewGate(64, nil), stream.NewHub()
 	f, quick := feed(t, g, "slow"), feed(t, g, "quick")

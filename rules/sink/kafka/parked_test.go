@@ -140,7 +140,7 @@ func TestAPartitionThatTakesNothingHoldsUpNoOther(t *testing.T) {
 
 // A topic recreated with fewer or more partitions takes messages again without a restart. Only what was deleted with
 // the previous topic is missing.
-func TestATopicMadeAnewTakesMessagesAgain(t *testing.T) {
+func TestARecreatedTopicTakesMessagesAgain(t *testing.T) {
 	t.Parallel()
 	for name, partitions := range map[string]int32{"fewer": 1, "as many": 3, "more": 5} {
 		t.Run(name, func(t *testing.T) {
@@ -168,7 +168,7 @@ func TestATopicMadeAnewTakesMessagesAgain(t *testing.T) {
 }
 
 // A topic may be recreated so quickly that it is never seen missing.
-func TestATopicMadeAnewAtOnceTakesMessagesAgain(t *testing.T) {
+func TestATopicRecreatedAtOnceTakesMessagesAgain(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)
 	r := newRigWith(t, c, 64, parkedRules, nil)

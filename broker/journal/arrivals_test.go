@@ -96,26 +96,26 @@ func TestThoseThatPublishNowAndThenShareCommits(t *testing.T) {
 		if n := syncs.Load(); n > 0.65*messages {
 			t.Errorf("%d commits for %d messages, 2,000 a second, by 200 vehicles", n, messages)
 		}
-		if most := companyPace + 2*syncTime; slowest > most {
+		if most := arrivalPace + 2*syncTime; slowest > most {
 			t.Errorf("a message waited %v, want at most %v: the pace, the commit under way and its own", slowest, most)
 		}
 	})
 }
 
-func TestNobodyWaitsForCompanyThatIsNotComing(t *testing.T) {
+func TestNoWaitWhenNoMoreCallsCome(t *testing.T) {
 	timed(t, func(t *testing.T, j *Journal, _ *atomic.Int64) {
-		pairs := []time.Duration{companyPace / 3, 10 * companyPace} // the second of two would wait for a third
+		pairs := []time.Duration{arrivalPace / 3, 10 * arrivalPace} // the second of two would wait for a third
 		if slowest := fleet(t, j, 200, 300, pairs...); slowest != syncTime {
 			t.Errorf("a message waited %v while two come every %v, want the sync's %v", slowest, pairs[1], syncTime)
 		}
-		fleet(t, j, 200, 400, companyPace/2)
-		if slowest := fleet(t, j, 2, 2, pairs...); slowest != syncTime { // after the company has ended
+		fleet(t, j, 200, 400, arrivalPace/2)
+		if slowest := fleet(t, j, 2, 2, pairs...); slowest != syncTime { // after the others have stopped
 			t.Errorf("one of two messages waited %v, want the sync's %v", slowest, syncTime)
 		}
 	})
 }
 
-func TestNobodyWaitsForThoseThatWaitForTheirAcknowledgement(t *testing.T) {
+func TestNoWaitForCallersThatWaitForTheirAcknowledgement(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 40, 63} {
 		t.Run("", func(t *testing.T) {
 			timed(t, func(t *testing.T, j *Journal, _ *atomic.Int64) {

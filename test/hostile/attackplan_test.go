@@ -14,8 +14,8 @@ import (
 	"cellgate/test/harness"
 )
 
-// siege configures one attack on one gateway.
-type siege struct {
+// attackPlan configures one attack on one gateway.
+type attackPlan struct {
 	options harness.Options // default: embedded Kafka and Redis
 	honest  int             // vehicles that publish twice per second; default 20
 	lasts   time.Duration   // duration with HOSTILE=full; HOSTILE_LASTS overrides it
@@ -51,8 +51,8 @@ const (
 	p99Floor  = 50 * time.Millisecond
 )
 
-// besiege measures honest clients without and with the attack, and compares.
-func besiege(t *testing.T, s siege) {
+// attackUntilDone measures honest clients without and with the attack, and compares.
+func attackUntilDone(t *testing.T, s attackPlan) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -96,7 +96,7 @@ func besiege(t *testing.T, s siege) {
 	}
 }
 
-func (s *siege) start(t *testing.T) *cell {
+func (s *attackPlan) start(t *testing.T) *cell {
 	t.Helper()
 	if s.options.Kafka == nil {
 		s.options.Kafka = harness.EmbeddedKafka(t)
@@ -113,14 +113,14 @@ func (s *siege) start(t *testing.T) *cell {
 }
 
 // span is how long the honest clients are measured without the attack.
-func (s *siege) span() time.Duration {
+func (s *attackPlan) span() time.Duration {
 	if full() {
 		return min(time.Minute, s.length())
 	}
 	return 2 * time.Second
 }
 
-func (s *siege) length() time.Duration {
+func (s *attackPlan) length() time.Duration {
 	if d, err := time.ParseDuration(os.Getenv("HOSTILE_LASTS")); err == nil {
 		return d
 	}
@@ -159,7 +159,7 @@ func collect(span time.Duration, f *honestFleet, k *consumer, o *commander) figu
 	return all
 }
 
-func (s *siege) report(t *testing.T, before, during figures, rssBefore, rssPeak int64) {
+func (s *attackPlan) report(t *testing.T, before, during figures, rssBefore, rssPeak int64) {
 	t.Helper()
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

@@ -6,22 +6,22 @@ import (
 )
 
 const (
-	// companyPace is the least time between the starts of two commits while there is company.
-	companyPace = time.Millisecond
-	// companySeen is the number of calls whose release is remembered. With as many waiters in a commit, the pause
-	// between two commits is longer than companyPace anyway.
-	companySeen = 64
-	// companyBack is how many of them may have returned at once: a vehicle may publish twice.
-	companyBack = companySeen / 8
+	// arrivalPace is the least time between the starts of two commits while others keep publishing.
+	arrivalPace = time.Millisecond
+	// arrivalsSeen is the number of calls whose release is remembered. With as many waiters in a commit, the pause
+	// between two commits is longer than arrivalPace anyway.
+	arrivalsSeen = 64
+	// arrivalsBack is how many of them may have returned at once: a vehicle may publish twice.
+	arrivalsBack = arrivalsSeen / 8
 	// soonCommits and soonTime bound how soon a caller that waits for its acknowledgement returns.
-	soonCommits, soonTime = 2, 2 * companyPace
+	soonCommits, soonTime = 2, 2 * arrivalPace
 )
 
-// company predicts whether a commit should wait for other connections. That pays while many connections publish now and
-// then, at least one of them per companyPace. A connection that waits for its acknowledgement before it publishes again
+// arrivals predicts whether a commit should wait for other connections. That pays while many connections publish now and
+// then, at least one of them per arrivalPace. A connection that waits for its acknowledgement before it publishes again
 // returns soon after its release; while there is one, commits do not wait.
-type company struct {
-	seen    [companySeen]caller
+type arrivals struct {
+	seen    [arrivalsSeen]caller
 	calls   int // number of calls noted; seen has the last ones
 	fresh   int // number of fresh callers in seen
 	commits int
@@ -36,15 +36,15 @@ type caller struct {
 }
 
 // note records the waiters of a commit that ended at now.
-func (c *company) note(waiters []Waiter, now time.Time) {
+func (c *arrivals) note(waiters []Waiter, now time.Time) {
 	c.commits++
-	if len(waiters) >= companySeen {
+	if len(waiters) >= arrivalsSeen {
 		c.forget()
 		return
 	}
 	for _, w := range waiters {
 		fresh := c.isFresh(w, now)
-		e := &c.seen[c.calls%companySeen]
+		e := &c.seen[c.calls%arrivalsSeen]
 		if e.fresh {
 			c.fresh--
 		}
@@ -56,7 +56,7 @@ func (c *company) note(waiters []Waiter, now time.Time) {
 	}
 }
 
-func (c *company) isFresh(w Waiter, now time.Time) bool {
+func (c *arrivals) isFresh(w Waiter, now time.Time) bool {
 	if !reflect.TypeOf(w).Comparable() {
 		return false
 	}
@@ -70,12 +70,12 @@ func (c *company) isFresh(w Waiter, now time.Time) bool {
 }
 
 // every reports whether, judging by the last calls, a fresh caller comes at least every d.
-func (c *company) every(d time.Duration, now time.Time) bool {
-	if c.fresh < companySeen-companyBack {
+func (c *arrivals) every(d time.Duration, now time.Time) bool {
+	if c.fresh < arrivalsSeen-arrivalsBack {
 		return false
 	}
-	oldest := &c.seen[c.calls%companySeen] // the zero time until companySeen calls were noted
+	oldest := &c.seen[c.calls%arrivalsSeen] // the zero time until arrivalsSeen calls were noted
 	return now.Sub(oldest.ended) <= time.Duration(c.fresh)*d
 }
 
-func (c *company) forget() { *c = company{commits: c.commits} }
+func (c *arrivals) forget() { *c = arrivals{commits: c.commits} }

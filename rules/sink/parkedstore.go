@@ -37,12 +37,12 @@ var errFull = errors.New("the destination takes no records, and no more can be p
 // errMany is the same for a destination that cannot be parked because of their number.
 var errMany = errors.New("the destination takes no records, and no more destinations can be parked")
 
-// lot keeps the parked messages: one log per parked destination, on disk and in order. A message in such a log occupies
+// parkedStore keeps the parked messages: one log per parked destination, on disk and in order. A message in such a log occupies
 // no place in its sink's window and holds back neither the sink's cursor nor the journal. When the destination takes
 // messages again, they are sent from the log; once the log is read to its end, the sink continues by itself.
 //
 // One goroutine, run, writes and reads all logs. mu is locked before a pipeline's mutex.
-type lot struct {
+type parkedStore struct {
 	env    *environment
 	fs     wal.FS
 	dir    string
@@ -81,15 +81,15 @@ type parking struct {
 	reason string // for the dead letter
 }
 
-func newLot(o *Options, env *environment) *lot {
-	return &lot{
+func newParkedStore(o *Options, env *environment) *parkedStore {
+	return &parkedStore{
 		env: env, fs: o.FS, dir: filepath.Join(o.Dir, parkedLogs), epoch: o.Journal.Epoch(), limits: o.Parked, log: o.Log,
 		wake: make(chan struct{}, 1), dests: map[destKey]*destination{}, closed: map[destKey]bool{},
 	}
 }
 
 // add queues a message to be parked. It keeps its place in the sink's window until it is in the log.
-func (l *lot) add(via *pipeline, dest string, why error, m *parking) {
+func (l *parkedStore) add(via *pipeline, dest string, why error, m *parking) {
 	l.mu.Lock()
 	d := l.destLocked(via, dest, why)
 	d.queue = append(d.queue, m)
@@ -97,7 +97,7 @@ func (l *lot) add(via *pipeline, dest string, why error, m *parking) {
 	l.signal()
 }
 
-func (l *lot) destLocked(via *pipeline, dest string, why error) *destination {
+func (l *parkedStore) destLocked(via *pipeline, dest string, why error) *destination {
 	k := destKey{via.name, dest}
 	d := l.dests[k]
 	if d == nil {
@@ -111,15 +111,15 @@ func (l *lot) destLocked(via *pipeline, dest string, why error) *destination {
 	return d
 }
 
-// trouble reports that a log cannot be written or read; its messages wait.
-func (l *lot) trouble(d *destination, err error) {
-	if d.trouble != err.Error() {
-		d.trouble = err.Error()
+// logFailed reports that a log cannot be written or read; its messages wait.
+func (l *parkedStore) logFailed(d *destination, err error) {
+	if d.lastErr != err.Error() {
+		d.lastErr = err.Error()
 		l.log.Error("log of a parked destination failed; its messages wait", "destination", d.key.String(), "err", err)
 	}
 }
 
-func (l *lot) signal() {
+func (l *parkedStore) signal() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -130,7 +130,7 @@ func (l *lot) signal() {
 const lookAgain = 50 * time.Millisecond
 
 // run parks and sends until ctx ends.
-func (l *lot) run(ctx context.Context) {
+func (l *parkedStore) run(ctx context.Context) {
 	defer l.src.close()
 	for ctx.Err() == nil {
 		all := l.inOrder()
@@ -152,7 +152,7 @@ func (l *lot) run(ctx context.Context) {
 }
 
 // inOrder lists the destinations, partitions before their topic.
-func (l *lot) inOrder() []*destination {
+func (l *parkedStore) inOrder() []*destination {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.SortedFunc(maps.Values(l.dests), func(a, b *destination) int {
@@ -161,7 +161,7 @@ func (l *lot) inOrder() []*destination {
 }
 
 // reopen makes sinks check whether destinations without a log take messages again.
-func (l *lot) reopen() (waits bool) {
+func (l *parkedStore) reopen() (waits bool) {
 	l.mu.Lock()
 	var keys []destKey
 	for k := range l.closed {
@@ -179,7 +179,7 @@ func (l *lot) reopen() (waits bool) {
 }
 
 // opened reports whether nothing is left of a destination's messages. It is called while none can be parked for it.
-func (l *lot) opened(k destKey) bool {
+func (l *parkedStore) opened(k destKey) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if d := l.dests[k]; d != nil && (len(d.queue) > 0 || d.read < d.written) {
@@ -190,7 +190,7 @@ func (l *lot) opened(k destKey) bool {
 }
 
 // parts reports whether partitions of a destination are parked: their messages are older.
-func (l *lot) parts(k destKey) bool {
+func (l *parkedStore) parts(k destKey) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for other := range l.dests {
@@ -203,7 +203,7 @@ func (l *lot) parts(k destKey) bool {
 
 // room returns why a message cannot be parked; nil if it can. held means that it waits in the window instead: the sink
 // takes nothing at all, so the outage is the sink's.
-func (l *lot) room(d *destination, dead bool, size int) (held bool, why error) {
+func (l *parkedStore) room(d *destination, dead bool, size int) (held bool, why error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	most := l.limits.Destinations
@@ -241,7 +241,7 @@ func (l *lot) room(d *destination, dead bool, size int) (held bool, why error) {
 const spillAfter = 2 * time.Second
 
 // lowestSet returns the lowest index of a rule set that parked messages need, the highest number if there are none.
-func (l *lot) lowestSet() uint32 {
+func (l *parkedStore) lowestSet() uint32 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	low := ^uint32(0)
@@ -254,7 +254,7 @@ func (l *lot) lowestSet() uint32 {
 }
 
 // endLocked removes an empty destination.
-func (l *lot) endLocked(d *destination) {
+func (l *parkedStore) endLocked(d *destination) {
 	delete(l.dests, d.key)
 	if d.dlog != nil {
 		l.ended = append(l.ended, d)
@@ -275,7 +275,7 @@ type Parked struct {
 }
 
 // parked lists the destinations, most messages first.
-func (l *lot) parked() []Parked {
+func (l *parkedStore) parked() []Parked {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []Parked
@@ -289,7 +289,7 @@ func (l *lot) parked() []Parked {
 }
 
 // health returns the state of the destinations for /readyz.
-func (l *lot) health() (remote.Health, bool) {
+func (l *parkedStore) health() (remote.Health, bool) {
 	all := l.parked()
 	if len(all) == 0 {
 		return remote.Health{}, false
@@ -312,7 +312,7 @@ func (l *lot) health() (remote.Health, bool) {
 	return h, true
 }
 
-func (l *lot) close() {
+func (l *parkedStore) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, d := range l.dests {
