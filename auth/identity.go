@@ -94,6 +94,8 @@ var (
 	ErrRole = refusal("role", "unknown role")
 	// errClientID means that the identity may not use this client identifier.
 	errClientID = refusal("client-id", "client identifier not allowed")
+	// errUsername means that the identity may not use this user name.
+	errUsername = refusal("user-name", "user name not allowed")
 	// errSubject means that a subject is empty, too long or contains a character with a meaning in topics.
 	errSubject = refusal("subject", "invalid subject")
 )

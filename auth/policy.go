@@ -358,7 +358,7 @@ func (p *Permissions) ClientID(id string) error {
 // Username checks the user name of CONNECT. If a vehicle sends one, it must be its VIN. Others may send any.
 func (p *Permissions) Username(name string) error {
 	if p.kind == RoleVehicle && name != "" && name != p.subject {
-		return fmt.Errorf("%w: a vehicle's user name is its VIN", errClientID)
+		return fmt.Errorf("%w: a vehicle's is its VIN", errUsername)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ type ack struct {
 	id     uint16
 	typ    byte // PUBACK, PUBREC or PUBCOMP
 	reason byte
+	why    why // what a refusing one is about
 	mode   AckMode
 	again  bool  // a repetition: opens no exchange
 	record uint8 // within a batch: 1 + the index of its record, 0 for none
@@ -17,17 +18,17 @@ type ack struct {
 type ackQueue struct {
 	q    []ack
 	head int
-	// decisions holds the reason codes of decided commands by number, until their acknowledgements leave. At most a
+	// decisions holds those of commands by number, until their acknowledgements leave. At most a
 	// window.
-	decisions map[uint64]byte
+	decisions map[uint64]decision
 }
 
-// decide records the reason code for a command's acknowledgement, which may not be queued yet.
-func (a *ackQueue) decide(seq uint64, reason byte) {
+// decide records the decision for a command's acknowledgement, which may not be queued yet.
+func (a *ackQueue) decide(seq uint64, d decision) {
 	if a.decisions == nil {
-		a.decisions = make(map[uint64]byte)
+		a.decisions = make(map[uint64]decision)
 	}
-	a.decisions[seq] = reason
+	a.decisions[seq] = d
 }
 
 func (a *ackQueue) len() int { return len(a.q) - a.head }
@@ -79,13 +80,18 @@ func (c *conn) encodeAcksLocked(dst []byte) []byte {
 	a, ended, traced := &c.writer.acks, 0, c.b.trace.On()
 	for c.ackReadyLocked() {
 		e := &a.q[a.head]
+		text := ""
 		if e.mode == ackCommand {
-			e.reason = a.decisions[e.seq]
+			d := a.decisions[e.seq]
+			e.reason, text = d.reason, d.text
 			delete(a.decisions, e.seq)
 		} else if traced && e.seq != 0 && e.typ != frame.TypePubcomp {
 			c.b.trace.Acknowledged(e.seq, e.reason)
 		}
-		dst = frame.AppendAck(dst, e.typ, e.id, e.reason, c.version)
+		if e.why != 0 {
+			text = c.b.explain(e.why).text
+		}
+		dst = c.appendAck(dst, e, text)
 		if e.typ != frame.TypePubrec || e.reason >= 0x80 {
 			ended++
 		}
@@ -96,6 +102,21 @@ func (c *conn) encodeAcksLocked(dst []byte) []byte {
 	}
 	c.writer.used = max(0, c.writer.used-ended)
 	return dst
+}
+
+// appendAck appends an acknowledgement, with the text if the client takes it.
+func (c *conn) appendAck(dst []byte, e *ack, text string) []byte {
+	if text != "" {
+		if out := frame.AppendRefusal(dst, e.typ, e.id, e.reason, text); c.takesText(len(out) - len(dst)) {
+			return out
+		}
+	}
+	return frame.AppendAck(dst, e.typ, e.id, e.reason, c.version)
+}
+
+// takesText reports whether a packet of this size may carry a reason string (MQTT 5, 3.1.2.11.4 and 3.1.2.11.7).
+func (c *conn) takesText(size int) bool {
+	return c.explains && (c.maxPacket == 0 || size <= c.maxPacket)
 }
 
 // release frees the memory of empty queues.

@@ -30,6 +30,7 @@ type Broker struct {
 	admitHook        func(id *auth.Identity, clientID string) (byte, string)
 	shed             func() bool
 	decide           Command
+	refusals         *refusals
 	epoch            func(vin string) uint64
 	trace            *trace.Traces
 	commandSubscribe bool
@@ -77,7 +78,7 @@ func New(o Options) (*Broker, error) {
 	}
 	b := &Broker{
 		journal: o.Journal, sessions: o.Sessions, auth: o.Auth, ackMode: o.Ack, settlement: o.Settlement,
-		admitHook: o.Admit, shed: o.Shed, decide: o.Command, epoch: o.Epoch, trace: o.Trace, commandSubscribe: o.CommandSubscribe,
+		refusals: newRefusals(), admitHook: o.Admit, shed: o.Shed, decide: o.Command, epoch: o.Epoch, trace: o.Trace, commandSubscribe: o.CommandSubscribe,
 		log: o.Log, metrics: o.Metrics, now: o.Now, begun: time.Now().Add(-time.Second),
 		gate: newGate(runtime.GOMAXPROCS(0)), pools: newPools(),
 		stopTick: make(chan struct{}),
@@ -173,6 +174,8 @@ func (b *Broker) Stop(ctx context.Context, reason byte, serverReference string) 
 	if reason == frame.ReasonSuccess {
 		reason = frame.ReasonShuttingDown
 	}
+	bye := b.farewell(reason)
+	bye.serverRef, bye.label = serverReference, "shutdown"
 	b.closeListeners()
 	if b.cancel == nil { // never started
 		return nil
@@ -182,19 +185,19 @@ func (b *Broker) Stop(ctx context.Context, reason byte, serverReference string) 
 		_ = nc.Close()
 	}
 	for _, c := range b.wheel.all(nil) {
-		c.end(reason, serverReference, "shutdown")
+		c.end(bye)
 	}
-	err := b.awaitEmpty(ctx, reason, serverReference)
+	err := b.awaitEmpty(ctx, bye)
 	b.cancel()
 	b.stopWatch()
 	b.handshakes.Wait()
-	err = errors.Join(err, b.awaitEmpty(ctx, reason, serverReference)) // connections that finished CONNECT meanwhile
+	err = errors.Join(err, b.awaitEmpty(ctx, bye)) // connections that finished CONNECT meanwhile
 	close(b.stopTick)
 	b.ticking.Wait()
 	return err
 }
 
-func (b *Broker) awaitEmpty(ctx context.Context, reason byte, serverReference string) error {
+func (b *Broker) awaitEmpty(ctx context.Context, bye refusal) error {
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
 	for {
@@ -205,7 +208,7 @@ func (b *Broker) awaitEmpty(ctx context.Context, reason byte, serverReference st
 		select {
 		case <-t.C:
 			for _, c := range left { // connections may have finished CONNECT meanwhile
-				c.end(reason, serverReference, "shutdown")
+				c.end(bye)
 			}
 		case <-ctx.Done():
 			for _, c := range left {
@@ -260,7 +263,7 @@ func (b *Broker) endInvalid(ended func(auth.Identity) error) {
 	}
 }
 
-func (c *conn) endInvalid(err error) { c.end(frame.ReasonNotAuthorized, "", auth.Reason(err)) }
+func (c *conn) endInvalid(err error) { c.end(c.b.ended(err)) }
 
 func (b *Broker) panicked(part, who string, p any) {
 	b.metrics.panics.Inc()

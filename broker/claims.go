@@ -25,11 +25,7 @@ func (c *conn) claimRetained(in *frame.Inbound, topic string) bool {
 // counted it.
 func (c *conn) unretainable(in *frame.Inbound, topic string) bool {
 	c.traceRefusal(in, topic, frame.ReasonQuotaExceeded, "retained")
-	if c.version != frame.Version5 {
-		return c.flush() && c.endNow(frame.ReasonQuotaExceeded, "quota")
-	}
-	c.reply(in, frame.ReasonQuotaExceeded)
-	return true
+	return c.deny(in, whyRetained)
 }
 
 // cancelClaims cancels the claims of a batch that was not journaled.

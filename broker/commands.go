@@ -34,13 +34,13 @@ func (c *conn) command(in *frame.Inbound, topic string) bool {
 	c.reader.submitted++
 	a.seq = c.reader.submitted
 	ctx, done := c.waitContext()
-	err := c.b.decide(ctx, &rec, c.caller(), c.version == frame.Version5 && in.QoS > 0, func(reason byte) { c.decided(a, reason) })
+	err := c.b.decide(ctx, &rec, c.caller(), c.version == frame.Version5 && in.QoS > 0, func(reason byte, text string) { c.decided(a, decision{reason, text}) })
 	done()
 	if err != nil {
 		if in.QoS == 2 {
 			c.session.CancelQoS2(in.PacketID)
 		}
-		return c.flush() && c.endNow(frame.ReasonServerUnavailable, "commands_unavailable")
+		return c.flush() && c.endNow(whyCommands)
 	}
 	c.b.counters.received[0][in.QoS].Inc()
 	if in.QoS > 0 {
@@ -59,10 +59,16 @@ func (c *conn) caller() command.Caller {
 	}
 }
 
+// decision is the command service's: a reason code, and what it refuses.
+type decision struct {
+	reason byte
+	text   string
+}
+
 // decided releases the acknowledgement of a command, from any goroutine. MQTT 3.1.1 has no refusing acknowledgement:
 // the connection ends instead.
-func (c *conn) decided(a ack, reason byte) {
-	refused := reason >= frame.ReasonUnspecified
+func (c *conn) decided(a ack, d decision) {
+	refused := d.reason >= frame.ReasonUnspecified
 	if a.typ == frame.TypePubrec {
 		// This comes before the PUBREC: after a refusing one, the client may use the identifier for another message.
 		if refused {
@@ -73,13 +79,13 @@ func (c *conn) decided(a ack, reason byte) {
 	}
 	switch {
 	case refused && c.version != frame.Version5:
-		c.end(reason, "", disconnectLabel(reason))
+		c.end(c.b.farewell(d.reason))
 		return
 	case a.id == 0: // QoS 0
 		return
 	}
 	c.mu.Lock()
-	c.writer.acks.decide(a.seq, reason)
+	c.writer.acks.decide(a.seq, d)
 	c.acknowledgeLocked()
 	c.mu.Unlock()
 }
@@ -91,5 +97,5 @@ func (c *conn) refuseCommand(in *frame.Inbound, topic string) bool {
 		return c.command(in, topic)
 	}
 	c.b.auth.AuditRefuse("command", *c.shared.identity.Load(), c.peer())
-	return c.refuse(in, topic, frame.ReasonNotAuthorized, "publish_not_authorized")
+	return c.refuse(in, topic, whyTopic)
 }

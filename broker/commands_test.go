@@ -24,10 +24,10 @@ type submittedCommand struct {
 	rec       message.Record
 	from      command.Caller
 	refusable bool
-	answer    func(reason byte)
+	answer    func(reason byte, text string)
 }
 
-func (h *heldCommands) Submit(_ context.Context, rec *message.Record, from command.Caller, refusable bool, answer func(byte)) error {
+func (h *heldCommands) Submit(_ context.Context, rec *message.Record, from command.Caller, refusable bool, answer func(byte, string)) error {
 	if h.err != nil {
 		return h.err
 	}
@@ -64,10 +64,10 @@ func TestCommandIsAcknowledgedAsDecided(t *testing.T) {
 		if recs := h.records(1); recs[0].Topic != "t" {
 			t.Errorf("journaled %+v", recs[0])
 		}
-		second.answer(frame.ReasonQuotaExceeded)
+		second.answer(frame.ReasonQuotaExceeded, "")
 		c.Send([]byte{0xC0, 0})
 		c.ExpectFrame(0xD0)
-		first.answer(0)
+		first.answer(0, "")
 		c.ExpectFrame(typ, puback(1)...)
 		c.ExpectFrame(typ, append(puback(2), frame.ReasonQuotaExceeded)...)
 		c.ExpectFrame(0x40, puback(3)...)
@@ -85,13 +85,13 @@ func TestCommandByQoS2(t *testing.T) {
 		publish := publishFrame(version, 2, 7, commandTopic, "{}")
 		if version == frame.Version5 {
 			c.Send(publish)
-			(<-held.submitted).answer(frame.ReasonImplementation)
-			c.ExpectFrame(0x50, append(puback(7), frame.ReasonImplementation)...)
+			(<-held.submitted).answer(frame.ReasonImplementation, "")
+			c.ExpectAck(mqtt.PUBREC, 7, frame.ReasonImplementation)
 		}
 		again := append([]byte{publish[0] | 8}, publish[1:]...)
 		for _, f := range [][]byte{publish, again} {
 			c.Send(f)
-			(<-held.submitted).answer(0)
+			(<-held.submitted).answer(0, "")
 			c.ExpectFrame(0x50, puback(7)...)
 		}
 		c.Send(mqtt.Frame(0x62, puback(7)))
@@ -110,7 +110,7 @@ func TestRefusedCommandEndsOldClient(t *testing.T) {
 	if s.refusable {
 		t.Error("a 3.1.1 client passes for one that can be told no")
 	}
-	s.answer(frame.ReasonTopicInvalid)
+	s.answer(frame.ReasonTopicInvalid, "")
 	if first, body, err := c.ReadFrame(); err == nil {
 		t.Errorf("got %#x % x", first, body)
 	}
@@ -149,7 +149,7 @@ func TestWhatIsACommand(t *testing.T) {
 	if s.refusable {
 		t.Error("QoS 0 has no answer")
 	}
-	s.answer(frame.ReasonTopicInvalid)
+	s.answer(frame.ReasonTopicInvalid, "")
 	c.Send([]byte{0xC0, 0})
 	c.ExpectFrame(0xD0)
 }
@@ -163,7 +163,7 @@ func TestCommandWithoutScope(t *testing.T) {
 	check.OK(t, err)
 	c := h.connect("tokens", "billing", frame.Version5, mqtt.Connect{User: "billing", Password: token})
 	c.Send(publishFrame(frame.Version5, 1, 1, commandTopic, "{}"))
-	c.ExpectFrame(0x40, append(puback(1), frame.ReasonNotAuthorized)...)
+	c.ExpectAck(mqtt.PUBACK, 1, frame.ReasonNotAuthorized)
 	if len(held.submitted) > 0 {
 		t.Errorf("submitted %+v", <-held.submitted)
 	}

@@ -23,6 +23,7 @@ type conn struct {
 	key        string // session key
 	version    byte
 	vehicle    bool
+	explains   bool // the client takes reason strings in acknowledgements
 	noExpiry   bool // the CONNECT's session expiry was 0: a DISCONNECT may not raise it
 	resumable  bool // the session outlives the connection: unacknowledged messages may be sent again
 	announced  announced
@@ -98,11 +99,9 @@ type connWaits struct {
 
 // connClosing records how far the end of the connection is, and why it ends. The connection's lock guards it.
 type connClosing struct {
-	ref, why   string
-	label      string // label of disconnects_total
+	refusal    // what the DISCONNECT says; the label is that of disconnects_total
 	drained    chan struct{}
 	since      int64
-	reason     byte // of the DISCONNECT
 	begun      bool
 	silent     bool // no DISCONNECT: the client sent one, or is gone
 	goodbye    bool // the client sent a DISCONNECT, and may still read and send a close_notify
@@ -148,7 +147,7 @@ func (c *conn) Enqueue(f []byte) bool {
 // maximum packet ends the connection: the client would wait for it forever.
 func (c *conn) control(f []byte) {
 	if c.maxPacket != 0 && len(f) > c.maxPacket {
-		c.end(frame.ReasonPacketTooLarge, "", "answer_too_large")
+		c.end(c.b.explain(whyAnswerSize))
 		return
 	}
 	c.mu.Lock()
@@ -187,7 +186,9 @@ func (c *conn) Gone() bool { return c.shared.closed.Load() }
 
 // Kick implements session.Outbound.
 func (c *conn) Kick(reason byte, serverRef string) {
-	c.end(reason, serverRef, disconnectLabel(reason))
+	r := c.b.farewell(reason)
+	r.serverRef = serverRef
+	c.end(r)
 }
 
 // Drained implements session.Outbound.
@@ -205,15 +206,15 @@ func (c *conn) Drained() <-chan struct{} {
 
 // end begins the end of the connection, from any goroutine: the reader appends nothing more, pending acknowledgements
 // leave, then a DISCONNECT on MQTT 5, then the socket is closed. Only the first call counts.
-func (c *conn) end(reason byte, serverRef, label string) {
+func (c *conn) end(r refusal) {
 	c.mu.Lock()
 	if c.closing.begun {
 		c.mu.Unlock()
 		return
 	}
-	c.closing.begun, c.closing.reason, c.closing.ref, c.closing.why = true, reason, serverRef, reasonString(reason, label)
+	c.closing.begun, c.closing.refusal = true, r
 	c.closing.silent = !c.writer.open // the client has seen no CONNACK
-	c.endLocked(label)
+	c.endLocked()
 }
 
 // endSilently is end without a DISCONNECT.
@@ -223,14 +224,15 @@ func (c *conn) endSilently(label string) {
 		c.mu.Unlock()
 		return
 	}
-	c.closing.begun, c.closing.silent = true, true
-	c.endLocked(label)
+	c.closing.begun, c.closing.silent, c.closing.label = true, true, label
+	c.endLocked()
 }
 
 // endLocked is the common part of end and endSilently. It unlocks mu.
-func (c *conn) endLocked(label string) {
+func (c *conn) endLocked() {
+	label := c.closing.label
 	c.shared.stopping.Store(true)
-	c.closing.since, c.closing.label = c.b.wheel.clock.Load(), label
+	c.closing.since = c.b.wheel.clock.Load()
 	c.signalLocked()
 	if c.waits.cancel != nil {
 		c.waits.cancel()
@@ -317,7 +319,7 @@ func (c *conn) check(now int64) time.Duration {
 	}
 	if end := c.shared.endAt.Load(); end != 0 && c.b.wheel.wall.Load() >= end {
 		c.b.reject("token_expired")
-		c.end(frame.ReasonNotAuthorized, "", "token_expired")
+		c.end(c.b.explain(whyTokenEnded))
 		return endGrace
 	}
 	if notice := c.shared.noticeAt.Load(); notice != 0 && c.b.wheel.wall.Load() >= notice {
@@ -326,7 +328,7 @@ func (c *conn) check(now int64) time.Duration {
 	}
 	idle := now - c.shared.lastRead.Load()
 	if !c.shared.busy.Load() && idle >= c.keepalive {
-		c.end(frame.ReasonKeepaliveTimeout, "", "keepalive")
+		c.end(c.b.explain(whyKeepalive))
 		return endGrace
 	}
 	if writing {

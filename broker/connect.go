@@ -16,14 +16,6 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// refusal is the answer to a CONNECT that is refused.
-type refusal struct {
-	reason    byte   // MQTT 5 code; frame.Connack converts it for 3.1.1
-	result    string // label of connects_total
-	text      string // reason string, if the client may learn the cause
-	serverRef string
-}
-
 // request is a CONNECT in progress.
 type request struct {
 	b         *Broker
@@ -53,7 +45,7 @@ func (b *Broker) receiveConnect(l *listener, t *transport) *conn {
 	}
 	r := &request{b: b, l: l, t: t}
 	defer r.release()
-	no := r.parse(in.b[:h.Size], h)
+	no := r.parse(in.b[:min(h.Size, len(in.b))], h)
 	if no == nil {
 		no = r.authenticate()
 	}
@@ -72,27 +64,43 @@ func (b *Broker) receiveConnect(l *listener, t *transport) *conn {
 func (r *request) parse(f []byte, h frame.Header) *refusal {
 	version, ok := frame.ConnectVersion(f[h.Head:])
 	if !ok {
-		return &refusal{result: "not_mqtt"}
+		return &refusal{label: "not_mqtt"}
 	}
 	r.version = version
 	if version != frame.Version311 && version != frame.Version5 {
-		return &refusal{reason: frame.ReasonUnsupportedVersion, result: "version"}
+		return r.no(whyVersion)
 	}
-	if err := frame.CheckConnect(f, h); err != nil {
-		var v *frame.Violation
-		if errors.As(err, &v) {
-			return &refusal{reason: v.Reason, result: "violation", text: v.Why}
-		}
-		return &refusal{reason: frame.ReasonMalformed, result: "violation"}
+	if len(f) < h.Size {
+		_, front, _ := frame.ConnectFront(f[h.Head:])
+		r.pk.Properties.MaximumPacketSize = front.MaximumPacket
+		return r.no(whyConnectSize)
 	}
-	r.pk.FixedHeader.Type = packets.Connect
-	if err := r.pk.ConnectDecode(f[h.Head:h.Size]); err != nil {
-		return &refusal{reason: frame.ReasonMalformed, result: "violation"}
+	err := frame.CheckConnect(f, h)
+	if err == nil {
+		r.pk.FixedHeader.Type = packets.Connect
+		err = r.pk.ConnectDecode(f[h.Head:h.Size])
+	}
+	if err != nil {
+		return r.violation(err)
 	}
 	r.willProps = frame.WillProperties(f, h)
 	r.clientID = strings.Clone(r.pk.Connect.ClientIdentifier)
 	r.clampKeepalive()
 	return nil
+}
+
+// no returns the refusal that w names.
+func (r *request) no(w why) *refusal {
+	no := r.b.explain(w)
+	return &no
+}
+
+func (r *request) violation(err error) *refusal {
+	no := r.no(whyConnect)
+	if v, ok := errors.AsType[*frame.Violation](err); ok {
+		no.reason, no.text = v.Reason, v.Why
+	}
+	return no
 }
 
 func (r *request) clampKeepalive() {
@@ -107,13 +115,13 @@ func (r *request) clampKeepalive() {
 func (r *request) authenticate() *refusal {
 	method := r.pk.Properties.AuthenticationMethod
 	if method != "" && method != authMethod {
-		return &refusal{reason: frame.ReasonBadAuthMethod, result: "auth_method"}
+		return r.no(whyAuthMethod)
 	}
 	peer := auth.Peer{Address: r.t.peer.String(), Certificate: r.t.certificate()}
 	if r.l.anonymousRole != "" {
 		no := r.anonymous()
 		if no != nil {
-			r.b.auth.AuditRefuse("client-id", r.identity, peer)
+			r.b.auth.AuditRefuse(no.audited(), r.identity, peer)
 		}
 		return no
 	}
@@ -123,11 +131,14 @@ func (r *request) authenticate() *refusal {
 	}
 	id, err := r.b.auth.Verify(token, peer)
 	if err != nil {
-		return &refusal{reason: frame.ReasonBadCredentials, result: auth.Reason(err), text: "token refused: " + auth.Reason(err)}
+		no := r.no(whyToken)
+		no.label = auth.Reason(err)
+		no.text += no.label + ": connect with another one"
+		return no
 	}
 	r.identity, r.perm = id, r.b.auth.Permissions(id)
 	if no := r.checkClientID(); no != nil {
-		r.b.auth.AuditRefuse("client-id", id, peer)
+		r.b.auth.AuditRefuse(no.audited(), id, peer)
 		return no
 	}
 	return nil
@@ -136,17 +147,17 @@ func (r *request) authenticate() *refusal {
 func (r *request) checkClientID() *refusal {
 	if r.clientID == "" {
 		if !r.perm.AssignedClientID() {
-			return &refusal{reason: frame.ReasonClientIDInvalid, result: "client_id"}
+			return r.no(whyNoClientID)
 		}
 		r.clientID, r.assigned = r.perm.NewClientID(), true
 	} else if err := r.perm.ClientID(r.clientID); err != nil {
-		return &refusal{reason: frame.ReasonNotAuthorized, result: "not_authorized", text: err.Error()}
+		return r.no(whyClientID)
 	}
 	if r.identity.Anonymous { // a user name means nothing without a token
 		return nil
 	}
 	if err := r.perm.Username(string(r.pk.Connect.Username)); err != nil {
-		return &refusal{reason: frame.ReasonBadCredentials, result: "user_name", text: err.Error()}
+		return r.no(whyUserName)
 	}
 	return nil
 }
@@ -157,17 +168,17 @@ func (r *request) anonymous() *refusal {
 	if r.clientID == "" {
 		id, err := r.b.auth.Anonymous(role, "")
 		if err != nil {
-			return &refusal{reason: frame.ReasonClientIDInvalid, result: "client_id"}
+			return r.no(whyNoClientID)
 		}
 		perm := r.b.auth.Permissions(id)
 		if !perm.AssignedClientID() {
-			return &refusal{reason: frame.ReasonClientIDInvalid, result: "client_id"}
+			return r.no(whyNoClientID)
 		}
 		r.clientID, r.assigned = perm.NewClientID(), true
 	}
 	id, err := r.b.auth.Anonymous(role, r.clientID)
 	if err != nil {
-		return &refusal{reason: frame.ReasonClientIDInvalid, result: "client_id"}
+		return r.no(whyNoClientID)
 	}
 	r.identity, r.perm = id, r.b.auth.Permissions(id)
 	return r.checkClientID()
@@ -177,17 +188,17 @@ func (r *request) anonymous() *refusal {
 func (r *request) admit() *refusal {
 	b := r.b
 	if b.stopping.Load() {
-		return &refusal{reason: frame.ReasonServerUnavailable, result: "stopping"}
+		return r.no(whyStopping)
 	}
 	// A takeover frees the place of the old connection.
 	r.reserved = b.wheel.reserve(b.limits.Load().MaxConnections) ||
 		(b.sessions.Connected(r.identity.SessionKey(r.clientID)) && b.wheel.reserve(math.MaxInt))
 	if !r.reserved {
 		b.reject("connections")
-		return &refusal{reason: frame.ReasonQuotaExceeded, result: "full"}
+		return r.no(whyFull)
 	}
 	if reason, ref := b.admitHook(&r.identity, r.clientID); reason != frame.ReasonSuccess {
-		return &refusal{reason: reason, result: "not_admitted", serverRef: ref}
+		return b.notAdmitted(reason, ref)
 	}
 	return nil
 }
@@ -203,13 +214,13 @@ func (r *request) release() {
 // refuse sends a CONNACK if the protocol has one for the refusal. The deadline of the CONNECT still applies.
 func (r *request) refuse(no *refusal) {
 	r.release()
-	r.b.metrics.connects.WithLabelValues(no.result).Inc()
-	r.b.reject("connect_" + no.result)
-	r.b.log.Debug("CONNECT refused", "listener", r.l.name, "peer", r.t.peer, "client", r.clientID, "result", no.result)
+	r.b.metrics.connects.WithLabelValues(no.label).Inc()
+	r.b.reject("connect_" + no.label)
+	r.b.log.Debug("CONNECT refused", "listener", r.l.name, "peer", r.t.peer, "client", r.clientID, "result", no.label)
 	version := r.version
 	if version != frame.Version5 {
 		version = frame.Version311
-		if no.result == "violation" && no.reason != frame.ReasonClientIDInvalid {
+		if no.reason == frame.ReasonPacketTooLarge || (no.label == "violation" && no.reason != frame.ReasonClientIDInvalid) {
 			return // 3.1.1 has no return code for it: the connection is closed (3.1.4)
 		}
 	}
@@ -287,7 +298,7 @@ func (r *request) attach(rest []byte) *conn {
 		if errors.Is(err, session.ErrWillNotPermitted) {
 			b.auth.AuditRefuse("will", r.identity, c.peer())
 		}
-		r.refuse(attachRefusal(err))
+		r.refuse(r.attachRefusal(err))
 		return nil
 	}
 	c.session = sess
@@ -311,18 +322,18 @@ func (r *request) attach(rest []byte) *conn {
 // ownerOf returns the owner whose bounds the identity's sessions count towards.
 func ownerOf(id *auth.Identity) session.Owner { return session.Owner(id.SessionKey(id.Subject)) }
 
-func attachRefusal(err error) *refusal {
+func (r *request) attachRefusal(err error) *refusal {
 	switch {
 	case errors.Is(err, session.ErrSessions):
-		return &refusal{reason: frame.ReasonQuotaExceeded, result: "subject_sessions", text: err.Error()}
+		return r.no(whySessions)
 	case errors.Is(err, session.ErrWillTopic):
-		return &refusal{reason: frame.ReasonTopicInvalid, result: "topic_levels", text: err.Error()}
+		return r.no(whyWillLevels)
 	case errors.Is(err, session.ErrWillNotPermitted):
-		return &refusal{reason: frame.ReasonNotAuthorized, result: "will_not_permitted", text: err.Error()}
+		return r.no(whyWill)
 	case errors.Is(err, session.ErrTakeover):
-		return &refusal{reason: frame.ReasonServerBusy, result: "takeover_timeout"}
+		return r.no(whyTakeover)
 	default:
-		return &refusal{reason: frame.ReasonServerUnavailable, result: "session"}
+		return r.no(whySession)
 	}
 }
 
@@ -333,6 +344,7 @@ func (r *request) newConn() *conn {
 		keepalive: (r.keepalive + r.keepalive/2 + wheelTick).Milliseconds(),
 		maxPacket: int(r.pk.Properties.MaximumPacketSize),
 		noExpiry:  r.version == frame.Version5 && r.pk.Properties.SessionExpiryInterval == 0,
+		explains:  r.version == frame.Version5 && (!r.pk.Properties.RequestProblemInfoFlag || r.pk.Properties.RequestProblemInfo == 1),
 		resumable: r.expiry() > 0, announced: announce(r.b.limits.Load()),
 	}
 	if ws, ok := r.t.Conn.(*wsConn); ok {

@@ -212,7 +212,7 @@ func TestTokenRefresh(t *testing.T) {
 		c.ExpectFrame(0x70, puback(2)...)
 		c.Send(publishFrame(version, 1, 3, topic, "nonsense"))
 		if version == 5 {
-			c.ExpectFrame(0x40, 0, 3, 0x87)
+			c.ExpectAck(mqtt.PUBACK, 3, 0x87)
 			c.Send(publishFrame(version, 1, 4, topic, h.token("LTEST000000000002")))
 			if reason := c.Ended().Reason; reason != frame.ReasonNotAuthorized {
 				t.Errorf("another's token: reason %#x", reason)

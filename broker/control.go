@@ -90,7 +90,11 @@ func (c *conn) subscribe(f []byte, h frame.Header) bool {
 	}
 	id := pk.PacketID
 	c.session.Subscribe(subs, subID, func(codes []byte) {
-		c.control(frame.AppendSuback(nil, id, codes, c.version))
+		f := frame.AppendSuback(nil, id, codes, c.b.suback(codes), c.version)
+		if !c.takesText(len(f)) {
+			f = frame.AppendSuback(nil, id, codes, "", c.version)
+		}
+		c.control(f)
 		c.endOperation()
 	})
 	return true

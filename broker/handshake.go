@@ -192,8 +192,9 @@ func (t *transport) certificate() *x509.Certificate {
 // errNotConnect means that the first packet is not a CONNECT. Such a client gets no answer.
 var errNotConnect = errors.New("first packet is not a CONNECT")
 
-// readConnect reads the CONNECT, and whatever the client has sent after it, into in. It refuses a CONNECT larger than
-// Limits.MaxConnectPacket. The buffer grows as bytes arrive, so a slow or silent client holds almost no memory.
+// readConnect reads the CONNECT, and whatever the client has sent after it, into in. Of a CONNECT larger than
+// Limits.MaxConnectPacket it reads only what the refusal depends on. The buffer grows as bytes arrive, so a slow or
+// silent client holds almost no memory.
 func (b *Broker) readConnect(t *transport, in *outBuffer) (frame.Header, error) {
 	limit := b.limits.Load().MaxConnectPacket
 	for {
@@ -204,10 +205,13 @@ func (b *Broker) readConnect(t *transport, in *outBuffer) (frame.Header, error) 
 		case len(in.b) > 0 && h.Type != frame.TypeConnect:
 			return h, errNotConnect
 		case ok && h.Size > limit:
-			return h, &frame.Violation{Reason: frame.ReasonPacketTooLarge, Why: "CONNECT larger than the limit"}
+			if _, _, known := frame.ConnectFront(in.b[h.Head:]); known || len(in.b) >= limit {
+				return h, nil
+			}
 		case ok && h.Size <= len(in.b):
 			return h, nil
-		case len(in.b) == cap(in.b):
+		}
+		if len(in.b) == cap(in.b) {
 			in.b = slices.Grow(in.b, len(in.b))
 		}
 		n, err := t.stream().Read(in.b[len(in.b):cap(in.b)])

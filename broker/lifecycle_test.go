@@ -143,7 +143,10 @@ func TestStop(t *testing.T) {
 			c.ExpectFrame(0x40, puback(id)...)
 		}
 		if version == 5 {
-			c.ExpectFrame(0xE0, slices.Concat([]byte{0x9C, 20, 0x1C}, mqtt.Text("gw-2.example:8883"))...)
+			p := c.Expect(mqtt.DISCONNECT)
+			if ref, _ := p.Prop(mqtt.ServerReference); p.Reason != frame.ReasonUseAnotherServer || ref.Value != "gw-2.example:8883" {
+				t.Errorf("%v %q", p, ref.Value)
+			}
 		}
 		c.Ended()
 		silent.Ended()
@@ -165,8 +168,12 @@ func TestRejectedByAdmit(t *testing.T) {
 		}
 	})
 	c := h.dial("cars")
+	c.Version = 5
 	c.Send(connectFrame(testVIN, 5, mqtt.Connect{}))
-	c.ExpectFrame(0x20, slices.Concat([]byte{0, 0x9D, 12, 0x1C}, mqtt.Text("gw-9:8883"))...)
+	p := c.Expect(mqtt.CONNACK)
+	if ref, _ := p.Prop(mqtt.ServerReference); p.Reason != frame.ReasonServerMoved || ref.Value != "gw-9:8883" {
+		t.Errorf("%v %q", p, ref.Value)
+	}
 	c = h.dial("cars")
 	c.Send(connectFrame(testVIN, 4, mqtt.Connect{}))
 	c.ExpectFrame(0x20, 0, 3)
@@ -319,7 +326,7 @@ func TestFullJournal(t *testing.T) {
 			t.Errorf("%+v", recs)
 		}
 		if version == 5 {
-			c.ExpectFrame(0x40, 0, 3, 0x87)
+			c.ExpectAck(mqtt.PUBACK, 3, 0x87)
 		}
 	})
 }

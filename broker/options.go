@@ -52,10 +52,10 @@ type Options struct {
 	Now     func() time.Time
 }
 
-// Command decides on a command. It calls answer exactly once, with the reason code of the acknowledgement, when the
-// decision is on disk. If refusable is false, it answers a refusal only if the connection is to end. If it returns an
+// Command decides on a command. It calls answer exactly once, with the reason code and, for a refusal, the reason string of
+// the acknowledgement, when the decision is on disk. If refusable is false, it answers a refusal only if the connection is to end. If it returns an
 // error, it does not call answer.
-type Command func(ctx context.Context, rec *message.Record, from command.Caller, refusable bool, answer func(reason byte)) error
+type Command func(ctx context.Context, rec *message.Record, from command.Caller, refusable bool, answer func(reason byte, text string)) error
 
 // AckMode says what must have happened before an acknowledgement leaves.
 type AckMode uint8

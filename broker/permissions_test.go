@@ -43,7 +43,7 @@ func TestRolesChangeDuringConnect(t *testing.T) {
 	}
 	c := h.connect("lab", "x", frame.Version5, mqtt.Connect{})
 	c.Send(publishFrame(5, 1, 1, "old/x", "x"))
-	c.ExpectFrame(0x40, 0, 1, frame.ReasonNotAuthorized)
+	c.ExpectAck(mqtt.PUBACK, 1, frame.ReasonNotAuthorized)
 }
 
 // A token that is refreshed while RefreshPermissions uses the old one takes effect in the end.
@@ -75,5 +75,5 @@ func TestRolesChangeDuringRefresh(t *testing.T) {
 		t.Fatalf("answer to AUTH: %#x", first)
 	}
 	c.Send(publishFrame(5, 1, 1, "v1/"+testVIN+"/cmd/1/unlock", "x"))
-	c.ExpectFrame(0x40, 0, 1, frame.ReasonNotAuthorized)
+	c.ExpectAck(mqtt.PUBACK, 1, frame.ReasonNotAuthorized)
 }

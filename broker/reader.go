@@ -208,7 +208,7 @@ func (c *conn) guard(alive *bool) {
 	c.b.panicked("reader", c.id, p)
 	*alive = false
 	c.reader.scratch = nil // its state is unknown
-	c.end(frame.ReasonUnspecified, "", "panic")
+	c.end(c.b.explain(whyPanic))
 	c.finish()
 }
 

@@ -26,7 +26,7 @@ func (c *conn) reauthenticate(f []byte, h frame.Header) bool {
 	}
 	if !c.refresh(a.Data) {
 		c.b.reject("token_refresh")
-		return c.endNow(frame.ReasonNotAuthorized, "token_refused")
+		return c.endNow(whyTokenRefused)
 	}
 	c.control(frame.AppendAuth(nil, frame.ReasonSuccess, c.authMethod))
 	return true
@@ -35,13 +35,13 @@ func (c *conn) reauthenticate(f []byte, h frame.Header) bool {
 // publishToken handles a PUBLISH of a fresh token on v1/{id}/token. The token is not journaled or passed on.
 func (c *conn) publishToken(in *frame.Inbound) bool {
 	if !c.refresh(in.Payload) {
-		return !c.shared.stopping.Load() && c.refuse(in, "", frame.ReasonNotAuthorized, "publish_not_authorized")
+		return !c.shared.stopping.Load() && c.refuse(in, "", whyNewToken)
 	}
 	if in.QoS == 2 {
 		c.session.ReceiveQoS2(in.PacketID)
 		c.session.JournaledQoS2(in.PacketID, c.b.journal.Last()) // there is no record to wait for
 	}
-	c.reply(in, frame.ReasonSuccess)
+	c.reply(in, 0)
 	return true
 }
 
@@ -54,7 +54,7 @@ func (c *conn) refresh(token []byte) bool {
 	}
 	if id.Subject != old.Subject || id.Role != old.Role || old.Anonymous {
 		c.b.auth.AuditRefuse("other-subject", id, c.peer())
-		c.end(frame.ReasonNotAuthorized, "", "token_subject")
+		c.end(c.b.explain(whyTokenSubject))
 		return false
 	}
 	c.assume(id)

@@ -30,8 +30,8 @@ func TestTooManyLevels(t *testing.T) {
 	deep := levels(up, 33)
 	c := h.connect("cars", testVIN, 5, mqtt.Connect{})
 	c.Send(publishFrame(5, 1, 1, deep, "x"), publishFrame(5, 2, 2, deep, "x"), publishFrame(5, 0, 0, deep, "x"), publishFrame(5, 1, 3, levels(up, 32), "x"))
-	c.ExpectFrame(0x40, append(puback(1), frame.ReasonTopicInvalid)...)
-	c.ExpectFrame(0x50, append(puback(2), frame.ReasonTopicInvalid)...)
+	c.ExpectAck(mqtt.PUBACK, 1, frame.ReasonTopicInvalid)
+	c.ExpectAck(mqtt.PUBREC, 2, frame.ReasonTopicInvalid)
 	c.ExpectFrame(0x40, puback(3)...)
 	old := h.connect("lab", "old", 4, mqtt.Connect{})
 	old.Send(subscribeFrame(4, 1, levels("a/+", 33), 1), subscribeFrame(4, 2, "$share/g/"+levels("a", 32), 1))
@@ -43,7 +43,9 @@ func TestTooManyLevels(t *testing.T) {
 	}
 	lab := h.connect("lab", "lab", 5, mqtt.Connect{})
 	lab.Send(subscribeFrame(5, 1, levels("a", 33), 1))
-	lab.ExpectFrame(0x90, append(append(puback(1), 0), frame.ReasonFilterInvalid)...)
+	if p := lab.Expect(mqtt.SUBACK); p.ID != 1 || !slices.Equal(p.Codes, []byte{frame.ReasonFilterInvalid}) {
+		t.Errorf("%v %x", p, p.Codes)
+	}
 	for version, want := range map[byte]byte{4: 5, 5: frame.ReasonTopicInvalid} {
 		w := h.dial("lab")
 		w.Version = version
@@ -60,7 +62,7 @@ func TestTooManyLevels(t *testing.T) {
 	}
 	h.reload(Limits{MaxTopicLevels: 8}, nil) //nolint:errcheck // no TLS
 	c.Send(publishFrame(5, 1, 4, levels(up, 9), "x"))
-	c.ExpectFrame(0x40, append(puback(4), frame.ReasonTopicInvalid)...)
+	c.ExpectAck(mqtt.PUBACK, 4, frame.ReasonTopicInvalid)
 }
 
 // A retained message is either stored and acknowledged, or refused and not journaled.
@@ -85,8 +87,8 @@ func TestRetainedBeyondTheShare(t *testing.T) {
 		const kept = 6
 		if version == 5 {
 			c.Send(retain(1, 5, "d", "1"), retain(2, 6, "d", "1"), retain(0, 0, "d", "1"), retain(2, 6, "c", "2"))
-			c.ExpectFrame(0x40, append(puback(5), frame.ReasonQuotaExceeded)...)
-			c.ExpectFrame(0x50, append(puback(6), frame.ReasonQuotaExceeded)...)
+			c.ExpectAck(mqtt.PUBACK, 5, frame.ReasonQuotaExceeded)
+			c.ExpectAck(mqtt.PUBREC, 6, frame.ReasonQuotaExceeded)
 			c.ExpectFrame(0x50, puback(6)...) // the identifier is free
 		} else {
 			c.Send(retain(1, 5, "d", "1"))
@@ -148,7 +150,9 @@ func TestSubjectsSessions(t *testing.T) {
 	}
 	first.Send(subscribeFrame(5, 1, "v1/+/up/a", 1), subscribeFrame(5, 2, "v1/+/up/b", 1))
 	first.ExpectFrame(0x90, append(puback(1), 0, 1)...)
-	first.ExpectFrame(0x90, append(puback(2), 0, frame.ReasonQuotaExceeded)...)
+	if p := first.Expect(mqtt.SUBACK); p.ID != 2 || !slices.Equal(p.Codes, []byte{frame.ReasonQuotaExceeded}) {
+		t.Errorf("%v %x", p, p.Codes)
+	}
 }
 
 // A client that subscribes while retained messages change ends with the last message of every topic, and never gets an

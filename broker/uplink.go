@@ -49,14 +49,14 @@ func (c *conn) publish(f []byte, h frame.Header) bool {
 		return c.flush() && c.violation(err)
 	}
 	if message.Levels(topic) > c.b.limits.Load().MaxTopicLevels {
-		return c.refuse(in, topic, frame.ReasonTopicInvalid, "topic_levels")
+		return c.refuse(in, topic, whyTopicLevels)
 	}
 	class, allowed := c.allowed(topic)
 	switch {
 	case !allowed && c.isCommand(topic):
 		return c.refuseCommand(in, topic)
 	case !allowed:
-		return c.refuse(in, topic, frame.ReasonNotAuthorized, "publish_not_authorized")
+		return c.refuse(in, topic, whyTopic)
 	case class == tokenClass:
 		return c.flush() && c.publishToken(in)
 	case c.isCommand(topic):
@@ -154,18 +154,27 @@ func (c *conn) allowed(topic string) (class int, ok bool) {
 
 // refuse refuses a PUBLISH. On MQTT 5 the acknowledgement has the reason, and QoS 0 is dropped. On 3.1.1, which has no
 // refusing acknowledgement, the connection ends.
-func (c *conn) refuse(in *frame.Inbound, topic string, reason byte, counted string) bool {
-	c.b.reject(counted)
-	c.traceRefusal(in, topic, reason, counted)
+func (c *conn) refuse(in *frame.Inbound, topic string, w why) bool {
+	r := &c.b.refusals[w]
+	c.b.reject(r.label)
+	c.traceRefusal(in, topic, r.reason, r.label)
+	return c.deny(in, w)
+}
+
+// deny is refuse for what is already counted.
+func (c *conn) deny(in *frame.Inbound, w why) bool {
 	if c.version != frame.Version5 {
-		return c.flush() && c.endNow(reason, disconnectLabel(reason))
+		if c.flush() {
+			c.end(c.b.farewell(c.b.refusals[w].reason))
+		}
+		return false
 	}
-	c.reply(in, reason)
+	c.reply(in, w)
 	return true
 }
 
-// reply acknowledges a PUBLISH without a record, after those before it.
-func (c *conn) reply(in *frame.Inbound, reason byte) {
+// reply acknowledges a PUBLISH without a record, after those before it; 0 accepts it.
+func (c *conn) reply(in *frame.Inbound, w why) {
 	typ := frame.TypePuback
 	switch in.QoS {
 	case 0:
@@ -173,7 +182,7 @@ func (c *conn) reply(in *frame.Inbound, reason byte) {
 	case 2:
 		typ = frame.TypePubrec
 	}
-	c.stage(ack{id: in.PacketID, typ: typ, reason: reason})
+	c.stage(ack{id: in.PacketID, typ: typ, reason: c.b.refusals[w].reason, why: w})
 }
 
 // take adds the PUBLISH to the batch as a record, which aliases the scratch.
@@ -231,7 +240,7 @@ func (c *conn) repeat(a ack, in *frame.Inbound, topic string) bool {
 	})
 	var again bool
 	if a.seq, again = c.session.ReceiveQoS2(in.PacketID); !again { // another connection has taken the session over
-		return c.endNow(frame.ReasonTakenOver, disconnectLabel(frame.ReasonTakenOver))
+		return c.endNow(whyTakenOver)
 	}
 	if a.seq > c.b.journal.Durable() {
 		go c.awaitDurable(a.seq) // this connection appended nothing, so the journal does not notify it
@@ -272,7 +281,7 @@ func (c *conn) pubrel(f []byte, h frame.Header) bool {
 	s := c.reader.scratch
 	if !c.session.ReleaseQoS2(in.PacketID) {
 		c.reader.seen++ // a known one is counted with its PUBLISH
-		c.stage(ack{id: in.PacketID, typ: frame.TypePubcomp, reason: frame.ReasonPacketIDNotFound})
+		c.stage(ack{id: in.PacketID, typ: frame.TypePubcomp, reason: frame.ReasonPacketIDNotFound, why: whyPacketID})
 		return len(s.acks) < batchRecords || c.flush()
 	}
 	s.records = append(s.records, message.Record{Kind: message.KindRelease, Client: c.key, PacketID: in.PacketID})
@@ -353,7 +362,7 @@ func (c *conn) append() bool {
 		default:
 			c.b.log.Error("journal refused a batch", "client", c.id, "err", err)
 			c.b.reject("journal_failed")
-			c.end(frame.ReasonServerUnavailable, "", "journal_failed")
+			c.end(c.b.explain(whyJournal))
 		}
 		c.rollback()
 		return false
@@ -442,18 +451,14 @@ func (c *conn) queueAcks(start int64) {
 
 // violation ends the connection after a protocol violation. It returns false.
 func (c *conn) violation(err error) bool {
-	var v *frame.Violation
-	reason := frame.ReasonMalformed
-	if errors.As(err, &v) {
-		reason = v.Reason
-	}
 	c.b.reject("violation")
 	c.b.log.Debug("protocol violation", "client", c.id, "err", err)
-	return c.endNow(reason, disconnectLabel(reason))
+	c.end(c.b.violated(err))
+	return false
 }
 
 // endNow calls end and returns false.
-func (c *conn) endNow(reason byte, label string) bool {
-	c.end(reason, "", label)
+func (c *conn) endNow(w why) bool {
+	c.end(c.b.explain(w))
 	return false
 }

@@ -109,10 +109,10 @@ func TestRefusedPublish(t *testing.T) {
 		c.Send(publishFrame(5, 0, 0, other, "x"), publishFrame(5, 1, 1, own, "x"), publishFrame(5, 1, 2, other, "x"),
 			publishFrame(5, 2, 3, other, "x"), publishFrame(5, 1, 4, own, "x"), publishFrame(5, 1, 5, "$SYS/x", "x"))
 		c.ExpectFrame(0x40, puback(1)...)
-		c.ExpectFrame(0x40, 0, 2, 0x87)
-		c.ExpectFrame(0x50, 0, 3, 0x87)
+		c.ExpectAck(mqtt.PUBACK, 2, 0x87)
+		c.ExpectAck(mqtt.PUBREC, 3, 0x87)
 		c.ExpectFrame(0x40, puback(4)...)
-		c.ExpectFrame(0x40, 0, 5, 0x87)
+		c.ExpectAck(mqtt.PUBACK, 5, 0x87)
 		if last := h.journal.Last(); last != 2 {
 			t.Errorf("%d records", last)
 		}

@@ -92,7 +92,7 @@ func (c *conn) nextRound() (r round, more bool) {
 // appendDisconnect appends the DISCONNECT, with as much explanation as the client's maximum packet allows (MQTT 5,
 // 3.14.2.2).
 func (c *conn) appendDisconnect(dst []byte) []byte {
-	for _, text := range [...]struct{ reason, ref string }{{c.closing.why, c.closing.ref}, {"", c.closing.ref}, {"", ""}} {
+	for _, text := range [...]struct{ reason, ref string }{{c.closing.text, c.closing.serverRef}, {"", c.closing.serverRef}, {"", ""}} {
 		out := frame.AppendDisconnect(dst, c.closing.reason, text.reason, text.ref, c.version)
 		if c.maxPacket == 0 || len(out)-len(dst) <= c.maxPacket {
 			return out
@@ -147,59 +147,4 @@ func (c *conn) peerGone() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.closing.broken || (c.closing.silent && !c.closing.goodbye)
-}
-
-// reasonString returns the explanation of a DISCONNECT for MQTT 5 clients. label is that of disconnects_total.
-func reasonString(reason byte, label string) string {
-	switch label {
-	case "token_expired":
-		return "the token has expired: connect with a new one"
-	case "token_refused":
-		return "the new token is not accepted"
-	case "token_subject":
-		return "the new token is for somebody else"
-	case "revoked":
-		return "the token has been revoked"
-	case "key-retired":
-		return "the key that signed the token has been retired: connect with a new token"
-	}
-	switch reason {
-	case frame.ReasonNotAuthorized:
-		return "not authorized"
-	case frame.ReasonTakenOver:
-		return "another connection uses this client identifier"
-	case frame.ReasonShuttingDown:
-		return "the gateway is stopping"
-	case frame.ReasonKeepaliveTimeout:
-		return "nothing heard within one and a half times the keep alive"
-	case frame.ReasonReceiveMaximum:
-		return "more unacknowledged messages than the receive maximum"
-	case frame.ReasonPacketTooLarge:
-		return "packet larger than the announced maximum"
-	}
-	return ""
-}
-
-// disconnectLabel returns the disconnects_total label of a reason code.
-func disconnectLabel(reason byte) string {
-	switch reason {
-	case frame.ReasonMalformed, frame.ReasonProtocolError, frame.ReasonTopicInvalid, frame.ReasonFilterInvalid,
-		frame.ReasonTopicAliasInvalid:
-		return "protocol"
-	case frame.ReasonPacketTooLarge:
-		return "packet_too_large"
-	case frame.ReasonReceiveMaximum:
-		return "receive_maximum"
-	case frame.ReasonTakenOver:
-		return "taken_over"
-	case frame.ReasonShuttingDown, frame.ReasonUseAnotherServer, frame.ReasonServerMoved:
-		return "shutdown"
-	case frame.ReasonAdministrative:
-		return "admin"
-	case frame.ReasonNotAuthorized:
-		return "not_authorized"
-	case frame.ReasonQuotaExceeded:
-		return "quota"
-	}
-	return "other"
 }

@@ -67,35 +67,37 @@ type verdict struct {
 	status int    // of HTTP
 	title  string // of the problem
 	retry  string // Retry-After in seconds; "" none
+	do     string // what the sender can do; in reason strings
 }
 
 // verdictOn returns the verdict for err. Of several matching errors the first counts.
 func verdictOn(err error) verdict {
+	const doAgain = "send it again with the same id"
 	for _, a := range []struct {
 		is error
 		verdict
 	}{
-		{errTopic, verdict{"topic", reasonTopicInvalid, http.StatusBadRequest, "Invalid command", ""}},
-		{errTooLarge, verdict{"too_large", reasonQuota, http.StatusBadRequest, "Invalid command", ""}},
-		{errInvalid, verdict{"invalid", reasonImplementation, http.StatusBadRequest, "Invalid command", ""}},
-		{errResponseTopic, verdict{"response_topic", reasonNotAuthorized, http.StatusForbidden, "Not permitted", ""}},
-		{errNotPermitted, verdict{"not_permitted", reasonNotAuthorized, http.StatusForbidden, "Not permitted", ""}},
-		{errQueueFull, verdict{"queue_full", reasonQuota, http.StatusTooManyRequests, "Queue full", "1"}},
-		{errBusy, verdict{"busy", reasonQuota, http.StatusServiceUnavailable, "", "5"}},
-		{errConflict, verdict{"conflict", reasonImplementation, http.StatusConflict, "Idempotency conflict", ""}},
-		{errExpired, verdict{"expired", reasonImplementation, http.StatusConflict, "Expired", ""}},
-		{errCursor, verdict{"cursor", reasonImplementation, http.StatusBadRequest, "", ""}},
-		{ErrNotFound, verdict{"not_found", reasonImplementation, http.StatusNotFound, "", ""}},
-		{ErrNotCancellable, verdict{"not_cancellable", reasonImplementation, http.StatusConflict, "Not cancellable", ""}},
-		{errStore, verdict{"store", reasonUnspecified, http.StatusServiceUnavailable, "", "5"}},
-		{errUnknown, verdict{"unknown", reasonUnspecified, http.StatusServiceUnavailable, "Unknown, repeat with this id", "1"}},
-		{errClosed, verdict{"closed", reasonUnspecified, http.StatusServiceUnavailable, "", "5"}},
+		{errTopic, verdict{"topic", reasonTopicInvalid, http.StatusBadRequest, "Invalid command", "", ""}},
+		{errTooLarge, verdict{"too_large", reasonQuota, http.StatusBadRequest, "Invalid command", "", ""}},
+		{errInvalid, verdict{"invalid", reasonImplementation, http.StatusBadRequest, "Invalid command", "", ""}},
+		{errResponseTopic, verdict{"response_topic", reasonNotAuthorized, http.StatusForbidden, "Not permitted", "", "use one below v1/{vin}/res/{id}/"}},
+		{errNotPermitted, verdict{"not_permitted", reasonNotAuthorized, http.StatusForbidden, "Not permitted", "", "get a token that permits it"}},
+		{errQueueFull, verdict{"queue_full", reasonQuota, http.StatusTooManyRequests, "Queue full", "1", "send it later"}},
+		{errBusy, verdict{"busy", reasonQuota, http.StatusServiceUnavailable, "", "5", "send it later"}},
+		{errConflict, verdict{"conflict", reasonImplementation, http.StatusConflict, "Idempotency conflict", "", "use an id of its own"}},
+		{errExpired, verdict{"expired", reasonImplementation, http.StatusConflict, "Expired", "", "send it as a new one, if it is still wanted"}},
+		{errCursor, verdict{"cursor", reasonImplementation, http.StatusBadRequest, "", "", ""}},
+		{ErrNotFound, verdict{"not_found", reasonImplementation, http.StatusNotFound, "", "", ""}},
+		{ErrNotCancellable, verdict{"not_cancellable", reasonImplementation, http.StatusConflict, "Not cancellable", "", ""}},
+		{errStore, verdict{"store", reasonUnspecified, http.StatusServiceUnavailable, "", "5", doAgain}},
+		{errUnknown, verdict{"unknown", reasonUnspecified, http.StatusServiceUnavailable, "Unknown, repeat with this id", "1", doAgain}},
+		{errClosed, verdict{"closed", reasonUnspecified, http.StatusServiceUnavailable, "", "5", doAgain}},
 	} {
 		if errors.Is(err, a.is) {
 			return a.verdict
 		}
 	}
-	return verdict{"other", reasonImplementation, http.StatusServiceUnavailable, "", ""}
+	return verdict{"other", reasonImplementation, http.StatusServiceUnavailable, "", "", doAgain}
 }
 
 // audit is the only place that counts requests and writes them to the audit log, once their outcome is certain.
@@ -247,18 +249,18 @@ func (s *Service) fromMQTT(rec *message.Record, c Caller) (Request, error) {
 }
 
 // Submit decides on a command that a client published and answers once the decision is on disk. It calls answer exactly
-// once, with the reason code of the acknowledgement (MQTT 5, 3.4.2.1), from any goroutine and perhaps before it
-// returns. answer must not block. If Submit returns an error, it never calls answer.
+// once, with the reason code and reason string of the acknowledgement (MQTT 5, 3.4.2), from any goroutine and perhaps
+// before it returns. answer must not block. If Submit returns an error, it never calls answer.
 //
 // A client that is not refusable (MQTT 3.1.1) cannot receive a refusal code: it gets 0, and the refusal is an event on
 // vehicle.command-results. Refusals for the topic and decisions that could not be written are answered with their code
 // even so. Submit waits for room in the inbox, never for the disk. It does not keep the record.
-func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, refusable bool, answer func(reason byte)) error {
+func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, refusable bool, answer func(reason byte, text string)) error {
 	r, found := s.fromMQTT(rec, c)
 	r.came = time.Now()
 	if found != nil && (refusable || ofTopic(found)) {
 		s.auditRequest(&r, false, found)
-		answer(reasonCode(found))
+		answer(acknowledgement(found))
 		return nil
 	}
 	err := s.enter(ctx, r.VIN, &request{
@@ -272,7 +274,7 @@ func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, ref
 			} else if !refusable {
 				err = nil
 			}
-			answer(reasonCode(err))
+			answer(acknowledgement(err))
 		},
 	}, func(ctx, waits context.Context) error {
 		if found == nil {
@@ -296,9 +298,17 @@ const (
 	reasonQuota          byte = 0x97 // a bound: the vehicle's queue, the gateway, a command's size
 )
 
-func reasonCode(err error) byte {
+// acknowledgement returns the reason code and the reason string for the outcome of a request.
+func acknowledgement(err error) (reason byte, text string) {
 	if err == nil {
-		return reasonSuccess
+		return reasonSuccess, ""
 	}
-	return verdictOn(err).code
+	v := verdictOn(err)
+	switch {
+	case v.code == reasonUnspecified || v.label == "other": // the cause is the gateway's own
+		return v.code, "whether the command was taken is unknown: " + v.do
+	case v.do == "":
+		return v.code, err.Error()
+	}
+	return v.code, err.Error() + ": " + v.do
 }

@@ -34,7 +34,7 @@ func submit(t *testing.T, s *Service, refusable bool, topic, payload string, cha
 		defer clear(value)
 	}
 	answers := make(chan byte, 2)
-	check.OK(t, s.Submit(t.Context(), rec, from, refusable, func(reason byte) { answers <- reason }))
+	check.OK(t, s.Submit(t.Context(), rec, from, refusable, func(reason byte, _ string) { answers <- reason }))
 	clear(rec.Payload) // the owner reuses the record
 	clear(rec.Props.Correlation)
 	clear(packet)
@@ -168,7 +168,7 @@ func TestSubmitIsOnDiskBeforeTheAnswer(t *testing.T) {
 	var cp *statefile.DB
 	answered := make(chan struct{})
 	rec := &message.Record{Kind: message.KindPublish, Client: "control", Topic: "v1/" + vin + "/cmd/c1/lock", Payload: []byte("{}")}
-	err := s.Submit(t.Context(), rec, Caller{By: "control"}, true, func(byte) { cp = snapshot(t, db); close(answered) })
+	err := s.Submit(t.Context(), rec, Caller{By: "control"}, true, func(byte, string) { cp = snapshot(t, db); close(answered) })
 	check.OK(t, err)
 	<-answered
 	r := start(t, Options{DB: cp, Deliverer: newEngine(0)})

@@ -47,7 +47,7 @@ func TestNobodyWaits(t *testing.T) {
 		t.Errorf("a cancel: %v", err)
 	}
 	answered := make(chan byte, 1)
-	check.OK(t, m.Submit(ctx, &message.Record{Topic: "v1/" + vin + "/cmd/c2/lock"}, Caller{}, true, func(reason byte) { answered <- reason }))
+	check.OK(t, m.Submit(ctx, &message.Record{Topic: "v1/" + vin + "/cmd/c2/lock"}, Caller{}, true, func(reason byte, _ string) { answered <- reason }))
 	if code := <-answered; code != reasonUnspecified {
 		t.Errorf("PUBACK %#x", code)
 	}
@@ -81,7 +81,7 @@ func TestAtOnceWhileAway(t *testing.T) {
 		t.Error(err)
 	}
 	answered := make(chan byte, 1)
-	check.OK(t, m.Submit(ctx, &message.Record{Topic: "v1/" + vin + "/cmd/c2/lock"}, Caller{}, true, func(reason byte) { answered <- reason }))
+	check.OK(t, m.Submit(ctx, &message.Record{Topic: "v1/" + vin + "/cmd/c2/lock"}, Caller{}, true, func(reason byte, _ string) { answered <- reason }))
 	select {
 	case code := <-answered:
 		if code != reasonUnspecified {

@@ -15,17 +15,25 @@ func AppendAck(dst []byte, typ byte, id uint16, reason, version byte) []byte {
 	return append(dst, first, 3, byte(id>>8), byte(id), reason)
 }
 
-// AppendSuback appends a SUBACK. For 3.1.1 every failure code becomes 0x80 (MQTT 3.1.1, 3.9.3).
-func AppendSuback(dst []byte, id uint16, codes []byte, version byte) []byte {
-	length := 2 + len(codes)
+// AppendRefusal appends a PUBACK, PUBREC or PUBCOMP of MQTT 5 with a reason string.
+func AppendRefusal(dst []byte, typ byte, id uint16, reason byte, reasonString string) []byte {
+	size := textSize(reasonString)
+	dst = appendHeader(dst, typ<<4, 3+varintSize(size)+size)
+	dst = append(binary.BigEndian.AppendUint16(dst, id), reason)
+	return appendText(appendVarint(dst, size), propReason, reasonString)
+}
+
+// AppendSuback appends a SUBACK; an empty reasonString is omitted. For 3.1.1, which has none, every failure code becomes
+// 0x80 (MQTT 3.1.1, 3.9.3).
+func AppendSuback(dst []byte, id uint16, codes []byte, reasonString string, version byte) []byte {
 	if version == Version5 {
-		length++
+		size := textSize(reasonString)
+		dst = appendHeader(dst, TypeSuback<<4, 2+varintSize(size)+size+len(codes))
+		dst = appendVarint(binary.BigEndian.AppendUint16(dst, id), size)
+		return append(appendText(dst, propReason, reasonString), codes...)
 	}
-	dst = appendHeader(dst, TypeSuback<<4, length)
+	dst = appendHeader(dst, TypeSuback<<4, 2+len(codes))
 	dst = binary.BigEndian.AppendUint16(dst, id)
-	if version == Version5 {
-		return append(append(dst, 0), codes...)
-	}
 	for _, code := range codes {
 		dst = append(dst, min(code, 0x80))
 	}

@@ -100,7 +100,7 @@ func presentToken(t *testing.T, g *harness.Gateway, name, token string) (n int) 
 		{id: vinA, password: token, version: 5, method: "CELL-JWT"},
 	} {
 		m, ack := tryOpen(t, g.MQTT, c)
-		// A CONNECT over limits.max_connect_packet gets no answer.
+		// A CONNECT of 3.1.1 over limits.max_connect_packet gets no answer.
 		if ack.Type == 0 && len(token) < 16<<10-200 || ack.Type != 0 && ack.Reason == 0 {
 			t.Errorf("%s on %d %s: %v", name, c.version, c.method, ack)
 		}

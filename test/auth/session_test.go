@@ -47,7 +47,9 @@ func TestMatrixClientID(t *testing.T) {
 	if _, code := open(t, g.MQTT, connect{id: vinA, user: vinB, password: i.vehicle(vinA), version: 5}); code != reasonBadCredentials {
 		t.Errorf("a vehicle with another's user name: 0x%02x", code)
 	}
-	awaitAudit(t, g, `"event":"refuse"`, `"reason":"client-id"`, `"sub":"`+vinA, `"from":"127.0.0.1:`)
+	for _, reason := range []string{"client-id", "user-name"} {
+		awaitAudit(t, g, `"event":"refuse"`, `"reason":"`+reason+`"`, `"sub":"`+vinA, `"from":"127.0.0.1:`)
+	}
 	t.Logf("%d client identifiers", n)
 }
 
