@@ -171,11 +171,7 @@ func (x *Index) Match(rec *message.Record, fn func(client string, m session.Matc
 	found := x.topics.Subscribers(x.shallow(rec.Topic)).Subscriptions
 	if len(found) == 1 {
 		for held := range found {
-			for _, m := range x.chosen(strings.TrimSuffix(held, parentMark)) {
-				if matched := (session.Matched{}); m.matches(rec, &matched) {
-					fn(m.client, matched)
-				}
-			}
+			x.matchOne(held, rec, fn)
 		}
 		return
 	}
@@ -193,6 +189,15 @@ func (x *Index) Match(rec *message.Record, fn func(client string, m session.Matc
 	}
 	for client, matched := range matches {
 		fn(client, *matched)
+	}
+}
+
+// matchOne is Match where one filter alone has subscriptions: no client has two that match.
+func (x *Index) matchOne(held string, rec *message.Record, fn func(client string, m session.Matched)) {
+	for _, m := range x.chosen(strings.TrimSuffix(held, parentMark)) {
+		if matched := (session.Matched{}); m.matches(rec, &matched) {
+			fn(m.client, matched)
+		}
 	}
 }
 

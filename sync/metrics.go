@@ -111,6 +111,30 @@ func (m *Metrics) readingsOfLanes(r *metric.Readings) laneReadings {
 	return all
 }
 
+func (m *Metrics) readFigures(out metric.Sample, s *Syncer, figures laneReadings) {
+	for _, l := range s.Lanes() {
+		for _, f := range figures {
+			if f.counter {
+				out.Counter(f.desc, f.value(&l), m.labels(s.o.Centre, l.Lane)...)
+			} else {
+				out.Gauge(f.desc, f.value(&l), m.labels(s.o.Centre, l.Lane)...)
+			}
+		}
+	}
+}
+
+func (m *Metrics) readGaps(out metric.Sample, s *Syncer, stopped, from, to *prometheus.Desc) {
+	centre := s.o.Centre
+	for _, l := range s.lanes {
+		gaps := l.gapsNow()
+		out.Flag(stopped, len(gaps) > 0, m.labels(centre, l.name)...)
+		for _, g := range gaps {
+			out.Gauge(from, float64(g.From), m.labels(centre, l.name, g.Topic, strconv.Itoa(g.Partition))...)
+			out.Gauge(to, orNaN(float64(g.To-1), !g.Recreated), m.labels(centre, l.name, g.Topic, strconv.Itoa(g.Partition))...)
+		}
+	}
+}
+
 // readings exports the workers' figures to Prometheus.
 func (m *Metrics) readings() *metric.Readings {
 	r := &metric.Readings{}
@@ -126,27 +150,11 @@ func (m *Metrics) readings() *metric.Readings {
 		all := m.all
 		m.mu.Unlock()
 		for _, s := range all {
-			centre := s.o.Centre
-			for _, l := range s.Lanes() {
-				for _, f := range figures {
-					if f.counter {
-						out.Counter(f.desc, f.value(&l), m.labels(centre, l.Lane)...)
-					} else {
-						out.Gauge(f.desc, f.value(&l), m.labels(centre, l.Lane)...)
-					}
-				}
-			}
-			for _, l := range s.lanes {
-				gaps := l.gapsNow()
-				out.Flag(stopped, len(gaps) > 0, m.labels(centre, l.name)...)
-				for _, g := range gaps {
-					out.Gauge(from, float64(g.From), m.labels(centre, l.name, g.Topic, strconv.Itoa(g.Partition))...)
-					out.Gauge(to, orNaN(float64(g.To-1), !g.Recreated), m.labels(centre, l.name, g.Topic, strconv.Itoa(g.Partition))...)
-				}
-			}
+			m.readFigures(out, s, figures)
+			m.readGaps(out, s, stopped, from, to)
 			limit, used := s.flow.Limit()
-			out.Gauge(window, float64(limit), m.labels(centre)...)
-			out.Gauge(windowUsed, float64(used), m.labels(centre)...)
+			out.Gauge(window, float64(limit), m.labels(s.o.Centre)...)
+			out.Gauge(windowUsed, float64(used), m.labels(s.o.Centre)...)
 		}
 	}
 	return r

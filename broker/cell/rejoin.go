@@ -184,9 +184,8 @@ type answered struct {
 // server's name must match the first answer, and all answers except for the salts, which one flush would change
 // together. The caller retries calls whose slot has moved.
 func (s *Store) together(ctx context.Context, client *redis.Client, calls []call) []answered {
-	out := make([]answered, len(calls))
 	if len(calls) == 0 {
-		return out
+		return nil
 	}
 	var waited, now *redis.Cmd
 	ran := make([]*redis.Cmd, len(calls))
@@ -205,32 +204,41 @@ func (s *Store) together(ctx context.Context, client *redis.Client, calls []call
 		now = p.Eval(ctx, server.text, calls[0].keys[:1])
 		return nil
 	})
+	out, moved := read(calls, ran)
 	var unconfirmed error
 	first := ""
 	if confirm && ran[0].Err() == nil {
 		unconfirmed = s.confirmed(client, waited, wait)
-		if r, err := parse(ran[0].Val()); err == nil && unconfirmed == nil {
-			first, unconfirmed = unsalted(r.server), sameServer(r, now)
+		if out[0].err == nil && unconfirmed == nil {
+			first, unconfirmed = unsalted(out[0].server), sameServer(out[0].reply, now)
 		}
 	}
-	moved := false
-	for i := range calls {
+	for i := range out {
 		a := &out[i]
-		switch err := ran[i].Err(); {
-		case err != nil:
-			moved = moved || redis.HasErrorPrefix(err, "MOVED")
-			a.err = fmt.Errorf("%s: %w", calls[i].script, failed(err))
-		default:
-			a.reply, a.err = parse(ran[i].Val())
+		if a.err != nil || !confirm {
+			continue
 		}
-		if a.err == nil && confirm {
-			if a.err = unconfirmed; a.err == nil && unsalted(a.reply.server) != first {
-				a.err = errAnother
-			}
+		if a.err = unconfirmed; a.err == nil && unsalted(a.reply.server) != first {
+			a.err = errAnother
 		}
 	}
 	if cluster, ok := s.client.(*redis.ClusterClient); ok && moved {
 		cluster.ReloadState(ctx)
 	}
 	return out
+}
+
+// read returns the answers of calls, and whether a slot has moved to another server.
+func read(calls []call, ran []*redis.Cmd) (out []answered, moved bool) {
+	out = make([]answered, len(calls))
+	for i := range calls {
+		a := &out[i]
+		if err := ran[i].Err(); err != nil {
+			moved = moved || redis.HasErrorPrefix(err, "MOVED")
+			a.err = fmt.Errorf("%s: %w", calls[i].script, failed(err))
+		} else {
+			a.reply, a.err = parse(ran[i].Val())
+		}
+	}
+	return out, moved
 }

@@ -424,24 +424,9 @@ const replayWindow = 10 * time.Minute
 // retain forgets final commands beyond the bounds of age and count, earliest end first. Within the replay window a
 // command is forgotten only because of the count, and this is counted. It returns errMore when it stopped at maxForget.
 func (b *batch) retain() error {
-	keepFrom := b.passed - b.s.o.KeepFor.Milliseconds()
-	over := b.s.kept + b.done - b.s.o.KeepMax
-	var gone [][]byte
-	early := 0
-	c := b.t.done.Cursor()
-	for k, _ := c.First(); k != nil && len(gone) < maxForget; k, _ = c.Next() {
-		rec, err := b.t.bySeq(number(k[8:]))
-		if b.broken(err) != nil {
-			return err
-		}
-		asked := rec != nil && rec.until()+replayWindow.Milliseconds() > b.passed
-		if (int64(number(k)) >= keepFrom || asked) && len(gone) >= over {
-			break
-		}
-		if asked {
-			early++
-		}
-		gone = append(gone, bytes.Clone(k)) // a write may move the page of k
+	gone, early, err := b.outdated()
+	if err != nil {
+		return err
 	}
 	for _, k := range gone {
 		rec, err := b.t.bySeq(number(k[8:]))
@@ -463,4 +448,27 @@ func (b *batch) retain() error {
 		return errMore
 	}
 	return nil
+}
+
+// outdated returns the keys of final commands beyond the bounds, maxForget at most, and how many of them are within the
+// replay window.
+func (b *batch) outdated() (gone [][]byte, early int, err error) {
+	keepFrom := b.passed - b.s.o.KeepFor.Milliseconds()
+	over := b.s.kept + b.done - b.s.o.KeepMax
+	c := b.t.done.Cursor()
+	for k, _ := c.First(); k != nil && len(gone) < maxForget; k, _ = c.Next() {
+		rec, err := b.t.bySeq(number(k[8:]))
+		if b.broken(err) != nil {
+			return nil, 0, err
+		}
+		asked := rec != nil && rec.until()+replayWindow.Milliseconds() > b.passed
+		if (int64(number(k)) >= keepFrom || asked) && len(gone) >= over {
+			break
+		}
+		if asked {
+			early++
+		}
+		gone = append(gone, bytes.Clone(k)) // a write may move the page of k
+	}
+	return gone, early, nil
 }

@@ -185,7 +185,6 @@ func (s *Service) listTogether(ctx context.Context, f Filter) (page []Command, c
 	if err != nil {
 		return nil, "", err
 	}
-	st := s.o.Cell.Store
 	if f.VIN != "" && !at.Ended {
 		more := false
 		if page, at, more, err = s.listOpenOf(ctx, f, at); err != nil || more {
@@ -196,28 +195,37 @@ func (s *Service) listTogether(ctx context.Context, f Filter) (page []Command, c
 		if f.State != "" && !f.State.Final() && at.Ended {
 			return page, "", nil
 		}
-		names, next, err := st.Page(ctx, at, f.Limit-len(page))
+		found, seen, next, err := s.readPage(ctx, f, at, f.Limit-len(page))
 		if err != nil {
 			return nil, "", &UnknownError{Why: err}
 		}
 		if next == nil {
 			return page, "", nil
 		}
-		at, looked = *next, looked+len(names)
-		if f.VIN != "" {
-			names = slices.DeleteFunc(names, func(n cell.Name) bool { return n.VIN != f.VIN })
-		}
-		records, err := st.Records(ctx, names)
-		if err != nil {
-			return nil, "", &UnknownError{Why: err}
-		}
-		for i := range records {
-			if r := &records[i]; f.State == "" || r.State == string(f.State) {
-				page = append(page, s.shownOf(r))
-			}
-		}
+		at, looked, page = *next, looked+seen, append(page, found...)
 	}
 	return page, cursorOf(at), nil
+}
+
+// readPage reads up to most commands from at on, and returns the matching ones, how many it has read, and the place
+// where the list continues, nil at its end.
+func (s *Service) readPage(ctx context.Context, f Filter, at cell.Place, most int) (found []Command, seen int, next *cell.Place, err error) {
+	st := s.o.Cell.Store
+	names, next, err := st.Page(ctx, at, most)
+	if err != nil || next == nil {
+		return nil, 0, nil, err
+	}
+	seen = len(names)
+	if f.VIN != "" {
+		names = slices.DeleteFunc(names, func(n cell.Name) bool { return n.VIN != f.VIN })
+	}
+	records, err := st.Records(ctx, names)
+	for i := range records {
+		if r := &records[i]; f.State == "" || r.State == string(f.State) {
+			found = append(found, s.shownOf(r))
+		}
+	}
+	return found, seen, next, err
 }
 
 // listOpenOf lists a vehicle's open commands, with the place where the list continues if there are more.

@@ -45,7 +45,7 @@ func (s *Service) pump(vin string) {
 	now, outstanding := s.o.Clock.Now().UnixMilli(), l.outstanding()
 	var hand []uint64
 	for _, e := range l.entries {
-		if e.outstanding || e.doubt || (e.rec.State != Queued && e.rec.State != Sent) || e.rec.until() <= now {
+		if !e.pending(now) {
 			continue
 		}
 		if s.life(e.rec) <= 0 {

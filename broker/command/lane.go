@@ -25,6 +25,11 @@ type entry struct {
 	asking, asked, ending, doubt bool
 }
 
+// pending reports whether the command is to be sent.
+func (e *entry) pending(now int64) bool {
+	return !e.outstanding && !e.doubt && (e.rec.State == Queued || e.rec.State == Sent) && e.rec.until() > now
+}
+
 // lane holds the open commands of one vehicle in sending order: urgent ones first, each kind in the order of
 // acceptance.
 type lane struct {

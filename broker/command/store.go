@@ -214,16 +214,7 @@ func (t *tables) list(f Filter) (page []Command, cursor string, err error) {
 		from = t.open
 	}
 	c := from.Cursor()
-	k, _ := c.Last()
-	if before > 0 {
-		if k, _ = c.Seek(key(before)); k == nil {
-			k, _ = c.Last()
-		}
-		for k != nil && number(k) >= before {
-			k, _ = c.Prev()
-		}
-	}
-	for scanned := 0; k != nil; k, _ = c.Prev() {
+	for k, scanned := newest(c, before), 0; k != nil; k, _ = c.Prev() {
 		if len(page) == f.Limit || scanned == maxScan {
 			return page, strconv.FormatUint(number(k)+1, cursorBase), nil
 		}
@@ -232,10 +223,29 @@ func (t *tables) list(f Filter) (page []Command, cursor string, err error) {
 		if err != nil {
 			return nil, "", err
 		}
-		if r == nil || (f.State != "" && r.State != f.State) || (f.VIN != "" && r.VIN != f.VIN) {
-			continue
+		if r != nil && f.admits(r) {
+			page = append(page, t.view(r))
 		}
-		page = append(page, t.view(r))
 	}
 	return page, "", nil
+}
+
+func (f *Filter) admits(r *record) bool {
+	return (f.State == "" || r.State == f.State) && (f.VIN == "" || r.VIN == f.VIN)
+}
+
+// newest moves c to the newest command before a number, or of all if it is 0.
+func newest(c *statefile.Cursor, before uint64) []byte {
+	if before == 0 {
+		k, _ := c.Last()
+		return k
+	}
+	k, _ := c.Seek(key(before))
+	if k == nil {
+		k, _ = c.Last()
+	}
+	for k != nil && number(k) >= before {
+		k, _ = c.Prev()
+	}
+	return k
 }

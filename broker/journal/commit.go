@@ -103,17 +103,10 @@ func (c *committer) next() (b *batch, closed bool) {
 	for {
 		calls, waiters, grown, closed := c.buffer.pending(c.calls)
 		now := time.Now()
-		since := now.Sub(c.started)
 		var wait time.Duration
 		switch {
 		case calls > 0:
-			wait = c.pause(calls, waiters) - since
-			if calls < c.calls {
-				wait = max(wait, c.pause(c.calls, 0)-now.Sub(c.ended))
-			}
-			if wait <= 0 && !few {
-				wait = c.gather.more(calls, waiters, since, c.interval)
-			}
+			wait = c.delay(calls, waiters, few, now)
 			if grown || closed || wait <= 0 {
 				c.gather.end()
 				return c.buffer.take(), false
@@ -121,7 +114,7 @@ func (c *committer) next() (b *batch, closed bool) {
 		case closed:
 			return nil, true
 		case c.active != nil && c.marked < c.durable.Load():
-			if wait = idleAfter - since; wait <= 0 {
+			if wait = idleAfter - now.Sub(c.started); wait <= 0 {
 				return nil, false
 			}
 		default:
@@ -140,6 +133,19 @@ func (c *committer) rest(d time.Duration) {
 		c.timer.Reset(d)
 		<-c.timer.C
 	}
+}
+
+// delay returns how long the next commit waits for more calls; 0 or less if it does not.
+func (c *committer) delay(calls, waiters int, few bool, now time.Time) time.Duration {
+	since := now.Sub(c.started)
+	wait := c.pause(calls, waiters) - since
+	if calls < c.calls {
+		wait = max(wait, c.pause(c.calls, 0)-now.Sub(c.ended))
+	}
+	if wait <= 0 && !few {
+		wait = c.gather.more(calls, waiters, since, c.interval)
+	}
+	return wait
 }
 
 // pause returns the least time between the starts of two commits. With few callers a sync costs less than their

@@ -168,41 +168,64 @@ func (r *Reader) TryNextWithin(want message.Flags, passes int) (*Batch, bool, er
 		return nil, false, ErrClosed
 	}
 	for {
-		ok, err := r.locate()
-		if wal.IsExhausted(err) {
-			time.AfterFunc(roomRetry, r.signal)
-			return nil, false, nil
-		}
-		if !ok || err != nil {
+		at, err := r.step(want)
+		switch {
+		case at == wantedBatch:
+			return &r.batch, true, nil
+		case at == noBatch || err != nil:
 			return nil, false, err
-		}
-		h, ok, err := r.win.Header(r.off, r.seg.salt)
-		if err != nil {
-			return nil, false, r.failed(err)
-		}
-		if !ok {
-			if err := r.resync(); err != nil {
-				return nil, false, r.failed(err)
-			}
-			continue
-		}
-		r.bad(r.off, h.First)
-		r.lose(h.First)
-		if h.Next() <= r.next || (want != 0 && message.Flags(h.Flags)&want == 0) {
-			r.pass(&h)
+		case at == otherBatch:
 			if passes--; passes <= 0 {
 				return nil, false, nil
 			}
-			continue
-		}
-		ok, err = r.decode(&h)
-		if err != nil {
-			return nil, false, r.failed(err)
-		}
-		if ok {
-			return &r.batch, true, nil
 		}
 	}
+}
+
+// met is what a reader's step came upon.
+type met uint8
+
+const (
+	noBatch      met = iota // at present, or no file descriptor to read it with; or an error
+	damagedBatch            // was passed over
+	otherBatch              // was passed over: it is not wanted, or was read before
+	wantedBatch             // is in r.batch
+)
+
+// step reads the next batch, or passes over it.
+func (r *Reader) step(want message.Flags) (met, error) {
+	ok, err := r.locate()
+	if wal.IsExhausted(err) {
+		time.AfterFunc(roomRetry, r.signal)
+		return noBatch, nil
+	}
+	if !ok || err != nil {
+		return noBatch, err
+	}
+	h, ok, err := r.win.Header(r.off, r.seg.salt)
+	if err != nil {
+		return noBatch, r.failed(err)
+	}
+	if !ok {
+		if err := r.resync(); err != nil {
+			return noBatch, r.failed(err)
+		}
+		return damagedBatch, nil
+	}
+	r.bad(r.off, h.First)
+	r.lose(h.First)
+	if h.Next() <= r.next || (want != 0 && message.Flags(h.Flags)&want == 0) {
+		r.pass(&h)
+		return otherBatch, nil
+	}
+	ok, err = r.decode(&h)
+	if err != nil {
+		return noBatch, r.failed(err)
+	}
+	if !ok {
+		return damagedBatch, nil
+	}
+	return wantedBatch, nil
 }
 
 func (r *Reader) failed(err error) error {

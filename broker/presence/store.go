@@ -43,37 +43,43 @@ func (b *Outbox) load() error {
 
 // forgetPublished removes, if Shared, vehicles whose events are all published and whose session is not open.
 func (b *Outbox) forgetPublished() error {
-	const some = 1024
 	for at := ""; b.o.Shared; {
-		err := b.o.DB.Update(func(tx *statefile.Tx) error {
-			vehicles := vehiclesOf(tx)
-			var gone []string
-			c, looked := vehicles.Cursor(), 0
-			k, v := c.Seek([]byte(at))
-			for ; k != nil && looked < some; k, v = c.Next() {
-				looked++
-				e, err := decode(string(k), v)
-				if err != nil {
-					return err
-				}
-				if len(e.waiting(b.published)) == 0 && !e.open() {
-					gone = append(gone, string(k))
-				}
-			}
-			at = string(k)
-			for _, vin := range gone {
-				if err := vehicles.Delete([]byte(vin)); err != nil {
-					return err
-				}
-			}
-			b.kept = vehicles.Keys()
-			return nil
+		err := b.o.DB.Update(func(tx *statefile.Tx) (err error) {
+			at, err = b.forgetSome(vehiclesOf(tx), at)
+			return err
 		})
 		if err != nil || at == "" {
 			return err
 		}
 	}
 	return nil
+}
+
+// forgetSome is forgetPublished for a few vehicles from a VIN on. It returns the VIN where the next call continues, empty
+// after the last.
+func (b *Outbox) forgetSome(vehicles *statefile.Bucket, from string) (next string, err error) {
+	const some = 1024
+	var gone [][]byte
+	c, looked := vehicles.Cursor(), 0
+	k, v := c.Seek([]byte(from))
+	for ; k != nil && looked < some; k, v = c.Next() {
+		looked++
+		e, err := decode(string(k), v)
+		if err != nil {
+			return "", err
+		}
+		if len(e.waiting(b.published)) == 0 && !e.open() {
+			gone = append(gone, bytes.Clone(k))
+		}
+	}
+	next = string(k)
+	for _, vin := range gone {
+		if err := vehicles.Delete(vin); err != nil {
+			return "", err
+		}
+	}
+	b.kept = vehicles.Keys()
+	return next, nil
 }
 
 // loadVehicles reads who was connected and what is not published.
@@ -90,25 +96,29 @@ func (b *Outbox) loadVehicles() error {
 			if err != nil {
 				return err
 			}
-			last := e.last()
-			if last.Kind != Disconnected && !b.o.Shared {
-				b.lost[last.VIN] = struct{}{}
-			}
-			if b.o.Shared && e.open() {
-				b.left = append(b.left, *e.latest())
-			}
-			if last.after(b.written) {
-				b.written = last.Mark
-			}
-			if waiting := e.waiting(b.published); len(waiting) > 0 {
-				b.spilled = true
-				if b.mirror != nil {
-					b.mirror.add(waiting)
-				}
-			}
+			b.loadVehicle(&e)
 			return nil
 		})
 	})
+}
+
+func (b *Outbox) loadVehicle(e *entry) {
+	last := e.last()
+	if last.Kind != Disconnected && !b.o.Shared {
+		b.lost[last.VIN] = struct{}{}
+	}
+	if b.o.Shared && e.open() {
+		b.left = append(b.left, *e.latest())
+	}
+	if last.after(b.written) {
+		b.written = last.Mark
+	}
+	if waiting := e.waiting(b.published); len(waiting) > 0 {
+		b.spilled = true
+		if b.mirror != nil {
+			b.mirror.add(waiting)
+		}
+	}
 }
 
 type wrote struct{ kept, merged, refused int }

@@ -94,11 +94,8 @@ func (c *cli) fleet(cmd *cobra.Command, f *fleetFlags) error {
 	if o.Version, err = mqttVersion(f.mqtt); err != nil {
 		return err
 	}
-	if f.tokens == "" && f.tokenDir == "" && (o.Vehicles < 1 || o.First < 0 || o.First+o.Vehicles > fleet.MaxVehicles) {
-		return usagef("fleet: --vehicles %d with --first %d: want 1 vehicle or more, numbered below %d", o.Vehicles, o.First, fleet.MaxVehicles)
-	}
-	if o.Rate < 0 || o.QoS > 1 {
-		return usagef("fleet: --rate %g and --qos %d: want a rate of 0 or more, and a QoS of 0 or 1", o.Rate, o.QoS)
+	if err := f.check(); err != nil {
+		return err
 	}
 	if o.Broker, o.TLS, err = f.where(); err != nil {
 		return err
@@ -139,6 +136,18 @@ func (c *cli) fleet(cmd *cobra.Command, f *fleetFlags) error {
 	}
 	if report.Connects == 0 {
 		return fmt.Errorf("fleet: no vehicle could connect to %s", o.Broker)
+	}
+	return nil
+}
+
+// check checks the numbers.
+func (f *fleetFlags) check() error {
+	o := &f.o
+	if f.tokens == "" && f.tokenDir == "" && (o.Vehicles < 1 || o.First < 0 || o.First+o.Vehicles > fleet.MaxVehicles) {
+		return usagef("fleet: --vehicles %d with --first %d: want 1 vehicle or more, numbered below %d", o.Vehicles, o.First, fleet.MaxVehicles)
+	}
+	if o.Rate < 0 || o.QoS > 1 {
+		return usagef("fleet: --rate %g and --qos %d: want a rate of 0 or more, and a QoS of 0 or 1", o.Rate, o.QoS)
 	}
 	return nil
 }

@@ -125,46 +125,56 @@ func (c *cli) changeRules(ctx context.Context, t *target, method, path string, b
 		return err
 	}
 	return c.print(s, func(w io.Writer) error {
-		if err := s.Warnings.Write(w); err != nil {
+		if err := printRulesState(w, &s); err != nil || method != "GET" {
 			return err
 		}
-		from := "from " + s.Path
-		switch {
-		case s.Applied:
-			from = "applied over the API, in place of " + s.Path
-		case s.Broken:
-			from = "not from " + s.Path
-		}
-		_, err := fmt.Fprintf(w, "%s in force, set %.12s, since %s, %s\n", many(len(s.Rules), "rule", "rules"), s.Hash, whenText(s.Since, time.Now()), from)
-		if err == nil && s.Error != "" && !s.Applied {
-			_, err = fmt.Fprintf(w, "the files are not in force: %s\n", s.Error)
-		}
-		for i := range s.Held {
-			h := &s.Held[i]
-			if err == nil {
-				_, err = fmt.Fprintf(w, "rule %s sends nothing since %s: %d of %d messages were errors, its limit is %s\n",
-					h.Rule, whenText(h.Since, time.Now()), h.Errors, h.Messages, h.Limit)
-			}
-		}
-		if err != nil || method != "GET" {
-			return err
-		}
-		out := table{}
-		out.row("RULE", "MODE", "FROM", "TO")
-		for i := range s.Rules {
-			r := &s.Rules[i]
-			var to []string
-			for _, x := range r.Targets {
-				to = append(to, string(x.Sink)+" "+x.Name)
-			}
-			mode := r.Mode
-			if slices.ContainsFunc(s.Held, func(h app.HeldRule) bool { return h.Rule == r.ID }) {
-				mode = "shadow (limits)"
-			}
-			out.row(r.ID, mode, strings.Join(r.From, ", "), strings.Join(to, ", "))
-		}
+		out := ruleTable(&s)
 		return out.write(w)
 	})
+}
+
+// printRulesState prints what the rules in force are, and what is wrong with them.
+func printRulesState(w io.Writer, s *app.RuleSet) error {
+	if err := s.Warnings.Write(w); err != nil {
+		return err
+	}
+	from := "from " + s.Path
+	switch {
+	case s.Applied:
+		from = "applied over the API, in place of " + s.Path
+	case s.Broken:
+		from = "not from " + s.Path
+	}
+	_, err := fmt.Fprintf(w, "%s in force, set %.12s, since %s, %s\n", many(len(s.Rules), "rule", "rules"), s.Hash, whenText(s.Since, time.Now()), from)
+	if err == nil && s.Error != "" && !s.Applied {
+		_, err = fmt.Fprintf(w, "the files are not in force: %s\n", s.Error)
+	}
+	for i := range s.Held {
+		h := &s.Held[i]
+		if err == nil {
+			_, err = fmt.Fprintf(w, "rule %s sends nothing since %s: %d of %d messages were errors, its limit is %s\n",
+				h.Rule, whenText(h.Since, time.Now()), h.Errors, h.Messages, h.Limit)
+		}
+	}
+	return err
+}
+
+func ruleTable(s *app.RuleSet) table {
+	out := table{}
+	out.row("RULE", "MODE", "FROM", "TO")
+	for i := range s.Rules {
+		r := &s.Rules[i]
+		var to []string
+		for _, x := range r.Targets {
+			to = append(to, string(x.Sink)+" "+x.Name)
+		}
+		mode := r.Mode
+		if slices.ContainsFunc(s.Held, func(h app.HeldRule) bool { return h.Rule == r.ID }) {
+			mode = "shadow (limits)"
+		}
+		out.row(r.ID, mode, strings.Join(r.From, ", "), strings.Join(to, ", "))
+	}
+	return out
 }
 
 // explainLive lets a running gateway explain a message.

@@ -3,6 +3,7 @@ package expr
 import (
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strconv"
 
 	"github.com/expr-lang/expr/ast"
@@ -364,32 +365,41 @@ func (p *executable) function(node *ast.Node, name string, args []ast.Node) {
 		if zone := zoneOf(args); zone != nil {
 			p.call(node, inZone(zone), args[0])
 		}
-	case len(args) == 1 && f.one != nil && f.nilToo:
-		p.call(node, f.one, args...)
-	case len(args) == 1 && f.one != nil:
-		p.call(node, func(v any) any {
+	default:
+		if fn := f.lifted(len(args)); fn != nil {
+			p.call(node, fn, args...)
+		}
+	}
+}
+
+// lifted returns the function of n arguments, which is nil if one of them is; nil if there is none.
+func (f function) lifted(n int) any {
+	switch {
+	case n == 1 && f.one != nil && f.nilToo:
+		return f.one
+	case n == 1 && f.one != nil:
+		return func(v any) any {
 			if v == nil {
 				return nil
 			}
 			return f.one(v)
-		}, args...)
-	case len(args) == 2 && f.two != nil:
-		p.call(node, func(a, b any) any {
+		}
+	case n == 2 && f.two != nil:
+		return func(a, b any) any {
 			if a == nil || b == nil {
 				return nil
 			}
 			return f.two(a, b)
-		}, args...)
+		}
 	case f.many != nil:
-		p.call(node, func(args ...any) any {
-			for _, a := range args {
-				if a == nil {
-					return nil
-				}
+		return func(args ...any) any {
+			if slices.Contains(args, nil) {
+				return nil
 			}
 			return f.many(args...)
-		}, args...)
+		}
 	}
+	return nil
 }
 
 // variable is an operand that is evaluated once, into a variable with a name that no source can use.

@@ -83,13 +83,7 @@ func (n *Names) compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 	e := &Expression{Text: s.Value, Field: -1, whole: -1}
 	used := r.collect(tree.Node)
 	if len(r.problems) > 0 {
-		for _, p := range r.problems {
-			line, col := s.At(p.from)
-			if p.code == doc.CodeUnknownName && s.Quoted() && doc.ValidName(s.Value) {
-				p.suggestion += fmt.Sprintf(" (YAML takes the quotes away: a constant text has two pairs, '\"%s\"')", s.Value)
-			}
-			d.Fail(line, col, p.code, p.suggestion, "%s", p.message)
-		}
+		r.report(d, s)
 		return nil
 	}
 	e.code, e.calls = message.Hash(tree.Node.String()), calls(tree.Node)
@@ -125,6 +119,17 @@ func (n *Names) compile(d *doc.Document, s *doc.Scalar, w Want) *Expression {
 		}
 	}
 	return e
+}
+
+// report reports the problems of an expression that was read from s.
+func (r *resolver) report(d *doc.Document, s *doc.Scalar) {
+	for _, p := range r.problems {
+		line, col := s.At(p.from)
+		if p.code == doc.CodeUnknownName && s.Quoted() && doc.ValidName(s.Value) {
+			p.suggestion += fmt.Sprintf(" (YAML takes the quotes away: a constant text has two pairs, '\"%s\"')", s.Value)
+		}
+		d.Fail(line, col, p.code, p.suggestion, "%s", p.message)
+	}
 }
 
 // collect returns the symbols of a resolved tree, sorted by key.

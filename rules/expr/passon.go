@@ -1,6 +1,8 @@
 package expr
 
 import (
+	"slices"
+
 	"github.com/expr-lang/expr/ast"
 	"github.com/valyala/fastjson"
 
@@ -55,10 +57,7 @@ func (p *passed) passes() bool {
 func (n *Names) part(d *doc.Document, tree ast.Node, p *passed) bool {
 	switch t := tree.(type) {
 	case *ast.IdentifierNode:
-		for i := range n.Macros {
-			if n.Macros[i].Name.Value != t.Value {
-				continue
-			}
+		if i := slices.IndexFunc(n.Macros, func(m Macro) bool { return m.Name.Value == t.Value }); i >= 0 {
 			inner := *n
 			inner.Macros = n.Macros[:i]
 			tree, err := parseExpr(n.Macros[i].Expr.Value)
@@ -74,19 +73,9 @@ func (n *Names) part(d *doc.Document, tree ast.Node, p *passed) bool {
 	case *ast.ArrayNode:
 		return n.parts(d, p, passedList, t.Nodes...)
 	case *ast.MapNode:
-		var values []ast.Node
-		for _, node := range t.Pairs {
-			pair, _ := node.(*ast.PairNode)
-			if pair == nil {
-				return false
-			}
-			name, ok := pair.Key.(*ast.StringNode)
-			if !ok {
-				return false
-			}
-			p.names, values = append(p.names, name.Value), append(values, pair.Value)
-		}
-		return n.parts(d, p, passedObject, values...)
+		names, values, ok := fieldsOf(t)
+		p.names = names
+		return ok && n.parts(d, p, passedObject, values...)
 	}
 	p.expr = n.leaf(d, tree)
 	if p.expr == nil {
@@ -102,6 +91,22 @@ func (n *Names) part(d *doc.Document, tree ast.Node, p *passed) bool {
 		}
 	}
 	return true
+}
+
+// fieldsOf returns the names and values of an object; false if a name is not a text.
+func fieldsOf(object *ast.MapNode) (names []string, values []ast.Node, ok bool) {
+	for _, node := range object.Pairs {
+		pair, _ := node.(*ast.PairNode)
+		if pair == nil {
+			return nil, nil, false
+		}
+		name, ok := pair.Key.(*ast.StringNode)
+		if !ok {
+			return nil, nil, false
+		}
+		names, values = append(names, name.Value), append(values, pair.Value)
+	}
+	return names, values, true
 }
 
 func (n *Names) parts(d *doc.Document, p *passed, kind passedKind, trees ...ast.Node) bool {

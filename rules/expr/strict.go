@@ -31,13 +31,18 @@ func strict(b []byte) bool {
 			i += len("true")
 		case c == 'f':
 			i += len("false")
-		case c == ',' || c == ':' || c == '{' || c == '}' || c == '[' || c == ']' || c == ' ' || c == '\n' || c == '\r' || c == '\t':
+		case between(c):
 			i++
 		default:
 			return false
 		}
 	}
 	return true
+}
+
+// between reports whether c stands between values.
+func between(c byte) bool {
+	return c == ',' || c == ':' || c == '{' || c == '}' || c == '[' || c == ']' || c == ' ' || c == '\n' || c == '\r' || c == '\t'
 }
 
 // textEnd returns the index after the closing quote of a text; -1 if the text has invalid contents (RFC 8259, section

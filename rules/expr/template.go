@@ -150,33 +150,40 @@ func (t *Template) render(sc *Scope, dst []byte) ([]byte, error) {
 	}
 	for i := range t.Parts {
 		p := &t.Parts[i]
-		dst = append(dst, p.Text...)
-		switch {
-		case p.kind == symVIN:
-			dst = append(dst, sc.VIN...)
-		case p.kind == symCell:
-			dst = append(dst, sc.cell...)
-		case p.kind == symClass:
-			if p.list != nil && !p.list.has(sc.class) {
-				return dst, fmt.Errorf("%w: ${class}: the class is not in the list %s", ErrRender, classList)
+		var err error
+		if dst, err = p.fill(sc, append(dst, p.Text...), t.Topic); err != nil {
+			return dst, err
+		}
+	}
+	return dst, nil
+}
+
+// fill appends the text of the hole.
+func (p *templatePart) fill(sc *Scope, dst []byte, topic bool) ([]byte, error) {
+	from := len(dst)
+	switch {
+	case p.kind == symVIN:
+		dst = append(dst, sc.VIN...)
+	case p.kind == symCell:
+		dst = append(dst, sc.cell...)
+	case p.kind == symClass:
+		if p.list != nil && !p.list.has(sc.class) {
+			return dst, fmt.Errorf("%w: ${class}: the class is not in the list %s", ErrRender, classList)
+		}
+		dst = append(dst, sc.class...)
+		for i := from; topic && i < len(dst); i++ {
+			if dst[i] == '/' {
+				dst[i] = '.'
 			}
-			from := len(dst)
-			dst = append(dst, sc.class...)
-			for i := from; t.Topic && i < len(dst); i++ {
-				if dst[i] == '/' {
-					dst[i] = '.'
-				}
-			}
-		case p.expr != nil:
-			v, err := sc.Run(p.expr)
-			if err != nil {
-				return dst, err
-			}
-			from := len(dst)
-			dst = AppendText(dst, v)
-			if !p.list.has(string(dst[from:])) || v == nil {
-				return dst, fmt.Errorf("${%s}: the value is not in the list", p.inner)
-			}
+		}
+	case p.expr != nil:
+		v, err := sc.Run(p.expr)
+		if err != nil {
+			return dst, err
+		}
+		dst = AppendText(dst, v)
+		if !p.list.has(string(dst[from:])) || v == nil {
+			return dst, fmt.Errorf("${%s}: the value is not in the list", p.inner)
 		}
 	}
 	return dst, nil

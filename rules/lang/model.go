@@ -294,17 +294,8 @@ func (f *ruleFile) readBounds(path string, n ast.Node) bool {
 		f.doc.FailAt(of, doc.CodeBadNumber, example, "bounds are two numbers: the least and the greatest")
 		return true
 	}
-	for i, to := range []*float64{&b.Low, &b.High} {
-		s, ok := f.doc.Scalar(items[i], "a bound")
-		if !ok {
-			return true
-		}
-		v, err := strconv.ParseFloat(strings.ReplaceAll(s.Value, "_", ""), 64)
-		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
-			f.doc.Fail(s.Line, s.Col, doc.CodeBadNumber, example, "%q is not a number", s.Value)
-			return true
-		}
-		*to = v
+	if !f.readBound(items[0], &b.Low, example) || !f.readBound(items[1], &b.High, example) {
+		return true
 	}
 	if b.Low > b.High {
 		f.doc.FailAt(of, doc.CodeBadNumber, "write the least number first", "no number lies between %g and %g", b.Low, b.High)
@@ -316,6 +307,20 @@ func (f *ruleFile) readBounds(path string, n ast.Node) bool {
 		b.Missing = s.Value == "missing"
 	}
 	f.schema.Bounds[path] = b
+	return true
+}
+
+func (f *ruleFile) readBound(n ast.Node, to *float64, example string) bool {
+	s, ok := f.doc.Scalar(n, "a bound")
+	if !ok {
+		return false
+	}
+	v, err := strconv.ParseFloat(strings.ReplaceAll(s.Value, "_", ""), 64)
+	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
+		f.doc.Fail(s.Line, s.Col, doc.CodeBadNumber, example, "%q is not a number", s.Value)
+		return false
+	}
+	*to = v
 	return true
 }
 

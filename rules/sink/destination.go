@@ -288,17 +288,7 @@ func (d *destination) launch(e *parkedEntry, owner *pipeline, size int) {
 func (d *destination) land() {
 	for {
 		d.l.mu.Lock()
-		var f *flight
-		var deadReason string
-		if len(d.flying) > 0 {
-			f = d.flying[0]
-		}
-		for _, g := range d.flying {
-			if deadReason = g.deadReason; deadReason != "" {
-				f, g.deadReason, g.isDeadLetter = g, "", true
-				break
-			}
-		}
+		f, deadReason := d.nextLocked()
 		if f != nil && !f.retry.IsZero() && !time.Now().Before(f.retry) {
 			f.done, f.moved, f.retry = true, f.errorTopicLocked(), time.Time{}
 		}
@@ -322,6 +312,21 @@ func (d *destination) land() {
 			}
 		}
 	}
+}
+
+// nextLocked returns the entry in flight that comes next: one that becomes a dead letter, with the reason, or else the
+// first; nil if there is none.
+func (d *destination) nextLocked() (f *flight, deadReason string) {
+	for _, g := range d.flying {
+		if deadReason = g.deadReason; deadReason != "" {
+			g.deadReason, g.isDeadLetter = "", true
+			return g, deadReason
+		}
+	}
+	if len(d.flying) == 0 {
+		return nil, ""
+	}
+	return d.flying[0], ""
 }
 
 // popLocked settles the first entry in flight.

@@ -217,32 +217,40 @@ func anyMap(m map[string]any) any {
 func differs(path string, want, got any) string {
 	switch w := want.(type) {
 	case map[string]any:
-		g, ok := got.(map[string]any)
-		if !ok {
-			return fmt.Sprintf("%s is %s", orRoot(path), expr.AppendJSON(nil, got))
-		}
-		for _, k := range slices.Sorted(maps.Keys(w)) {
-			if d := differs(strings.TrimPrefix(path+"."+k, "."), w[k], g[k]); d != "" {
-				return d
-			}
-		}
-		return ""
+		return fieldsDiffer(path, w, got)
 	case []any:
-		g, ok := got.([]any)
-		if !ok || len(g) != len(w) {
-			return fmt.Sprintf("%s is %s, expected %s", orRoot(path), expr.AppendJSON(nil, got), expr.AppendJSON(nil, want))
-		}
-		for i := range w {
-			if d := differs(path+"["+strconv.Itoa(i)+"]", w[i], g[i]); d != "" {
-				return d
-			}
-		}
-		return ""
+		return itemsDiffer(path, w, got)
 	}
 	if want == got || (want != nil && got != nil && expr.SameText(want, got)) || path == "ttl" && sameDuration(want, got) {
 		return ""
 	}
 	return fmt.Sprintf("%s is %s, expected %s", orRoot(path), expr.AppendJSON(nil, got), expr.AppendJSON(nil, want))
+}
+
+func fieldsDiffer(path string, want map[string]any, got any) string {
+	g, ok := got.(map[string]any)
+	if !ok {
+		return fmt.Sprintf("%s is %s", orRoot(path), expr.AppendJSON(nil, got))
+	}
+	for _, k := range slices.Sorted(maps.Keys(want)) {
+		if d := differs(strings.TrimPrefix(path+"."+k, "."), want[k], g[k]); d != "" {
+			return d
+		}
+	}
+	return ""
+}
+
+func itemsDiffer(path string, want []any, got any) string {
+	g, ok := got.([]any)
+	if !ok || len(g) != len(want) {
+		return fmt.Sprintf("%s is %s, expected %s", orRoot(path), expr.AppendJSON(nil, got), expr.AppendJSON(nil, want))
+	}
+	for i := range want {
+		if d := differs(path+"["+strconv.Itoa(i)+"]", want[i], g[i]); d != "" {
+			return d
+		}
+	}
+	return ""
 }
 
 // sameDuration reports whether two texts are the same duration, like 24h and 1d.

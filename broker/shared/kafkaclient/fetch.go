@@ -151,18 +151,9 @@ func (p *Assignment) decode(maxBytes int, fresh bool) ([]Fetched, error) {
 			return nil, fmt.Errorf("read %s/%d at %d: %w", p.Topic, p.ID, p.next, err)
 		}
 		p.missing(base)
-		for _, f := range recs {
-			if control || f.Offset < p.next {
-				continue
-			}
-			if p.missing(f.Offset); p.hole != nil {
-				break
-			}
-			out = append(out, f)
-			p.next = f.Offset + 1
-			size += len(f.Key) + len(f.Value)
-		}
 		if !control {
+			taken := p.take(recs)
+			out, size = append(out, taken...), size+sizeOf(taken)
 			p.missing(after)
 		}
 		if p.hole != nil {
@@ -172,6 +163,25 @@ func (p *Assignment) decode(maxBytes int, fresh bool) ([]Fetched, error) {
 		p.next = max(p.next, after)
 	}
 	return out, nil
+}
+
+// take returns the records from p.next on, up to a hole, and moves p.next behind them.
+func (p *Assignment) take(recs []Fetched) []Fetched {
+	recs = slices.DeleteFunc(recs, func(f Fetched) bool { return f.Offset < p.next })
+	for i := range recs {
+		if p.missing(recs[i].Offset); p.hole != nil {
+			return recs[:i]
+		}
+		p.next = recs[i].Offset + 1
+	}
+	return recs
+}
+
+func sizeOf(recs []Fetched) (bytes int) {
+	for i := range recs {
+		bytes += len(recs[i].Key) + len(recs[i].Value)
+	}
+	return bytes
 }
 
 // missing sets p.hole if the next existing record is not the one to be read next.

@@ -235,26 +235,16 @@ func (l *lane) redeliver(recs []*Record, encoded bool) error {
 		if l.t.leaving(l) {
 			return l.burn(errLeft)
 		}
-		err := l.prepare(recs, &encoded)
-		if err == nil {
-			err = l.request(recs)
-		}
-		v := judge(err)
+		v, err := l.attempt(recs, &encoded)
 		if v == corrupt {
-			if corrupted++; corrupted >= corruptTries {
-				v = refuse
-			}
+			corrupted++
 		}
-		if v == missing {
-			l.t.p.kick() // check whether the topic or partition was removed
+		if corrupted == corruptTries {
+			v = refuse
 		}
 		switch v {
 		case taken:
-			l.taken(len(recs), len(l.own.buf))
-			if !l.own.plain {
-				l.own.state.advance(len(recs))
-				l.own.proven = true
-			}
+			l.acknowledged(len(recs))
 			if try > 1 {
 				l.own.buf = nil // a timed-out request may still be reading it
 			}
@@ -276,6 +266,28 @@ func (l *lane) redeliver(recs []*Record, encoded bool) error {
 		if parkable(recs) && l.stuck(began, err, beside) {
 			return l.burn(fmt.Errorf("%w: %w", errStuck, err))
 		}
+	}
+}
+
+// attempt sends the batch once.
+func (l *lane) attempt(recs []*Record, encoded *bool) (verdict, error) {
+	err := l.prepare(recs, encoded)
+	if err == nil {
+		err = l.request(recs)
+	}
+	v := judge(err)
+	if v == missing {
+		l.t.p.kick() // check whether the topic or partition was removed
+	}
+	return v, err
+}
+
+// acknowledged accounts for a batch that was taken.
+func (l *lane) acknowledged(records int) {
+	l.taken(records, len(l.own.buf))
+	if !l.own.plain {
+		l.own.state.advance(records)
+		l.own.proven = true
 	}
 }
 

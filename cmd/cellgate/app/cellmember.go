@@ -319,17 +319,7 @@ const (
 // others, as many as show whether the missing members have come. It also remembers the living gateways. The caller
 // holds work.
 func (m *member) offerPending(ctx context.Context) {
-	m.mu.Lock()
-	slots := slices.SortedFunc(maps.Keys(m.pending), func(a, b int) int {
-		if m.offered[a] != m.offered[b] {
-			if m.offered[a] {
-				return 1
-			}
-			return -1
-		}
-		return a - b
-	})
-	m.mu.Unlock()
+	slots := m.toOffer()
 	waiting, stored := map[string]int{}, error(nil)
 	all := make([]cell.Offering, len(slots))
 	for i, slot := range slots {
@@ -367,6 +357,21 @@ func (m *member) offerPending(ctx context.Context) {
 	case empty > 0 && m.alone.IsZero():
 		m.alone = time.Now()
 	}
+}
+
+// toOffer returns the slots that are marked for an offer: first those that have had none.
+func (m *member) toOffer() []int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(m.pending), func(a, b int) int {
+		if m.offered[a] != m.offered[b] {
+			if m.offered[a] {
+				return 1
+			}
+			return -1
+		}
+		return a - b
+	})
 }
 
 // learn adds the living gateways to the members: one that joined after this one must be waited for as well.
