@@ -66,6 +66,7 @@ func (b *batch) recordOf(r *cell.Record, now int64, known *record) *record {
 		Created: r.Created, Expires: r.Expires, Sent: r.Sent, Delivered: r.Delivered, Accepted: r.Accepted, Finished: r.Done,
 		Outcome: State(r.Outcome), Number: r.Number, Gen: r.Gen, Node: r.Fields[fieldNode],
 	}
+	rec.orderTimes()
 	if props != "" {
 		var p properties
 		rec.Respond = json.Unmarshal([]byte(props), &p) == nil && p.ResponseTopic != ""

@@ -160,8 +160,11 @@ func (b *batch) move(rec *record, to State, at int64, cause string, result []byt
 		return false, nil
 	}
 	wasFinal := rec.State.Final()
+	at = max(at, rec.lastAt())
 	rec.State, rec.Cause = to, cause
 	switch {
+	case to == Late:
+		rec.Late = at
 	case to == Sent:
 		rec.Sent = at
 	case to == Delivered:
@@ -335,7 +338,9 @@ func (b *batch) event(rec *record, result []byte) error {
 		at = rec.Delivered
 	case rec.State == Accepted:
 		at = rec.Accepted
-	case rec.State != Late:
+	case rec.State == Late:
+		at = max(at, rec.lastAt())
+	default:
 		at = rec.Finished
 	}
 	value, raw := splitJSON(result)

@@ -253,9 +253,10 @@ type record struct {
 	Delivered int64  `json:"delivered,omitempty"`
 	Accepted  int64  `json:"accepted,omitempty"`
 	Finished  int64  `json:"finished,omitempty"`
-	// The times above are wall clock times, for people. These count, by the gateway's clock: Until is when the command
-	// expires; after Latest it is not sent, because its time may have passed (clock.Clock.Latest); Done is when it
-	// ended. Records of older versions have none.
+	Late      int64  `json:"late,omitempty"` // of the last report after the expiry
+	// The times above are wall clock times, for people; none is before the one of the state before. These count, by the
+	// gateway's clock: Until is when the command expires; after Latest it is not sent, because its time may have passed
+	// (clock.Clock.Latest); Done is when it ended. Records of older versions have none.
 	Until  int64 `json:"until,omitempty"`
 	Latest int64 `json:"latest,omitempty"`
 	Done   int64 `json:"done,omitempty"`
@@ -268,6 +269,22 @@ type record struct {
 	Number uint64 `json:"number,omitempty"`
 	Gen    uint64 `json:"gen,omitempty"`
 	Node   string `json:"node,omitempty"`
+}
+
+// lastAt returns the time of the record's state.
+func (r *record) lastAt() int64 {
+	return max(r.Created, r.Sent, r.Delivered, r.Accepted, r.Finished, r.Late)
+}
+
+// orderTimes lets no time be before the one of the state before: Redis and several gateways have made them.
+func (r *record) orderTimes() {
+	last := r.Created
+	for _, at := range []*int64{&r.Sent, &r.Delivered, &r.Accepted, &r.Finished} {
+		if *at != 0 {
+			*at = max(*at, last)
+			last = *at
+		}
+	}
 }
 
 func (r *record) until() int64 { return cmp.Or(r.Until, r.Expires) }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -94,6 +95,12 @@ func (k *kafka) fail(err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.err = err
+}
+
+func (k *kafka) all() []Event {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.events)
 }
 
 // states returns the published states of a command, in order.

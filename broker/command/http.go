@@ -79,6 +79,24 @@ type body struct {
 	Urgent        bool            `json:"urgent"`
 }
 
+// decode reads a request for a command, from HTTP or Kafka, as one JSON object. A member that the gateway does not know is
+// an error: a mistyped ttl must not become the default one.
+func decode(from io.Reader, into any) error {
+	d := json.NewDecoder(from)
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if _, rest := d.Token(); !errors.Is(rest, io.EOF) {
+		return errors.New("there is more behind the JSON object")
+	}
+	return nil
+}
+
+var errTwoPayloads = errors.New("payload and payload_base64 exclude each other")
+
+func (b *body) twoPayloads() bool { return len(b.Payload) > 0 && len(b.PayloadBase64) > 0 }
+
 func (b *body) request() Request {
 	r := Request{ID: b.ID, Name: b.Name, Payload: b.Payload, JSON: len(b.Payload) > 0, TTL: time.Duration(b.TTL), Urgent: b.Urgent}
 	if !r.JSON {
@@ -126,22 +144,15 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) {
 // request parses a POST. The status belongs to the error.
 func (h *Handler) request(w http.ResponseWriter, r *http.Request) (Request, int, error) {
 	var b body
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, h.MaxBody))
-	d.DisallowUnknownFields()
-	err := d.Decode(&b)
-	if err == nil {
-		if _, rest := d.Token(); !errors.Is(rest, io.EOF) {
-			err = errors.New("there is more behind the JSON object")
-		}
-	}
+	err := decode(http.MaxBytesReader(w, r.Body, h.MaxBody), &b)
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
 		return Request{}, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is longer than %d bytes", large.Limit)
 	case err != nil:
 		return Request{}, http.StatusBadRequest, fmt.Errorf("the body is not {name, payload, ttl, urgent, id}: %w", err)
-	case len(b.Payload) > 0 && len(b.PayloadBase64) > 0:
-		return Request{}, http.StatusBadRequest, errors.New("payload and payload_base64 exclude each other")
+	case b.twoPayloads():
+		return Request{}, http.StatusBadRequest, errTwoPayloads
 	case b.ID != "" && r.Header.Get("Idempotency-Key") != "":
 		// Each would name its own command: a repetition with one of them would be ambiguous.
 		return Request{}, http.StatusBadRequest, errors.New("id and Idempotency-Key exclude each other: send one of them")

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 	"unicode"
@@ -211,8 +212,7 @@ type asked struct {
 func (s *Service) accept(ctx context.Context, messages []Message, partition string, position []byte) error {
 	all := make([]asked, 0, len(messages))
 	for i := range messages {
-		if r, ok := s.fromKafka(&messages[i]); ok {
-			found := s.check(&r)
+		if r, found, ok := s.fromKafka(&messages[i]); ok {
 			all = append(all, asked{Request: r, found: found})
 		}
 	}
@@ -232,15 +232,25 @@ func (s *Service) accept(ctx context.Context, messages []Message, partition stri
 	})
 }
 
-func (s *Service) fromKafka(m *Message) (Request, bool) {
-	var k kafkaCommand
+// fromKafka parses a record. found is why a record that names its vehicle is refused; of others only the logs tell.
+func (s *Service) fromKafka(m *Message) (r Request, found error, ok bool) {
 	from := Caller{By: m.by(), Origin: OriginKafka, May: s.o.KafkaMay}
-	if err := json.Unmarshal(m.Value, &k); err != nil {
+	var k kafkaCommand
+	err := decode(bytes.NewReader(m.Value), &k)
+	if err == nil && k.twoPayloads() {
+		err = errTwoPayloads
+	}
+	if err == nil {
+		r = k.request()
+		r.ID, r.VIN, r.At, r.Caller = cmp.Or(r.ID, m.Ref), k.VIN, m.At, from
+		return r, s.check(&r), true
+	}
+	var named struct{ ID, VIN, Name string }
+	if json.Unmarshal(m.Value, &named) != nil || named.VIN == "" {
 		s.auditRequest(&Request{ID: m.Ref, Caller: from}, false, errInvalid)
 		s.o.Log.Warn("vehicle.commands has a record that is not a command", "ref", m.Ref, "err", err)
-		return Request{}, false
+		return Request{}, nil, false
 	}
-	r := k.request()
-	r.ID, r.VIN, r.At, r.Caller = cmp.Or(r.ID, m.Ref), k.VIN, m.At, from
-	return r, true
+	r = Request{ID: cmp.Or(named.ID, m.Ref), VIN: named.VIN, Name: named.Name, At: m.At, Caller: from}
+	return r, fmt.Errorf("%w: %s", errInvalid, reason(err)), true
 }

@@ -3,10 +3,13 @@ package command
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -195,6 +198,73 @@ func TestCommandsByKafka(t *testing.T) {
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Errorf("Consume ended with %v", err)
+		}
+		stop(t, s)
+	})
+}
+
+// The times of a command's states never run back, although the vehicle's word has the time of its record.
+func TestTimesDoNotRunBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		k, e := &kafka{}, newEngine(5)
+		s := start(t, Options{Deliverer: e, Publish: k.Publish})
+		create(t, s, Request{ID: "c1", TTL: time.Minute})
+		e.next(t).Acked(0)
+		synctest.Wait()
+		for i, status := range []string{"accepted", "succeeded"} {
+			check.OK(t, s.Result(t.Context(), &message.Record{
+				Topic: "v1/" + vin + "/res/c1/" + status, Client: vin, ReceivedAt: time.Now().UnixMilli() - int64(i) - 1,
+			}))
+			synctest.Wait()
+		}
+		var last string
+		for _, e := range k.all() {
+			var v eventValue
+			check.OK(t, json.Unmarshal(e.Value, &v))
+			if v.At < last {
+				t.Errorf("%s at %s, after %s", v.State, v.At, last)
+			}
+			last = v.At
+		}
+		if cmd, err := s.Get(t.Context(), vin, "c1"); err != nil || cmd.State != Succeeded || cmd.AcceptedAt < cmd.DeliveredAt || cmd.FinishedAt < cmd.AcceptedAt {
+			t.Errorf("%+v, %v", cmd, err)
+		}
+		stop(t, s)
+	})
+}
+
+// A record with a member that the gateway does not know is refused as over HTTP, and its sender is told: a mistyped ttl
+// must not become the default one.
+func TestUnknownMembersAreRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		k := &kafka{}
+		s := start(t, Options{Deliverer: newEngine(0), Publish: k.Publish})
+		values := map[string]string{
+			"unknown": `{"id":"unknown","vin":"` + vin + `","name":"lock","tll":"1h"}`,
+			"two":     `{"id":"two","vin":"` + vin + `","name":"lock","payload":1,"payload_base64":"eA=="}`,
+			"ttl":     `{"id":"ttl","vin":"` + vin + `","name":"lock","ttl":"soon"}`,
+			"behind":  `{"id":"behind","vin":"` + vin + `","name":"lock"}`,
+		}
+		c := &topic{batches: [][]Message{nil}}
+		for id, value := range values {
+			c.batches[0] = append(c.batches[0], Message{Ref: "k-" + id, At: time.Now(), Value: []byte(value)})
+		}
+		consume(t, s, c)
+		for id, want := range map[string]string{"unknown": "tll", "two": "exclude each other", "ttl": "not a duration", "behind": ""} {
+			cmd, err := s.Get(t.Context(), vin, id)
+			if (err == nil) != (want == "") {
+				t.Errorf("%s: %+v, %v", id, cmd, err)
+			}
+			found := slices.ContainsFunc(k.all(), func(e Event) bool {
+				var v eventValue
+				check.OK(t, json.Unmarshal(e.Value, &v))
+				return v.ID == id && (v.State == Rejected) == (want != "") && strings.Contains(v.Cause, want)
+			})
+			if !found {
+				t.Errorf("%s: no event of %d says %q", id, len(k.all()), want)
+			}
 		}
 		stop(t, s)
 	})

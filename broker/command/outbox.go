@@ -10,8 +10,9 @@ import (
 
 // Event is a change of a command's state, for the Kafka topic vehicle.command-results.
 type Event struct {
-	// N is the event's number: rising, and the same on retries. Epoch is created with the state file, whose numbers
-	// begin at 1; both together can serve as a message id.
+	// N is the event's number: rising, and the same on retries. Epoch is that of the start in which the event was made:
+	// numbers begin at 1 in a new state file and go on from a copy's in one that is put back. Both together can serve as a
+	// message id.
 	N     uint64
 	Epoch uint64
 	// VIN is the record's key.
@@ -86,7 +87,7 @@ func (s *Service) oldest() ([]Event, error) {
 				continue // no version writes this
 			}
 			vin, body := int(v[0]), append([]byte(nil), v[1:]...)
-			events = append(events, Event{N: number(k), Epoch: s.epoch, VIN: string(body[:vin]), Value: body[vin:]})
+			events = append(events, Event{N: number(k), Epoch: epochOf(tx, number(k)), VIN: string(body[:vin]), Value: body[vin:]})
 			size += len(v)
 		}
 		return nil

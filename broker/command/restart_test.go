@@ -311,7 +311,55 @@ func TestEventsOfAnotherStateFileHaveAnotherEpoch(t *testing.T) {
 	if lost.N != other.N || lost.Epoch == other.Epoch {
 		t.Errorf("the first of two files are %d of epoch %d and %d of epoch %d", lost.N, lost.Epoch, other.N, other.Epoch)
 	}
-	if same.Epoch != lost.Epoch || same.N == lost.N {
+	if same.Epoch == lost.Epoch || same.N == lost.N {
 		t.Errorf("after a restart: %d of epoch %d after %d of epoch %d", same.N, same.Epoch, lost.N, lost.Epoch)
+	}
+}
+
+// A state file that is put back from a copy gives its next events ids that none had before. Events that wait in it have
+// the ids that they had.
+func TestEventsAfterACopyIsPutBack(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	run := func(name, id string, away bool) []Event {
+		db, err := statefile.Open(filepath.Join(dir, name), statefile.Options{Sync: statefile.SyncNever})
+		check.OK(t, err)
+		k := &kafka{}
+		o := Options{DB: db, Deliverer: newEngine(0), Publish: k.Publish}
+		waiting := make(chan []Event, 1)
+		if away {
+			o.Publish = func(_ context.Context, events []Event) error {
+				select {
+				case waiting <- events:
+				default:
+				}
+				return errors.New("away")
+			}
+		}
+		s := start(t, o)
+		create(t, s, Request{ID: id})
+		if away {
+			k.events = <-waiting
+		} else {
+			check.Eventually(t, "published", func() bool { return len(k.states(t, id)) == 1 })
+		}
+		stop(t, s)
+		check.OK(t, db.Close())
+		return k.events
+	}
+	waiting := run("state.db", "c1", true)
+	file, err := os.ReadFile(filepath.Join(dir, "state.db"))
+	check.OK(t, err)
+	check.OK(t, os.WriteFile(filepath.Join(dir, "copy.db"), file, 0o600))
+	ids := map[[2]uint64]string{}
+	for _, events := range [][]Event{run("state.db", "c2", false), run("copy.db", "c3", false)} {
+		if len(events) != 2 || events[0].N != waiting[0].N || events[0].Epoch != waiting[0].Epoch {
+			t.Fatalf("%+v, first %+v", events, waiting)
+		}
+		id := [2]uint64{events[1].Epoch, events[1].N}
+		if other := ids[id]; other != "" {
+			t.Errorf("%s has the id of %s", events[1].Value, other)
+		}
+		ids[id] = string(events[1].Value)
 	}
 }

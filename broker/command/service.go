@@ -99,7 +99,6 @@ type Service struct {
 	slots   slotIndex
 	lost    lostAnswers
 	waiters waiters
-	epoch   uint64 // of the event numbers
 
 	// Owned by the goroutine of loop, and by Open before it starts.
 	open    *openSet
@@ -156,7 +155,6 @@ func Open(o Options) (*Service, error) {
 
 func (s *Service) load(tx *statefile.Tx) error {
 	t := tablesOf(tx)
-	s.epoch = number(tx.Bucket(bucketCommands).Get(keyEpoch))
 	err := t.open.ForEach(func(k, _ []byte) error {
 		r, err := t.bySeq(number(k))
 		if err == nil && r != nil {

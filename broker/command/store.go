@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
@@ -22,7 +23,8 @@ import (
 //	  open     seq → ""             commands that are not final
 //	  done     finished, seq → ""   final ones, for retention
 //	  format   = 1                  (a key, not a bucket)
-//	  epoch    random               (a key) made with the file; distinguishes event numbers of different files
+//	  epoch    random               (a key) made with the file; of the event numbers before those of epochs
+//	  epochs   [from, random]…      (a key) each start's epoch, of the event numbers from its first on
 //	command-responses/
 //	  n → outcome (JSON)            waiting to be published on its response topic
 //	command-positions/
@@ -48,6 +50,7 @@ var (
 	bucketDone      = []byte("done")
 	keyFormat       = []byte("format")
 	keyEpoch        = []byte("epoch")
+	keyEpochs       = []byte("epochs")
 )
 
 // tables are the buckets of one transaction.
@@ -95,7 +98,44 @@ func createTables(tx *statefile.Tx) error {
 			return fmt.Errorf("creating the command store: %w", err)
 		}
 	}
+	return beginEpoch(tx)
+}
+
+// beginEpoch gives the events from now on an epoch of their own. A state file that is put back from a copy counts on from
+// the copy's last number, and those numbers have been given to other events. Epochs without waiting events are forgotten.
+func beginEpoch(tx *statefile.Tx) error {
+	c, events := tx.Bucket(bucketCommands), tx.Bucket(bucketEvents)
+	from, err := events.NextSequence()
+	if err != nil {
+		return fmt.Errorf("beginning an epoch of events: %w", err)
+	}
+	known, oldest := c.Get(keyEpochs), from
+	if k, _ := events.Cursor().First(); k != nil {
+		oldest = number(k)
+	}
+	for len(known) >= 2*epochBytes && number(known[epochBytes:]) <= oldest {
+		known = known[epochBytes:]
+	}
+	epochs := append(bytes.Clone(known), key(from)...)
+	var epoch [8]byte
+	_, _ = rand.Read(epoch[:]) // never fails
+	if err := c.Put(keyEpochs, append(epochs, epoch[:]...)); err != nil {
+		return fmt.Errorf("beginning an epoch of events: %w", err)
+	}
 	return nil
+}
+
+// epochBytes is the size of an entry of keyEpochs: the first number, the epoch.
+const epochBytes = 16
+
+// epochOf returns the epoch of an event's number.
+func epochOf(tx *statefile.Tx, n uint64) uint64 {
+	c := tx.Bucket(bucketCommands)
+	epoch := number(c.Get(keyEpoch))
+	for all := c.Get(keyEpochs); len(all) >= epochBytes && number(all) <= n; all = all[epochBytes:] {
+		epoch = number(all[8:])
+	}
+	return epoch
 }
 
 func key(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
