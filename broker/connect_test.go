@@ -70,6 +70,28 @@ func TestConnectRefusals(t *testing.T) {
 	}
 }
 
+// After a refresh the connection is checked when the notice about the new token's end is due, not only at its end or when
+// the wheel has gone round.
+func TestRefreshSchedulesTheNotice(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.connect("tokens", testVIN, 5, mqtt.Connect{User: testVIN, Password: h.token(testVIN)})
+	_, id, err := h.auth.Issue(auth.IssueRequest{Subject: testVIN, Role: auth.RoleVehicle, TTL: time.Minute})
+	check.OK(t, err)
+	served := h.b.wheel.all(nil)[0]
+	h.b.wheel.mu.Lock()
+	h.b.wheel.unlinkLocked(served)
+	h.b.wheel.addLocked(served, (wheelSlots-1)*wheelTick)
+	h.b.wheel.mu.Unlock()
+	served.assume(id)
+	h.b.wheel.mu.Lock()
+	defer h.b.wheel.mu.Unlock()
+	left := (served.place.slot - h.b.wheel.at + wheelSlots) % wheelSlots
+	if due := time.Duration(left) * wheelTick; served.shared.noticeAt.Load() != 0 && due > time.Second+wheelTick {
+		t.Errorf("checked only in %v, the notice is due within a second", due)
+	}
+}
+
 func TestExpiredToken(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) {

@@ -9,20 +9,22 @@ import (
 // Guard counts the sockets that ln accepts as being in the handshake until they are closed. It is for listeners of
 // other protocols that vehicles reach: together they use no more descriptors than there are for clients.
 func (b *Broker) Guard(ln net.Listener) net.Listener {
-	return &guarded{Listener: ln, admission: b.admission, most: b.mostGuests, evicted: func() { b.reject("handshakes") }}
+	return &guarded{Listener: ln, admission: b.admission, most: b.mostGuests, full: "handshakes", reject: b.reject}
 }
 
 // Bound limits the sockets that ln accepts to most, separately from all other listeners. At the limit, the oldest idle
-// socket gives way. While all are busy or younger than evictAfter, new ones wait in the kernel's queue.
-func Bound(ln net.Listener, most int, evicted func()) net.Listener {
-	return &guarded{Listener: ln, admission: newAdmission(nil), most: func() int { return most }, evicted: evicted}
+// socket gives way, and reject is called with full. While all are busy or younger than evictAfter, new ones wait in the
+// kernel's queue. If descriptors are lacking, the oldest gives way too, and reject is called with "descriptors".
+func Bound(ln net.Listener, most int, full string, reject func(reason string)) net.Listener {
+	return &guarded{Listener: ln, admission: newAdmission(nil), most: func() int { return most }, full: full, reject: reject}
 }
 
 type guarded struct {
 	net.Listener
 	admission *admission
 	most      func() int
-	evicted   func()
+	full      string // the reason of an eviction at the limit
+	reject    func(reason string)
 }
 
 // Accept implements net.Listener.
@@ -33,7 +35,7 @@ func (l *guarded) Accept() (net.Conn, error) {
 			s := &Socket{Conn: nc, admission: l.admission}
 			var gone *guest
 			if s.guest, gone = l.admission.enter(nc, l.most()); gone != nil {
-				l.evicted()
+				l.reject(l.full)
 				_ = gone.conn.Close()
 			}
 			return s, nil
@@ -41,7 +43,7 @@ func (l *guarded) Accept() (net.Conn, error) {
 		if !yieldDescriptor(l.admission, err) {
 			return nil, err
 		}
-		l.evicted()
+		l.reject("descriptors")
 		time.Sleep(minBackoff)
 	}
 }

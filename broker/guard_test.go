@@ -66,7 +66,11 @@ func TestBoundGivesWayToNewSockets(t *testing.T) {
 	t.Parallel()
 	ln := listen(t)
 	var evicted atomic.Int64
-	bound := Bound(ln, 2, func() { evicted.Add(1) })
+	bound := Bound(ln, 2, "full", func(reason string) {
+		if reason == "full" {
+			evicted.Add(1)
+		}
+	})
 	sockets := accepted(t, bound)
 	worked := dial(t, ln)
 	first := <-sockets
@@ -94,6 +98,28 @@ func TestBoundGivesWayToNewSockets(t *testing.T) {
 	<-sockets
 	if evicted.Load() != 1 {
 		t.Fatalf("%d gave way", evicted.Load())
+	}
+}
+
+// A guarded listener that lacks descriptors closes its oldest socket, and counts that as such.
+func TestGuardedListenerLacksDescriptors(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	ln := listen(t)
+	broken := &exhausted{Listener: ln}
+	guarded := h.b.Guard(broken)
+	c := dial(t, ln)
+	first, err := guarded.Accept()
+	check.OK(t, err)
+	t.Cleanup(func() { _ = first.Close() })
+	broken.failures.Store(1)
+	dial(t, ln)
+	second, err := guarded.Accept()
+	check.OK(t, err)
+	check.OK(t, second.Close())
+	awaitClosed(t, c)
+	if h.rejected("descriptors") != 1 || h.rejected("handshakes") != 0 {
+		t.Errorf("%v for descriptors, %v at the limit", h.rejected("descriptors"), h.rejected("handshakes"))
 	}
 }
 

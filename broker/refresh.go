@@ -83,8 +83,10 @@ func (c *conn) assume(id auth.Identity) {
 	end, notice := c.b.schedule(c.b.auth.Deadline(id))
 	c.shared.endAt.Store(end)
 	c.shared.noticeAt.Store(notice)
-	if end != 0 {
-		c.b.wheel.sooner(c, time.Duration(end-c.b.wheel.wall.Load())*time.Millisecond)
+	for _, at := range []int64{end, notice} {
+		if at != 0 {
+			c.b.wheel.sooner(c, time.Duration(at-c.b.wheel.wall.Load())*time.Millisecond)
+		}
 	}
 }
 

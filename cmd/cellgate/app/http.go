@@ -157,7 +157,7 @@ func busy(h http.Handler) http.Handler {
 func openServers(g *gateway) (*App, error) {
 	h := &g.cfg.HTTP
 	operators := func(ln net.Listener) net.Listener {
-		return broker.Bound(ln, g.descriptors.api, func() { g.rejected("http_connections") })
+		return broker.Bound(ln, g.descriptors.api, "http_connections", g.rejected)
 	}
 	routes, err := g.routes()
 	if err != nil {

@@ -79,7 +79,7 @@ func openSyncWorker(p *process) (*SyncWorker, error) {
 	w := &SyncWorker{trust: t, centres: c}
 	h := &p.cfg.HTTP
 	w.api, err = newServer("http", h.Address, h.TLS, h.ReadTimeout.Std(), busy(w.routes()), func(ln net.Listener) net.Listener {
-		return broker.Bound(ln, p.descriptors.api, func() { p.rejected("http_connections") })
+		return broker.Bound(ln, p.descriptors.api, "http_connections", p.rejected)
 	}, p.log)
 	return w, err
 }
