@@ -363,8 +363,10 @@ func tokenRevokeCommand(c *cli) *cobra.Command {
 		Short: "end tokens before their time",
 		Long: `revoke ends one token by its jti, every token of a subject, or every token issued up to a time.
 Live connections end within a second. By --sub, tokens of the cell's own issuer end; name another issuer of
-the configuration by --issuer.`,
-		Example: `  cellgate token revoke --sub LTEST000000000001 --reason "stolen"
+the configuration by --issuer. A new token may then be issued for the subject, and a vehicle with its certificate
+gets one from token_api: with --before TIME in the future none is, until then.`,
+		Example: `  cellgate token revoke --sub LTEST000000000001 --reason "token leaked"
+  cellgate token revoke --sub LTEST000000000001 --before 2027-01-01T00:00:00Z --purge --reason "stolen"
   cellgate token revoke --sub billing --issuer https://idp.example.com
   cellgate token revoke --before 2026-01-31T12:00:00Z`,
 		Args: takes(),
@@ -387,6 +389,9 @@ the configuration by --issuer.`,
 				of := ""
 				if done.Issuer != "" {
 					of = ", for tokens of the issuer " + done.Issuer
+				}
+				if done.Subject != "" && !done.IssuedBefore.After(time.Now()) {
+					of += "; a new token may be issued, unless --before is in the future"
 				}
 				_, err := fmt.Fprintf(w, "revoked, in force until %s%s\n", timeText(done.Until), of)
 				return err

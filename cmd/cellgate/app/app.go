@@ -196,6 +196,18 @@ func (a *App) HTTPURL() string {
 	return fmt.Sprintf("%s://%s", scheme, dialable(a.http.addr))
 }
 
+// TokenURL returns the URL at which vehicles get tokens for their certificates, "" without token_api.
+func (a *App) TokenURL() string {
+	if a.tokenAPI == nil {
+		return ""
+	}
+	scheme := "http"
+	if a.cfg.TokenAPI.TLS != nil {
+		scheme = "https"
+	}
+	return fmt.Sprintf("%s://%s/v1/tokens", scheme, dialable(a.tokenAPI.addr))
+}
+
 // dialable returns an address that can be dialled: an unspecified host becomes loopback.
 func dialable(addr net.Addr) string {
 	tcp, ok := addr.(*net.TCPAddr)

@@ -34,6 +34,9 @@ func Banner(w io.Writer, d *Dev, o BannerOptions) error {
 		fmt.Fprintf(&b, "  %-16s %s\n", how, address(d, &l))
 	}
 	fmt.Fprintf(&b, "  %-16s %s\n", "HTTP API", d.App.HTTPURL())
+	if url := d.App.TokenURL(); url != "" {
+		fmt.Fprintf(&b, "  %-16s %s\n", "token_api", url)
+	}
 	for i, a := range d.Others {
 		fmt.Fprintf(&b, "  %-16s MQTT over TLS %s, HTTP API %s\n", fmt.Sprintf("gateway gw-%d", i+2), a.Addrs()["vehicles"], a.HTTPURL())
 	}

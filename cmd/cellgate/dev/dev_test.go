@@ -273,6 +273,30 @@ func startWith(t *testing.T, data, line string) (*Dev, error) {
 	return d, err
 }
 
+// With free ports nobody could know the port of token_api unless the banner has it.
+func TestBannerHasTheTokenAPI(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	check.OK(t, prepare(data))
+	config, err := os.ReadFile(configFile(data))
+	check.OK(t, err)
+	check.OK(t, os.WriteFile(configFile(data), append(config, "\ntoken_api: {address: \"127.0.0.1:8443\"}\n"...), 0o600))
+	g := start(t, data)
+	var banner strings.Builder
+	check.OK(t, Banner(&banner, g.Dev, BannerOptions{Program: "cellgate"}))
+	_, line, found := strings.Cut(banner.String(), "  token_api ")
+	if !found {
+		t.Fatalf("no token_api in\n%s", banner.String())
+	}
+	url, _, _ := strings.Cut(strings.TrimSpace(line), "\n")
+	keys, err := http.Get(strings.TrimSuffix(url, "/v1/tokens") + "/.well-known/jwks.json")
+	check.OK(t, err)
+	check.OK(t, keys.Body.Close())
+	if keys.StatusCode != http.StatusOK {
+		t.Errorf("%s: %s", url, keys.Status)
+	}
+}
+
 func TestADataFolderServesOneGateway(t *testing.T) {
 	t.Parallel()
 	g := start(t, t.TempDir())
