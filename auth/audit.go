@@ -3,11 +3,14 @@ package auth
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"gopkg.in/natefinch/lumberjack.v2"
@@ -26,8 +29,9 @@ const (
 	AuditDisconnect    = "disconnect" // an operator disconnected a vehicle
 	AuditSession       = "session"    // an operator ended a session
 	AuditDrain         = "drain"
-	AuditForget        = "gateway-forget" // an operator declared a gateway permanently gone
-	AuditRules         = "rules"          // a rule set was activated or requested
+	AuditLosses        = "losses-acknowledge" // an operator acknowledged what was lost of data_dir
+	AuditForget        = "gateway-forget"     // an operator declared a gateway permanently gone
+	AuditRules         = "rules"              // a rule set was activated or requested
 	AuditConfiguration = "configuration"
 	AuditTrace         = "trace"     // somebody traces messages
 	AuditSync          = "sync"      // an operator paused or resumed lanes to the centre
@@ -88,7 +92,7 @@ func (e *AuditEvent) security() bool {
 	switch e.Event {
 	case AuditIssue:
 		return e.Role != RoleVehicle
-	case AuditRevoke, AuditRotate, AuditDisconnect, AuditSession, AuditDrain, AuditForget, AuditRules, AuditConfiguration, AuditTrace, AuditSkip, AuditSync:
+	case AuditRevoke, AuditRotate, AuditDisconnect, AuditSession, AuditDrain, AuditForget, AuditLosses, AuditRules, AuditConfiguration, AuditTrace, AuditSkip, AuditSync:
 		return true
 	}
 	return false
@@ -135,10 +139,27 @@ func NewAudit(o AuditOptions) (*Audit, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
 	}
+	security := strings.TrimSuffix(o.Path, ".log") + "-security.log"
+	if err := errors.Join(writable(o.Path), writable(security)); err != nil {
+		return nil, err
+	}
 	file := func(path string) io.WriteCloser {
 		return &lumberjack.Logger{Filename: path, MaxSize: o.MaxMegabytes, MaxBackups: o.MaxFiles, Compress: true}
 	}
-	return newAudit(file(o.Path), file(strings.TrimSuffix(o.Path, ".log")+"-security.log"), o), nil
+	return newAudit(file(o.Path), file(security), o), nil
+}
+
+// writable returns an error for a path that no line can be written to: a folder, or a named pipe that nobody reads, for
+// whose reader the first line would wait for ever.
+func writable(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|syscall.O_NONBLOCK, 0) //nolint:gosec // the configured file
+	switch {
+	case err == nil:
+		return f.Close()
+	case errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.EISDIR):
+		return fmt.Errorf("auth.audit.file: %w; name a file", err)
+	}
+	return nil // it is created with the first line, or its error is logged then
 }
 
 func newAudit(all, security io.WriteCloser, o AuditOptions) *Audit {

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cellgate/broker/shared/settled"
 )
 
 // Bounds of fetching a key set.
@@ -126,7 +128,7 @@ func (x *externalKeys) reloadFile() (changed bool, err error) {
 	if info.Size() > maxJWKSBytes {
 		return false, fmt.Errorf("external issuer %q: key set is over %d bytes", x.cfg.Issuer, maxJWKSBytes)
 	}
-	b, err := os.ReadFile(x.cfg.JWKSFile)
+	b, err := settled.ReadFile(x.cfg.JWKSFile)
 	if err != nil {
 		return false, fmt.Errorf("external issuer %q: %w", x.cfg.Issuer, err)
 	}

@@ -85,6 +85,8 @@ func EndpointScopes() []Endpoint {
 		{"GET", "/v1/vehicles/{vin}/events", ScopeTelemetryRead},
 		{"GET", "/v1/gateways", ScopeAny},
 		{"DELETE", "/v1/gateways/{node}", ScopeVehicleAdmin},
+		{"GET", "/v1/losses", ScopeAny},
+		{"POST", "/v1/losses/acknowledge", ScopeVehicleAdmin},
 		{"POST", "/v1/drain", ScopeVehicleAdmin},
 		{"GET", "/v1/drain", ScopeVehicleAdmin},
 		{"DELETE", "/v1/drain", ScopeVehicleAdmin},

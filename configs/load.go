@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -27,6 +28,9 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
+	if !info.Mode().IsRegular() && !info.IsDir() { // a named pipe without a writer would hold the program for ever
+		return nil, Problems{{File: path, Why: "not a regular file", Fix: "write the configuration to a file: it is read again at every reload"}}
+	}
 	if info.Size() > maxFileBytes {
 		return nil, Problems{{File: path, Why: "longer than 1 MiB", Fix: "name a configuration file"}}
 	}
@@ -44,6 +48,8 @@ func Parse(name string, data []byte) (*Config, error) {
 
 // parseEnv is Parse with the given environment.
 func parseEnv(name string, data []byte, env func(string) (string, bool)) (*Config, error) {
+	sum := sha256.Sum256(data)
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")) // some editors start files with a byte order mark
 	body, err := parseYAML(name, data)
 	if (err != nil || body != nil) && foreign(data) {
 		return nil, notConfiguration(name, body, err)
@@ -53,7 +59,6 @@ func parseEnv(name string, data []byte, env func(string) (string, bool)) (*Confi
 	}
 	d := &decoder{file: name, env: env, anchors: map[string]ast.Node{}, places: map[string]place{}}
 	c := Default()
-	sum := sha256.Sum256(data)
 	c.File, c.Hash = name, hex.EncodeToString(sum[:])
 	if body != nil {
 		d.decode(body, reflect.ValueOf(c).Elem(), "", "")

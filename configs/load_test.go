@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -308,6 +309,32 @@ func TestWarnings(t *testing.T) {
 		case want == "" && len(c.Warnings) == 0:
 		case len(c.Warnings) != 1 || c.Warnings[0].Path != want || c.Warnings[0].Line != 2:
 			t.Errorf("%s: warnings %v, want %q", text, c.Warnings, want)
+		}
+	}
+}
+
+// TestFilesOfEditors: a byte order mark, and line ends of other systems, change nothing.
+func TestFilesOfEditors(t *testing.T) {
+	t.Parallel()
+	const text = "cell: {id: c1, node: n1}\nlimits: {max_keepalive: 5m}\n"
+	want := parse(t, text)
+	for name, changed := range map[string]string{"mark": "\ufeff" + text, "CRLF": strings.ReplaceAll(text, "\n", "\r\n")} {
+		if got := parse(t, changed); len(Diff(want, got)) > 0 {
+			t.Errorf("%s: %+v", name, Diff(want, got))
+		}
+	}
+}
+
+// TestNamedPipes: a pipe where a file is wanted is an error that names it, and does not hold the program.
+func TestNamedPipes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	pipe, file := filepath.Join(dir, "pipe"), filepath.Join(dir, "cell.yaml")
+	check.OK(t, syscall.Mkfifo(pipe, 0o600))
+	check.OK(t, os.WriteFile(file, []byte("cell: {id: c1, node: n1}\nredis: {addresses: [\"127.0.0.1:1\"], password: \"${file:pipe}\"}\n"), 0o600))
+	for _, config := range []string{pipe, file} {
+		if _, err := Load(config); err == nil || !strings.Contains(err.Error(), pipe) {
+			t.Errorf("%s: %v", config, err)
 		}
 	}
 }

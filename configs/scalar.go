@@ -3,14 +3,14 @@ package configs
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"cellgate/broker/shared/settled"
 )
 
 // scalar decodes one value: it expands the environment, parses the type, then checks the tag's bounds.
@@ -187,12 +187,7 @@ func readValue(path, dir string) (string, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, path)
 	}
-	f, err := os.Open(path) //nolint:gosec // the operator configures the path
-	if err != nil {
-		return "", &fileError{err}
-	}
-	defer func() { _ = f.Close() }() // read only
-	body, err := io.ReadAll(io.LimitReader(f, maxValueFile+1))
+	body, err := settled.ReadFile(path)
 	switch {
 	case err != nil:
 		return "", &fileError{err}

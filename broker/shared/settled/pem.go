@@ -7,7 +7,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
 )
 
 // errCutShort means that a PEM file ends or breaks off within a block. crypto/tls and crypto/x509 skip such a block: a
@@ -29,7 +28,7 @@ func KeyPair(certFile, keyFile string) (tls.Certificate, error) {
 
 // read reads a complete PEM file.
 func read(file string) ([]byte, error) {
-	b, err := os.ReadFile(file) //nolint:gosec // the configuration names the file
+	b, err := ReadFile(file)
 	if err != nil {
 		return nil, err
 	}

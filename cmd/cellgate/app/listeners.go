@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
-	"os"
 	"sync/atomic"
 	"syscall"
 
@@ -219,12 +218,15 @@ func checkServerTLS(setting string, t *configs.ServerTLS) error {
 
 // readable returns an error when the file of a configuration key cannot be read.
 func readable(setting string, file configs.Path) error {
-	_, err := os.ReadFile(string(file))
+	_, err := settled.ReadFile(string(file))
 	var path *fs.PathError
 	if errors.As(err, &path) {
 		return fmt.Errorf("%s: %s: %w; name a PEM file that the gateway may read", setting, file, path.Err)
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("%s: %w; name a PEM file that the gateway may read", setting, err)
+	}
+	return nil
 }
 
 // pool is a replaceable set of authorities.
