@@ -237,6 +237,14 @@ func (j *Journal) Retain(name string, seq uint64) {
 	}
 }
 
+// Missing reports a loss if a consumer needs the records from seq on and the journal no longer has the first of them. The
+// journal itself cannot know that its oldest segments were not recycled.
+func (j *Journal) Missing(seq uint64) {
+	if first := j.First(); seq < first {
+		j.corrupt(wal.Corruption{File: j.table.oldestName(), First: seq, Last: first - 1, Reason: "what came before this segment is missing, and was needed"})
+	}
+}
+
 // Forget removes a consumer that Retain named.
 func (j *Journal) Forget(name string) {
 	if j.table.forget(name) {
@@ -244,10 +252,18 @@ func (j *Journal) Forget(name string) {
 	}
 }
 
-// SetLimits changes MaxBytes and ReserveBytes of Options for new segments; existing ones stay.
-func (j *Journal) SetLimits(maxBytes, reserveBytes int64) {
-	bound, reserve := j.keeper.maxBytes.Swap(maxBytes), j.keeper.reserve.Swap(reserveBytes)
-	if bound != maxBytes || reserve != reserveBytes {
+// Limits bound the journal's files: see Options.
+type Limits struct {
+	MaxBytes     int64
+	ReserveBytes int64
+	// Disk means that MaxBytes follows from the disk, which has less room than was configured.
+	Disk bool
+}
+
+// SetLimits changes the limits for new segments; existing ones stay.
+func (j *Journal) SetLimits(l Limits) {
+	bound, reserve, disk := j.keeper.maxBytes.Swap(l.MaxBytes), j.keeper.reserve.Swap(l.ReserveBytes), j.keeper.byDisk.Swap(l.Disk)
+	if bound != l.MaxBytes || reserve != l.ReserveBytes || disk != l.Disk {
 		j.keeper.kick()
 	}
 }
@@ -260,8 +276,11 @@ func (j *Journal) Err() error {
 	return nil
 }
 
-// Close commits what was appended, notifies the waiters, and closes the files. If ctx ends first, as it may when the
-// journal has no room, Close discards uncommitted records, which were never acknowledged. Readers and waits end with
+// closeWithoutRoom is how long Close waits for room: by then its consumers have ended, and nobody makes any.
+const closeWithoutRoom = 500 * time.Millisecond
+
+// Close commits what was appended, notifies the waiters, and closes the files. If ctx ends first, or the journal has no
+// room, Close discards uncommitted records, which were never acknowledged, and returns why. Readers and waits end with
 // ErrClosed. A second call returns the result of the first.
 func (j *Journal) Close(ctx context.Context) error {
 	j.closeOnce.Do(func() { j.closeErr = j.close(ctx) })
@@ -270,15 +289,10 @@ func (j *Journal) Close(ctx context.Context) error {
 
 func (j *Journal) close(ctx context.Context) error {
 	j.buffer.close(ErrClosed)
-	select {
-	case <-j.committed:
-	case <-ctx.Done():
-		close(j.abort)
-		<-j.committed
-	}
+	why := j.finish(ctx)
 	err := j.result
 	if errors.Is(err, errAborted) {
-		err = errors.Join(ctx.Err(), err)
+		err = errors.Join(why, err)
 	}
 	j.notify.end(ErrClosed)
 	<-j.notify.done
@@ -287,6 +301,26 @@ func (j *Journal) close(ctx context.Context) error {
 		return fmt.Errorf("close journal: %w", err)
 	}
 	return nil
+}
+
+// finish waits until the committer has ended, and ends it when ctx does or there is no room. It then returns why.
+func (j *Journal) finish(ctx context.Context) error {
+	look := time.NewTicker(closeWithoutRoom)
+	defer look.Stop()
+	var why error
+	for why == nil {
+		select {
+		case <-j.committed:
+			return nil
+		case <-ctx.Done():
+			why = ctx.Err()
+		case <-look.C:
+			_, _, why = j.buffer.state()
+		}
+	}
+	close(j.abort)
+	<-j.committed
+	return why
 }
 
 // Stat is the state of a journal at one time.

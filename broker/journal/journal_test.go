@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -171,18 +172,41 @@ func TestSetLimits(t *testing.T) {
 	if s := j.Stat(); s.Segments != 3 || s.MaxBytes != o.MaxBytes || s.Unused >= o.SegmentBytes || s.Full == nil {
 		t.Fatalf("at the first bound: %+v", s)
 	}
-	j.SetLimits(5*o.SegmentBytes, -1)
+	j.SetLimits(Limits{MaxBytes: 5 * o.SegmentBytes, ReserveBytes: -1})
 	waitDurable(t, j, uint64(n-1))
 	fill()
 	if s := j.Stat(); s.Segments != 5 || s.MaxBytes != 5*o.SegmentBytes || s.Bytes != s.MaxBytes {
 		t.Fatalf("at the raised bound: %+v", s)
 	}
-	j.SetLimits(6*o.SegmentBytes, math.MaxInt64/2) // changes both bounds
+	j.SetLimits(Limits{MaxBytes: 6 * o.SegmentBytes, ReserveBytes: math.MaxInt64 / 2}) // changes both bounds
 	if got := j.keeper.reserve.Load(); got != math.MaxInt64/2 {
 		t.Fatalf("the reserve is %d", got)
 	}
 	j.Retain("c", j.Durable()+1) // recycled files need no more disk space
 	waitDurable(t, j, uint64(n-1))
+}
+
+// Close does not wait for room that nobody makes any more, and the error names the bound that holds.
+func TestCloseWithoutRoom(t *testing.T) {
+	t.Parallel()
+	for want, disk := range map[string]bool{"max_bytes is reached": false, "the disk has no more room": true} {
+		o := testOptions(t.TempDir())
+		o.MaxBytes, o.BufferBytes = 3*o.SegmentBytes, 4<<10
+		j, _ := open(t, o)
+		j.SetLimits(Limits{MaxBytes: o.MaxBytes, Disk: disk})
+		j.Retain("c", 1)
+		var err error
+		for n := 1; err == nil; n++ {
+			r := record(n)
+			_, err = j.Append(one(&r), nil)
+		}
+		if !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+		if err := j.Close(context.Background()); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), want) {
+			t.Errorf("closed: %v, want %q", err, want)
+		}
+	}
 }
 
 type countingWaiter struct {

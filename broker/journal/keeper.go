@@ -21,6 +21,7 @@ const (
 
 var (
 	errMaxBytes = errors.New("max_bytes is reached and every segment is still needed")
+	errDisk     = errors.New("the disk has no more room for the journal and every segment is still needed")
 	errReserve  = errors.New("the rest of the disk is reserved")
 )
 
@@ -49,6 +50,7 @@ type keeper struct {
 
 	segmentBytes int64
 	maxBytes     atomic.Int64
+	byDisk       atomic.Bool // maxBytes follows from the disk
 	reserve      atomic.Int64
 
 	kicks   chan struct{} // wakes the keeper
@@ -300,6 +302,9 @@ func (k *keeper) provide() error {
 		return nil
 	}
 	if k.total()+k.segmentBytes > k.maxBytes.Load() {
+		if k.byDisk.Load() {
+			return errDisk
+		}
 		return errMaxBytes
 	}
 	if reserve := k.reserve.Load(); reserve > 0 {

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -178,6 +179,16 @@ func (t *table) remove(s *segment) {
 	if i := slices.Index(t.list, s); i >= 0 {
 		t.list = slices.Delete(t.list, i, i+1)
 	}
+}
+
+// oldestName returns the base name of the oldest segment, "" without one.
+func (t *table) oldestName() string {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if len(t.list) == 0 {
+		return ""
+	}
+	return filepath.Base(t.list[0].name)
 }
 
 func (t *table) bytes() int64 {

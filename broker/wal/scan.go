@@ -21,6 +21,9 @@ func (c Corruption) String() string {
 	if c.First != 0 {
 		lost = fmt.Sprintf("records %d to %d are lost", c.First, c.Last)
 	}
+	if c.Length == 0 {
+		return fmt.Sprintf("%s: %s: %s", c.File, c.Reason, lost)
+	}
 	return fmt.Sprintf("%s: %d bytes at offset %d: %s: %s", c.File, c.Length, c.Offset, c.Reason, lost)
 }
 

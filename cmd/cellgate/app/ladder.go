@@ -76,7 +76,8 @@ func (l *ladder) look(c *configs.Journal) {
 	s := l.journal.Stat()
 	capacity := min(int64(c.MaxBytes), s.Bytes+free(l.dir, int64(c.ReserveBytes)))
 	l.short.Store(c.ReserveBytes > 0 && free(l.state, int64(c.ReserveBytes)/2) == 0)
-	l.journal.SetLimits(holdBytes(capacity, l.segment, c.HoldPercent), int64(c.ReserveBytes))
+	limits := journal.Limits{MaxBytes: holdBytes(capacity, l.segment, c.HoldPercent), ReserveBytes: int64(c.ReserveBytes), Disk: capacity < int64(c.MaxBytes)}
+	l.journal.SetLimits(limits)
 	used := usedShare(s.Bytes-s.Unused, capacity)
 	before := l.rung.Load()
 	now := rungOf(used, before, c)
@@ -95,7 +96,8 @@ func (l *ladder) look(c *configs.Journal) {
 	if now == rungNormal {
 		level = slog.LevelInfo
 	}
-	l.log.Log(context.Background(), level, "room for the journal", slog.String("is", rungText(now)), slog.Float64("used", used), slog.Int64("room_bytes", s.Room))
+	l.log.Log(context.Background(), level, "room for the journal", slog.String("is", rungText(now)), slog.Float64("used", used), slog.Int64("room_bytes", s.Room),
+		slog.Bool("bound_by_disk", limits.Disk))
 }
 
 // holdBytes returns the bound of the journal's files, as a percentage of its capacity but at least three segments.
