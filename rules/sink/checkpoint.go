@@ -83,6 +83,7 @@ func (d *Dispatcher) checkpoints(ctx context.Context) {
 			return
 		}
 		err := d.Checkpoint()
+		d.env.refusals.report(d.o.Log, time.Now())
 		if err != nil {
 			d.o.Log.Error("checkpoint failed, trying again", "err", err)
 			d.setHealth(err)

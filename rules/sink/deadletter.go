@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,7 +41,7 @@ type refusal struct {
 
 // refused implements settler.
 func (p *pipeline) refused(t Ticket, err error) {
-	p.env.metrics.refused.WithLabelValues(p.name).Inc()
+	p.env.noteRefused(p.name, err)
 	if p.env.trace.On() {
 		p.env.trace.Settled(t.seq, t.rule, t.target, p.name, trace.RefusedBy, err.Error())
 	}
@@ -171,3 +174,43 @@ func (env *environment) parkDeadLetter(why error, m *parking) {
 }
 
 func (b *deadLetter) abandoned(seq uint64) bool { return b.g.p.abandoned(seq) }
+
+// refusalInterval is the shortest time between two lines of the log about refused messages.
+const refusalInterval = time.Minute
+
+// refusals collects the messages that sinks refuse for good, for the log.
+type refusals struct {
+	mu     sync.Mutex
+	by     map[string]refusedBy
+	logged time.Time
+}
+
+type refusedBy struct {
+	n   uint64
+	why string // of the last one
+}
+
+// noteRefused counts a message that goes to an error topic because its destination will never take it.
+func (env *environment) noteRefused(sink string, why error) {
+	env.metrics.refused.WithLabelValues(sink).Inc()
+	r := &env.refusals
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.by == nil {
+		r.by = make(map[string]refusedBy)
+	}
+	r.by[sink] = refusedBy{r.by[sink].n + 1, why.Error()}
+}
+
+// report logs what was refused since the last line, if that is long enough ago.
+func (r *refusals) report(log *slog.Logger, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.by) == 0 || now.Sub(r.logged) < refusalInterval {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.by)) {
+		log.Warn("messages will never be taken where they belong; they go to the error topic", "sink", name, "count", r.by[name].n, "last_reason", r.by[name].why)
+	}
+	r.by, r.logged = nil, now
+}

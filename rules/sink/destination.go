@@ -45,6 +45,7 @@ type destination struct {
 	dlog        *wal.Log
 	pos         wal.Position
 	lastErr     string // last logged
+	lost        lostRecords
 	flyingBytes int
 	proven      bool // it has taken something
 }
@@ -76,6 +77,7 @@ func (d *destination) step(ctx context.Context) {
 
 // store writes the queue to the log.
 func (d *destination) store(ctx context.Context) {
+	defer func() { d.lost.report(d.l.log) }()
 	for ctx.Err() == nil {
 		d.l.mu.Lock()
 		if len(d.queue) == 0 {
@@ -86,7 +88,7 @@ func (d *destination) store(ctx context.Context) {
 		d.l.mu.Unlock()
 		e, err := d.entryOf(ctx, m)
 		if errors.Is(err, errRecordLost) {
-			d.l.log.Error("record is no longer readable in the journal", "seq", m.t.seq)
+			d.lost.add(m.t.seq)
 			d.next()
 			m.owner.settle(m.t, dropped, JournalLost)
 			continue
@@ -461,6 +463,7 @@ func (f *flight) refused(t Ticket, err error) {
 		f.d.l.mu.Unlock()
 		return
 	}
+	f.d.l.env.noteRefused(f.e.sink, err)
 	f.d.l.mu.Lock()
 	f.deadReason = err.Error()
 	f.d.l.mu.Unlock()

@@ -44,6 +44,7 @@ type Dispatcher struct {
 	saveMu    sync.Mutex
 	mark      ahead // what was appended at the last capture
 	operators *operatorLog
+	forgot    error     // why operators' state was not restored whole
 	unstored  *snapshot // captured and not stored yet
 	last      *snapshot // as stored
 
@@ -184,6 +185,7 @@ func (d *Dispatcher) Stop(ctx context.Context) error {
 	if d.started {
 		errs = append(errs, d.Checkpoint())
 	}
+	d.env.refusals.report(d.o.Log, time.Now().Add(refusalInterval))
 	d.closeLogs()
 	return errors.Join(errs...)
 }

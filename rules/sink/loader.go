@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"cellgate/broker/journal"
@@ -16,10 +17,12 @@ type loader struct {
 	src       recordSource
 	form      form
 	decisions []engine.Decision
+	lost      lostRecords
 }
 
 func (l *loader) run(ctx context.Context) {
 	defer l.src.close()
+	defer func() { l.lost.report(l.p.log) }()
 	for ctx.Err() == nil {
 		again, err := l.step(ctx)
 		if err != nil && ctx.Err() == nil {
@@ -30,6 +33,7 @@ func (l *loader) run(ctx context.Context) {
 		if again {
 			continue
 		}
+		l.lost.report(l.p.log)
 		select {
 		case <-l.p.wake:
 		case <-ctx.Done():
@@ -164,11 +168,14 @@ func (l *loader) record(ctx context.Context, set ruleSet, index uint32, seq uint
 	p.mu.Unlock()
 	if rec == nil {
 		p.window.messages.Add(int64(n))
-		p.log.Error("record is no longer readable in the journal", "seq", seq)
+		l.lost.add(seq)
 		for i := range n {
 			p.settle(Ticket{slot: slot, seq: seq, rule: l.decisions[i].Rule, target: l.decisions[i].Target}, dropped, JournalLost)
 		}
 		return nil
+	}
+	if l.lost.due() {
+		l.lost.report(p.log)
 	}
 	for rest := l.decisions; ; {
 		part := rest[:min(burst, len(rest))]
@@ -204,6 +211,32 @@ func (l *loader) room(ctx context.Context) error {
 			}
 		}
 		p.window.starved.Store(false)
+	}
+}
+
+// lostInterval is the shortest time between two lines of the log about lost records of one sink.
+const lostInterval = 10 * time.Second
+
+// lostRecords collects the records that the journal no longer has: a missing segment has thousands, and is one line.
+type lostRecords struct {
+	first, last, n uint64
+	logged         time.Time
+}
+
+func (l *lostRecords) add(seq uint64) {
+	if l.n++; l.n == 1 {
+		l.first = seq
+	}
+	l.last = seq
+}
+
+func (l *lostRecords) due() bool { return l.n > 0 && time.Since(l.logged) >= lostInterval }
+
+// report logs what was collected, if anything.
+func (l *lostRecords) report(log *slog.Logger) {
+	if l.n > 0 {
+		log.Error("pending records are no longer readable in the journal; they are dropped (journal_lost)", "count", l.n, "from", l.first, "to", l.last)
+		*l = lostRecords{logged: time.Now()}
 	}
 }
 

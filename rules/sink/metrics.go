@@ -34,7 +34,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		ruleMatched: to.Counters("rule_matched_total", "Records that a rule matched.", "rule"),
 		ruleErrors:  to.Counters("rule_errors_total", "Records on which a rule could not be evaluated.", "rule"),
 		modeChanges: to.Counters("sink_mode_changes_total", "Turns between live feeding and the decision log.", "sink", "mode"),
-		refused:     to.Counters("sink_refused_total", "Messages that a sink will never take; they go to the error topic.", "sink"),
+		refused:     to.Counters("sink_refused_total", "Messages that a sink will never take, also after waiting for their destination; they go to the error topic.", "sink"),
 		parked:      to.Counters("parked_total", "Messages that were put into the log of a destination that takes none.", "sink"),
 		missing:     to.Counter("dispatch_missing_records_total", "Records that the evaluator could not read in the journal."),
 		parallel:    to.Counter("dispatch_parallel_messages_total", "Messages that were evaluated on several goroutines at a time (rules.workers)."),

@@ -33,6 +33,7 @@ type Journal interface {
 	WaitDurable(ctx context.Context, seq uint64) error
 	WaitRoom(ctx context.Context) error
 	Retain(name string, seq uint64)
+	Missing(from uint64)
 	Stat() journal.Stat
 }
 

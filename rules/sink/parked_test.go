@@ -3,11 +3,14 @@ package sink_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
@@ -107,6 +110,36 @@ func TestAnErrorTopicThatTakesNothingHoldsUpNobody(t *testing.T) {
 		t.Fatalf("kafka %+v, redis %+v", k, re)
 	}
 	r.Stop()
+}
+
+// What a destination refuses for good after it has waited is counted and logged, like what is refused at once.
+func TestWhatIsRefusedAfterItWaitedIsReported(t *testing.T) {
+	t.Parallel()
+	reg, log := prometheus.NewRegistry(), &check.Log{}
+	r := newRig(t, func(o *sink.Options) {
+		o.Metrics, o.Log = sink.NewMetrics(reg), slog.New(slog.NewTextHandler(log, nil))
+	})
+	r.kafka.Shut("t", true)
+	r.Publish(0, 100)
+	r.Await(func() bool { p := r.Dispatcher.Parked(); return len(p) == 1 && p[0].Messages == 100 })
+	r.kafka.Refuse(func(m sinktest.Message) bool { return m.Topic == "t" })
+	r.kafka.Shut("t", false)
+	r.Await(func() bool { return r.Ledger("kafka").DeadLettered == 100 })
+	r.Stop()
+	if n := strings.Count(log.String(), "they go to the error topic"); n < 1 || n > 2 { // one within a minute, and one at the stop
+		t.Errorf("%d lines:\n%s", n, log)
+	}
+	families, err := reg.Gather()
+	check.OK(t, err)
+	refused := 0.0
+	for _, f := range families {
+		if strings.HasSuffix(f.GetName(), "sink_refused_total") {
+			refused = f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	if refused != 100 {
+		t.Errorf("%v refused", refused)
+	}
 }
 
 // When no more can be parked, messages go to the error topic; if that is away too they are dropped and counted. Neither

@@ -152,6 +152,7 @@ type environment struct {
 	parkedStore *parkedStore
 	pipelines   []*pipeline
 	byName      map[string]*pipeline
+	refusals    refusals
 }
 
 // burst is how many messages of one record are delivered at once without asking for room. A record with more goes

@@ -144,6 +144,7 @@ func (d *Dispatcher) openOperators(r operatorRange) (err error) {
 	d.o.Log.Error("operator state of vehicles is damaged; what cannot be read is lost, so thresholds, "+
 		"dedupe, sample and the like may let a message pass once more", "err", err, "vins_read", d.state.VINs())
 	d.o.Metrics.operatorsLost.Inc()
+	d.forgot = err
 	if d.operators, err = openOperatorLog(d.o.FS, d.o.OperatorDir, operatorRange{}, d.o.SegmentBytes, d.state); err != nil {
 		return err
 	}
@@ -160,6 +161,7 @@ func (d *Dispatcher) resume() error {
 		return fmt.Errorf("dispatch stands at record %d, the journal ends at %d: it is not the journal that "+
 			"the state belongs to, or it has lost its end", d.evaluated, last)
 	}
+	needed := d.evaluated + 1
 	if first := j.First(); d.evaluated+1 < first {
 		d.o.Log.Error("journal records lost before they were evaluated", "from", d.evaluated+1, "to", first-1)
 		d.lost(first-1-d.evaluated, JournalLost)
@@ -168,7 +170,11 @@ func (d *Dispatcher) resume() error {
 	low := d.evaluated
 	for _, p := range d.pipelines {
 		low = min(low, p.cursor())
+		if p.oldest != 0 {
+			needed = min(needed, p.oldest)
+		}
 	}
+	j.Missing(needed)
 	j.Retain("rules", low+1)
 	return d.resumeRules()
 }

@@ -63,6 +63,7 @@ type timeRig struct {
 type wholeJournal struct{ sink.Journal }
 
 func (wholeJournal) Retain(string, uint64) {}
+func (wholeJournal) Missing(uint64)        {}
 
 func newTimeRig(t *testing.T, rules string, change func(*sink.Options)) *timeRig {
 	t.Helper()
