@@ -1,14 +1,12 @@
 package preflight
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"time"
 
+	"cellgate/broker/shared/settled"
 	"cellgate/configs"
 )
 
@@ -32,7 +30,7 @@ func (c *checks) certificates() {
 // server checks the certificate of a listener.
 func (c *checks) server(where, address string, files *configs.ServerTLS) {
 	where += ".tls"
-	pair, err := tls.LoadX509KeyPair(string(files.Cert), string(files.Key))
+	pair, err := settled.KeyPair(string(files.Cert), string(files.Key))
 	if err != nil {
 		c.bad("certificate", where+".cert", fmt.Sprintf("%s and %s: %v", files.Cert, files.Key, err), "name a certificate and the key that belongs to it, both PEM, readable by the gateway's user")
 		return
@@ -66,11 +64,7 @@ func (c *checks) server(where, address string, files *configs.ServerTLS) {
 
 // authority checks a file of certificate authorities.
 func (c *checks) authority(where, file string) {
-	text, err := os.ReadFile(file) //nolint:gosec // the configuration names it
-	if err == nil && !x509.NewCertPool().AppendCertsFromPEM(text) {
-		err = fmt.Errorf("%s: no certificate in it", file)
-	}
-	if err != nil {
+	if _, err := settled.CertPool(file); err != nil {
 		c.bad("certificate", where, err.Error(), "name a PEM file with the authorities of the clients")
 		return
 	}

@@ -73,6 +73,7 @@ func TestAllIsWell(t *testing.T) {
 		needs(t, found, Good, words)
 	}
 	needs(t, found, Warning, "server.crt expires on") // those of tests last a day
+	needs(t, found, Warning, "the configuration has no section central")
 }
 
 func TestWhatIsWrong(t *testing.T) {
