@@ -157,7 +157,6 @@ func (b *Broker) Reload(limits Limits, files map[string]TLS) error {
 	for i, l := range b.listeners {
 		if l.tls != nil {
 			l.tls.current.Store(read[i])
-			b.metrics.certNotAfter.WithLabelValues(l.name).Set(float64(read[i].notAfter.Unix()))
 		}
 	}
 	b.limits.Store(&limits)

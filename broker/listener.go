@@ -55,7 +55,6 @@ func (b *Broker) newListener(o Listener) (*listener, error) {
 			return nil, err
 		}
 		l.tls = newServerTLS(files)
-		b.metrics.certNotAfter.WithLabelValues(l.name).Set(float64(files.notAfter.Unix()))
 	}
 	return l, nil
 }

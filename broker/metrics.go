@@ -18,7 +18,6 @@ type Metrics struct {
 	repeated      prometheus.Counter
 	panics        prometheus.Counter
 	acceptErrors  prometheus.Counter
-	certNotAfter  *prometheus.GaugeVec
 	disconnects   *prometheus.CounterVec
 }
 
@@ -37,7 +36,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		repeated:     to.Counter("messages_repeated_total", "QoS 1 PUBLISHes recognised as repetitions of one in the journal."),
 		panics:       to.Counter("connection_panics_total", "Panics that ended one connection."),
 		acceptErrors: to.Counter("accept_errors_total", "Failed accepts, as when descriptors run out."),
-		certNotAfter: to.Gauges("tls_certificate_not_after_seconds", "End of the server certificate, Unix time.", "listener"),
 		disconnects:  to.Counters("disconnects_total", "Ended connections by reason.", "reason"),
 	}
 }

@@ -2,11 +2,9 @@ package broker
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"time"
 
 	"cellgate/broker/shared/complete"
 	files "cellgate/broker/shared/settled"
@@ -22,9 +20,8 @@ type serverTLS struct {
 
 // tlsFiles is the configuration read from a listener's files.
 type tlsFiles struct {
-	from     TLS
-	config   *tls.Config
-	notAfter time.Time
+	from   TLS
+	config *tls.Config
 }
 
 // Errors of a listener's TLS options.
@@ -53,11 +50,6 @@ func readTLS(o TLS) (*tlsFiles, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tls certificate %s: %w", o.Cert, err)
 	}
-	leaf, err := x509.ParseCertificate(cert.Certificate[0])
-	if err != nil {
-		return nil, fmt.Errorf("tls certificate %s: %w", o.Cert, err)
-	}
-	cert.Leaf = leaf
 	if o.MinVersion < tls.VersionTLS12 {
 		return nil, errTLSVersion
 	}
@@ -71,7 +63,7 @@ func readTLS(o TLS) (*tlsFiles, error) {
 	if err := clientAuth(cfg, &o); err != nil {
 		return nil, err
 	}
-	return &tlsFiles{from: o, config: cfg, notAfter: leaf.NotAfter}, nil
+	return &tlsFiles{from: o, config: cfg}, nil
 }
 
 func clientAuth(cfg *tls.Config, o *TLS) error {

@@ -34,7 +34,7 @@ func TestEveryCallHasACommand(t *testing.T) {
 		"token issue --vin LTEST000000000001", "token revoke --sub LTEST000000000001",
 		"vehicles", "vehicles LTEST000000000001", "vehicles disconnect LTEST000000000001",
 		"sessions list", "sessions show a/b --role service", "sessions end a/b --role service",
-		"gateways list", "gateways forget gw-2 --yes",
+		"gateways list", "losses list", "losses acknowledge", "gateways forget gw-2 --yes",
 		"drain --rate 1", "drain --status", "drain --stop",
 		"command send --vin LTEST000000000001 --name unlock", "command cancel A --vin LTEST000000000001", "command status A --vin LTEST000000000001",
 		"command list", "rules status", "rules apply " + rules + " --allow-empty", "rules reload", "rules rollback", "rules lift r",

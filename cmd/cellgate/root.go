@@ -37,7 +37,7 @@ Start with:  cellgate dev`,
 	root.SetErr(c.err)
 	root.AddCommand(
 		devCommand(c), runCommand(c), configCommand(c), rulesCommand(c), tokenCommand(c), commandCommand(c), fleetCommand(c),
-		journalCommand(c), repairCommand(c), drainCommand(c), gatewaysCommand(c), vehiclesCommand(c), statusCommand(c), syncCommand(c), traceCommand(c), eventsCommand(c), sessionsCommand(c), capacityCommand(c), topicsCommand(c),
+		journalCommand(c), repairCommand(c), drainCommand(c), gatewaysCommand(c), lossesCommand(c), vehiclesCommand(c), statusCommand(c), syncCommand(c), traceCommand(c), eventsCommand(c), sessionsCommand(c), capacityCommand(c), topicsCommand(c),
 		versionCommand(c),
 	)
 	complete(root)

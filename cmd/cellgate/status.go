@@ -90,6 +90,9 @@ func header(s *app.Status) string {
 		build += " (" + s.Build.Commit + ")"
 	}
 	health := s.Phase
+	if s.Reason != "" {
+		health = strings.ToUpper(s.Ready) + ": " + s.Reason
+	}
 	var away []string
 	for _, d := range s.Dependencies {
 		if !d.OK {
@@ -108,6 +111,9 @@ func figures(s *app.Status, now time.Time) *table {
 	t.row("commands", fmt.Sprintf("%s open, %s kept, %s events waiting for Kafka", countText(s.Commands.Open), countText(s.Commands.Kept), countText(s.Commands.Waiting)))
 	if g := s.Commands.Gone; g != nil {
 		t.row("", fmt.Sprintf("GONE unread from vehicle.commands: %s, the last at %s: %s", many(g.Gaps, "gap", "gaps"), whenText(g.At, now), g.Last))
+	}
+	if len(s.Restart) > 0 {
+		t.row("restart", "NEEDED for "+strings.Join(s.Restart, ", "))
 	}
 	rules := fmt.Sprint(s.Rules.Rules)
 	if s.Rules.Hash != "" {

@@ -134,6 +134,8 @@ func (a *api) calls() []call {
 		{operation: "GET /v1/gateways", status: 200},
 		{operation: "DELETE /v1/gateways/{node}", path: "/v1/gateways/gw-9", status: 404},
 		{operation: "DELETE /v1/gateways/{node}", path: "/v1/gateways/" + a.node(), status: 409},
+		{operation: "GET /v1/losses", status: 200},
+		{operation: "POST /v1/losses/acknowledge", status: 200},
 		{operation: "POST /v1/drain", body: map[string]any{"rate": 1}, status: 202},
 		{operation: "GET /v1/drain", status: 200},
 		{operation: "DELETE /v1/drain", status: 200},

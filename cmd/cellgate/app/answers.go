@@ -22,11 +22,15 @@ type LedgerAnswer struct {
 
 // Status is GET /v1/status.
 type Status struct {
-	Cell         string          `json:"cell"`
-	Region       string          `json:"region,omitempty"`
-	Node         string          `json:"node"`
-	Build        Build           `json:"build"`
-	Phase        string          `json:"phase"`
+	Cell   string `json:"cell"`
+	Region string `json:"region,omitempty"`
+	Node   string `json:"node"`
+	Build  Build  `json:"build"`
+	Phase  string `json:"phase"`
+	// Ready and Reason are the status and the reason of /readyz.
+	Ready        string          `json:"ready"`
+	Reason       string          `json:"reason,omitempty"`
+	Restart      []string        `json:"restart,omitempty"` // keys whose values in the file take effect with a restart
 	Started      time.Time       `json:"started"`
 	Uptime       string          `json:"uptime"`
 	Connections  int             `json:"connections"`

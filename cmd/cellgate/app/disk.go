@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,6 +20,7 @@ type disk struct {
 	*process
 	fresh   bool // state.db did not exist
 	db      *statefile.DB
+	losses  *losses
 	clock   *timekeeper
 	journal *journal.Journal
 	ladder  *ladder
@@ -37,12 +39,18 @@ func openDisk(p *process) (*disk, error) {
 		return nil, err
 	}
 	p.life.onStop("state file", stopDisk, closeState(db))
-	reportFallBack(db.FellBack(), p.reg.own, p.log)
+	lost, err := openLosses(db, p.log)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(reportFallBack(db.FellBack(), p.reg.own, lost), p.reg.own.Register(lost.readings())); err != nil {
+		return nil, err
+	}
 	keeper, err := openTimekeeper(db, p.source, p.log)
 	if err != nil {
 		return nil, err
 	}
-	opened, err := p.openJournal(db, fresh, keeper)
+	opened, err := p.openJournal(db, fresh, keeper, lost)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +59,7 @@ func openDisk(p *process) (*disk, error) {
 		return nil, err
 	}
 	d := &disk{
-		process: p, fresh: fresh, db: db, clock: keeper, journal: opened, traces: traces,
+		process: p, fresh: fresh, db: db, losses: lost, clock: keeper, journal: opened, traces: traces,
 		ladder: newLadder(&p.cfg.Uplink.Journal, string(p.cfg.DataDir), opened, p.reg.own, p.log),
 	}
 	return d, d.openSpans()
@@ -60,7 +68,7 @@ func openDisk(p *process) (*disk, error) {
 // opening is the consumer that retains the whole journal until all others have registered their positions.
 const opening = "opening"
 
-func (p *process) openJournal(db *statefile.DB, fresh bool, keeper *timekeeper) (*journal.Journal, error) {
+func (p *process) openJournal(db *statefile.DB, fresh bool, keeper *timekeeper, lost *losses) (*journal.Journal, error) {
 	j := &p.cfg.Uplink.Journal
 	age := j.MaxAge.Std()
 	if age == 0 || age > configs.JournalSegmentAge {
@@ -81,12 +89,18 @@ func (p *process) openJournal(db *statefile.DB, fresh bool, keeper *timekeeper) 
 	if err != nil {
 		return nil, fmt.Errorf("uplink.journal: %w", err)
 	}
+	lost.watchJournal(opened)
 	switch {
 	case fresh && !found.Created:
-		p.reportMissing("state", "sessions, queued messages and commands are gone, the ledger begins at the first record that the journal has, "+
+		err = p.reportMissing(lost, partState, "sessions, queued messages and commands are gone, the ledger begins at the first record that the journal has, "+
 			"and that is where delivery begins again")
 	case found.Created && epoch != 0:
-		p.reportMissing("journal", "what was pending is counted as lost")
+		err = p.reportMissing(lost, partJournal, "what was pending is counted as lost")
+	case epoch != 0 && found.Epoch != epoch:
+		err = lost.note(partJournal, "it is another journal than before: what was pending is counted as lost")
+	}
+	if err != nil {
+		return nil, errors.Join(err, opened.Close(context.Background()))
 	}
 	// The journal recycles what every registered consumer has passed. None is registered yet: without this one, the
 	// first to register would release what the others have not read.

@@ -13,11 +13,12 @@ import (
 // gateway serves clients and the API.
 type gateway struct {
 	*clients
-	drain  *drainer
-	broker *broker.Broker
-	fanout *broker.Fanout
-	intake *broker.Intake
-	events eventStreams // open streams
+	drain        *drainer
+	certificates *certificates
+	broker       *broker.Broker
+	fanout       *broker.Fanout
+	intake       *broker.Intake
+	events       eventStreams // open streams
 
 	messages *messageTail
 	drafts   *places               // for concurrent explanations
@@ -36,6 +37,10 @@ func openGateway(c *clients) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	certificates, err := openCertificates(c.cfg, c.clock.Wall, c.log)
+	if err != nil {
+		return nil, err
+	}
 	fanout, intake, err := c.openLoops()
 	if err != nil {
 		return nil, err
@@ -46,11 +51,11 @@ func openGateway(c *clients) (*gateway, error) {
 	}
 	c.life.onStop("redis of the API", stopShort, func(context.Context) error { return reading.Close() })
 	g := &gateway{
-		clients: c, drain: drain, broker: b, fanout: fanout, intake: intake, events: newEventStreams(),
+		clients: c, drain: drain, certificates: certificates, broker: b, fanout: fanout, intake: intake, events: newEventStreams(),
 		messages: &messageTail{journal: c.journal, hub: c.hub, log: c.log}, reading: reading,
 		drafts: newPlaces(maxExplanations), measured: newHTTPMetrics(c.reg.own),
 	}
-	return g, errors.Join(c.reg.own.Register(g.readyReadings()), c.reg.own.Register(g.limitReadings()))
+	return g, errors.Join(c.reg.own.Register(certificates.readings()), c.reg.own.Register(g.readyReadings()), c.reg.own.Register(g.limitReadings()))
 }
 
 // startDispatch puts the rules in force before anything can be published, and starts delivery.
@@ -81,6 +86,8 @@ func (a *gateway) startBroker(ctx context.Context) error {
 // the rules.
 func (a *gateway) startBackground() error {
 	a.background("state file watch", a.db.Watch)
+	a.background("certificates", a.certificates.run)
+	a.background("losses", a.losses.run)
 	a.background("presence of before", a.presence.Expire)
 	a.background("clock", func(ctx context.Context) { a.clock.run(ctx, a.journal) })
 	a.background("disk ladder", func(ctx context.Context) { a.ladder.run(ctx, a.Config) })

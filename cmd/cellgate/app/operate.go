@@ -248,7 +248,10 @@ func (a *gateway) getCapacity(w http.ResponseWriter, _ *http.Request) {
 
 func (a *gateway) getStatus(w http.ResponseWriter, _ *http.Request) {
 	j, rs := a.journal.Stat(), a.rules.state()
+	all := a.dependencies()
+	ready, _ := a.readinessOf(all)
 	s := Status{
+		Ready: ready.Status, Reason: ready.Reason, Restart: *a.waiting.Load(),
 		Cell: a.cfg.Cell.ID, Region: a.cfg.Cell.Region, Node: a.cfg.Cell.Node, Build: a.build, Phase: a.phaseName(),
 		Started: a.started.UTC(), Uptime: time.Since(a.started).Truncate(time.Second).String(), Connections: a.broker.Connections(),
 		Journal: JournalStatus{
@@ -256,7 +259,7 @@ func (a *gateway) getStatus(w http.ResponseWriter, _ *http.Request) {
 			Needed: j.Needed, Corruptions: j.Corruptions, DroppedQoS0: a.broker.DroppedQoS0(),
 		},
 		Rules: RulesStatus{rs.Hash, len(rs.Rules), rs.Since, rs.Error}, Sinks: a.sinkLoads(),
-		Parked: a.dispatch.Parked(), Dependencies: a.dependencies(), Commands: a.commands.Stat(), Lanes: a.sync.lanes(), Gateways: a.gateways(),
+		Parked: a.dispatch.Parked(), Dependencies: all, Commands: a.commands.Stat(), Lanes: a.sync.lanes(), Gateways: a.gateways(),
 	}
 	if j.Full != nil {
 		s.Journal.Full = j.Full.Error()

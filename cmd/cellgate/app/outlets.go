@@ -49,6 +49,15 @@ func openOutlets(t *trust) (*outlets, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.losses.watchLedger(dispatch.Ledger)
+	if err := dispatch.OperatorsLost(); err != nil {
+		if err := t.losses.note(partOperators, "what rules remember of vehicles: "+err.Error()); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.losses.save(); err != nil { // before a checkpoint is beyond what the journal does not have
+		return nil, err
+	}
 	keeper, err := newRuleKeeper(t, dispatch)
 	if err != nil {
 		return nil, err

@@ -38,6 +38,7 @@ type process struct {
 	running     atomic.Pointer[configs.Config]
 	// reloaded is the outcome of the last reload of the configuration; the start counts as the first one.
 	reloaded atomic.Pointer[outcome]
+	waiting  atomic.Pointer[[]string] // keys that wait for a restart
 }
 
 func newProcess(o Options, fds descriptors) *process {
@@ -49,6 +50,7 @@ func newProcess(o Options, fds descriptors) *process {
 		build: o.Build, started: time.Now(), fatal: make(chan error, 1), serving: make(chan struct{}),
 	}
 	p.running.Store(o.Config)
+	p.waiting.Store(new([]string))
 	p.noteReload(nil)
 	logWarnings(p.log, o.Config)
 	return p

@@ -28,6 +28,12 @@ func (a *gateway) dependencies() []remote.Health {
 	}
 	all = append(all, a.sync.health()...)
 	all = append(all, a.delivery()...)
+	if d, lost := a.losses.dependency(); lost {
+		all = append(all, d)
+	}
+	if d, invalid := a.certificates.dependency(); invalid {
+		all = append(all, d)
+	}
 	if d, short := a.ladder.dependency(); short {
 		all = append(all, d)
 	}
@@ -61,9 +67,12 @@ func (a *gateway) readyz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, code, r)
 }
 
-func (a *gateway) readiness() (r readiness, code int) {
+func (a *gateway) readiness() (r readiness, code int) { return a.readinessOf(a.dependencies()) }
+
+// readinessOf decides whether vehicles can be served, for /readyz and for the status.
+func (a *gateway) readinessOf(all []remote.Health) (r readiness, code int) {
 	r, code = readiness{Status: "ready", Degraded: []remote.Health{}}, http.StatusOK
-	for _, d := range a.dependencies() {
+	for _, d := range all {
 		if !d.OK {
 			r.Status = "degraded"
 			r.Degraded = append(r.Degraded, d)

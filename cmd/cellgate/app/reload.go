@@ -6,9 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"strings"
 
 	"cellgate/auth"
@@ -21,7 +19,7 @@ import (
 type Reloaded struct {
 	// Applied are the keys whose new values are in force.
 	Applied []string
-	// Restart are changed keys that need a restart.
+	// Restart are the keys whose values differ from those that run and take effect with a restart.
 	Restart []string
 }
 
@@ -74,18 +72,12 @@ func lookConfig(file string) (c *configs.Config, digest string, err error) {
 	}
 	h := sha256.New()
 	for _, name := range c.Files() {
-		f, err := os.Open(name)
-		if err == nil {
-			_, err = io.Copy(h, io.LimitReader(f, maxNamedFile))
-			err = errors.Join(err, f.Close())
-		}
+		b, err := settled.ReadFile(name)
+		_, _ = h.Write(b)
 		_, _ = fmt.Fprintln(h, name, err) // the part that needs the file reports the error
 	}
 	return c, c.Hash + hex.EncodeToString(h.Sum(nil)), nil
 }
-
-// maxNamedFile bounds what is read of a file for its digest, in bytes.
-const maxNamedFile = 4 << 20
 
 // check does what can fail and changes nothing. It returns the rules to put in force.
 func (a *App) check(ctx context.Context, next *configs.Config) (*candidate, error) {
@@ -95,7 +87,7 @@ func (a *App) check(ctx context.Context, next *configs.Config) (*candidate, erro
 	}
 	_, err := loadVehicleCAs(next)
 	return c, errors.Join(bad, err, a.sync.checkReload(next), a.auth.CheckReconfigure(authority.Config(next)),
-		a.http.checkTLS(next.HTTP.TLS), a.tokenAPI.checkTLS(tokenAPIFiles(next)))
+		a.certificates.check(next), a.http.checkTLS(next.HTTP.TLS), a.tokenAPI.checkTLS(tokenAPIFiles(next)))
 }
 
 // apply puts in force what check accepted. The broker reads the listeners' certificates itself, all or none, so they
@@ -118,6 +110,7 @@ func (a *App) apply(ctx context.Context, next *configs.Config, c *candidate) err
 	if err != nil {
 		return err
 	}
+	a.certificates.adopt()
 	a.vehicleCAs.pool.Store(cas)
 	a.broker.RefreshPermissions()
 	if err := a.sync.reload(ctx, next); err != nil {
@@ -131,18 +124,22 @@ func (a *App) apply(ctx context.Context, next *configs.Config, c *candidate) err
 func (a *App) changes(next *configs.Config) Reloaded {
 	var r Reloaded
 	for _, c := range configs.Diff(a.Config(), next) {
-		if c.Restart {
-			r.Restart = append(r.Restart, c.Path)
-		} else {
+		if !c.Restart {
 			r.Applied = append(r.Applied, c.Path)
 		}
 	}
+	for _, c := range configs.Diff(a.cfg, next) { // what takes a restart runs as it was at the start
+		if c.Restart {
+			r.Restart = append(r.Restart, c.Path)
+		}
+	}
 	a.running.Store(next)
+	a.waiting.Store(&r.Restart)
 	logWarnings(a.log, next)
 	a.log.Info("reloaded", slog.Any("applied", r.Applied))
 	a.auditChange(auth.AuditConfiguration, "SIGHUP", strings.Join(r.Applied, " "))
 	if len(r.Restart) > 0 {
-		a.log.Warn("changed keys need a restart", slog.Any("keys", r.Restart))
+		a.log.Warn("keys wait for a restart: the running values differ from the file's", slog.Any("keys", r.Restart))
 	}
 	return r
 }

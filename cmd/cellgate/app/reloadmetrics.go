@@ -19,6 +19,7 @@ func (p *process) reloadReadings(keeper *ruleKeeper) *metric.Readings {
 	configInfo := r.Add("config_info", "1, with the hash of the configuration file in force in its label.", "hash")
 	configOK := r.Add("config_last_reload_successful", "The configuration, with certificates, keys and rules: "+ok)
 	configAt := r.Add("config_last_reload_success_timestamp_seconds", "The configuration: "+at)
+	restart := r.Add("config_keys_waiting", "Keys of the configuration file that wait for a restart.")
 	r.Read = func(to metric.Sample) {
 		if set, o := keeper.reloaded(); set != nil {
 			to.Gauge(rules, float64(len(set.Rules())))
@@ -29,6 +30,7 @@ func (p *process) reloadReadings(keeper *ruleKeeper) *metric.Readings {
 		o := *p.reloaded.Load()
 		to.Gauge(configInfo, 1, p.Config().Hash)
 		to.Flag(configOK, o.ok)
+		to.Gauge(restart, float64(len(*p.waiting.Load())))
 		to.Gauge(configAt, o.seconds())
 	}
 	return r

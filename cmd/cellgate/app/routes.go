@@ -62,6 +62,8 @@ func (a *gateway) table() []route {
 		{"GET", "/v1/status", a.getStatus},
 		{"GET", "/v1/gateways", a.listGateways},
 		{"DELETE", "/v1/gateways/{node}", a.audited(auth.AuditForget, a.forgetGateway)},
+		{"GET", "/v1/losses", a.listLosses},
+		{"POST", "/v1/losses/acknowledge", a.audited(auth.AuditLosses, a.acknowledgeLosses)},
 		{"POST", "/v1/drain", a.audited(auth.AuditDrain, a.startDrain)},
 		{"GET", "/v1/drain", a.getDrain},
 		{"DELETE", "/v1/drain", a.audited(auth.AuditDrain, a.stopDrain)},

@@ -38,22 +38,26 @@ func openState(dir string, onFatal func(error)) (*statefile.DB, error) {
 	return db, nil
 }
 
-// reportFallBack counts and logs a start from the last transaction but one.
-func reportFallBack(fellBack bool, reg prometheus.Registerer, log *slog.Logger) {
+// reportFallBack counts, logs and records a start from the last transaction but one.
+func reportFallBack(fellBack bool, reg prometheus.Registerer, lost *losses) error {
 	count := metric.For(reg).Counter("state_fallbacks_total",
 		"Starts with an unreadable header in state.db: the last transaction before the stop may be missing.")
-	if fellBack {
-		count.Inc()
-		log.Error("a header of state.db is unreadable: the last transaction before the stop may be missing; "+
-			"a power loss in the middle of a write leaves this, and so does a damaged disk", slog.String("file", "state.db"))
+	if !fellBack {
+		return nil
 	}
+	count.Inc()
+	const what = "a header of state.db is unreadable: the last transaction before the stop may be missing; " +
+		"a power loss in the middle of a write leaves this, and so does a damaged disk"
+	lost.log.Error(what, slog.String("file", "state.db"))
+	return lost.note(partState, what)
 }
 
-// reportMissing counts and logs a start that recreated a missing part.
-func (p *process) reportMissing(what, lost string) {
+// reportMissing counts, logs and records a start that recreated a missing part.
+func (p *process) reportMissing(to *losses, what, lost string) error {
 	p.missing.WithLabelValues(what).Inc()
 	p.log.Error("part of data_dir is missing and is created", slog.String("part", what), slog.String("lost", lost),
 		slog.String("data_dir", string(p.cfg.DataDir)))
+	return to.note(what, "it was missing and is recreated: "+lost)
 }
 
 func newMissing(reg prometheus.Registerer) *prometheus.CounterVec {

@@ -43,7 +43,9 @@ func openTrust(d *peers) (*trust, error) {
 		c.Revocations = spread.NewRedis(client, key, d.cfg.Cell.ID)
 	}
 	if keys, _ := filepath.Glob(filepath.Join(c.Dir, "key-*.json")); len(keys) == 0 && !d.fresh { // the pattern is valid
-		d.reportMissing("keys", "every token that was issued before is refused from now on")
+		if err := d.reportMissing(d.losses, partKeys, "every token that was issued before is refused from now on"); err != nil {
+			return nil, err
+		}
 	}
 	opened, err := auth.Open(c)
 	if err != nil {

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cellgate/cmd/cellgate/app"
+	"cellgate/cmd/cellgate/fleet"
+)
+
+func lossesCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "losses",
+		Short: "list what was lost of the data folder, and acknowledge it",
+		Long: `losses shows what was missing or damaged in data_dir while the gateway went on without it, and how many messages the sinks
+have lost with the journal. /readyz is degraded until an operator has acknowledged all of it.`,
+		Example: `  cellgate losses list
+  cellgate losses acknowledge`,
+	}
+	cmd.AddCommand(
+		lossesCall(c, "list", "GET", "/v1/losses", "list what was lost of the data folder"),
+		lossesCall(c, "acknowledge", "POST", "/v1/losses/acknowledge", "acknowledge all losses so far, which ends that line of /readyz"),
+	)
+	return cmd
+}
+
+func lossesCall(c *cli, use, method, path, short string) *cobra.Command {
+	t := &target{}
+	cmd := &cobra.Command{
+		Use:     use,
+		Short:   short,
+		Example: "  cellgate losses " + use,
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return call[app.LossAnswer]{method, path, nil, printLosses}.print(cmd, c, t)
+		},
+	}
+	t.flags(cmd)
+	c.jsonFlag(cmd)
+	return cmd
+}
+
+func printLosses(w io.Writer, a *app.LossAnswer, now time.Time) error {
+	if len(a.Losses)+len(a.Dropped) == 0 {
+		_, err := io.WriteString(w, "nothing was lost\n")
+		return err
+	}
+	found, dropped := &table{}, &table{}
+	for i := range a.Losses {
+		if i == 0 {
+			found.row("FOUND", "PART", "ACKNOWLEDGED", "WHAT")
+		}
+		one, acknowledged := &a.Losses[i], "NO"
+		if !one.Acknowledged.IsZero() {
+			acknowledged = whenText(one.Acknowledged, now) + " by " + one.By
+		}
+		found.row(whenText(one.Found, now), one.Part, acknowledged, one.What)
+	}
+	for i, d := range a.Dropped {
+		if i == 0 {
+			dropped.row("SINK", "REASON", "MESSAGES", "ACKNOWLEDGED")
+		}
+		dropped.row(d.Sink, d.Reason, fleet.Count(d.Messages), fleet.Count(d.Acknowledged))
+	}
+	if len(found.rows) == 0 {
+		return dropped.write(w)
+	}
+	if err := found.write(w); err != nil || len(dropped.rows) == 0 {
+		return err
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	return dropped.write(w)
+}
