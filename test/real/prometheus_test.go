@@ -44,7 +44,7 @@ func TestPrometheus(t *testing.T) {
 	w := watched(t)
 	w.calm("CellgateDegraded", "CellgateSinkLags", "CellgateDown", "CellgateSyncLags")
 	traffic := w.traffic()
-	w.fires("faulty rules and targets", "CellgateDestinationParked", "CellgateRuleErrors", "CellgateRuleHeld")
+	w.fires("faulty rules and targets", "CellgateDestinationParked", "CellgateRuleErrors", "CellgateRuleHeld", "CellgateDeadLetters")
 	w.refused()
 	w.drained()
 	w.centreAway()
@@ -52,7 +52,7 @@ func TestPrometheus(t *testing.T) {
 	traffic()
 	w.hooksFail.Store(false)
 	w.cellgate("rules", "lift", "held")
-	w.stops("CellgateDestinationParked", "CellgateRuleErrors", "CellgateRuleHeld", "CellgateCommandsExpire", "CellgateMessagesDropped",
+	w.stops("CellgateDestinationParked", "CellgateRuleErrors", "CellgateRuleHeld", "CellgateDeadLetters", "CellgateCommandsExpire", "CellgateMessagesDropped",
 		"CellgateSinkLags", "CellgateCommandsLate", "CellgateJournalFilling", "CellgateDegraded")
 	w.panels()
 	w.damaged()
@@ -74,8 +74,11 @@ func watched(t *testing.T) *observed {
 	w := &observed{t: t, data: t.TempDir(), mqtt: harness.FreeAddr(t), http: harness.FreeAddr(t), since: time.Now(), fired: map[string]bool{}}
 	w.hooksFail.Store(true)
 	hook := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/bad" && w.hooksFail.Load() {
+		switch {
+		case r.URL.Path == "/bad" && w.hooksFail.Load():
 			rw.WriteHeader(http.StatusServiceUnavailable)
+		case r.URL.Path == "/never":
+			rw.WriteHeader(http.StatusBadRequest)
 		}
 	}))
 	t.Cleanup(hook.Close)
@@ -93,13 +96,14 @@ central: {kafka: {brokers: ["%s"], auto_create_topics: true}}
 webhooks:
   good: {url: "%s/good", keys: ["0123456789abcdef0123456789abcdef"], private_networks: [127.0.0.0/8]}
   bad: {url: "%s/bad", keys: ["0123456789abcdef0123456789abcdef"], private_networks: [127.0.0.0/8]}
-`, harness.FreeAddr(t), w.mqtt, w.http, harness.FreeAddr(t), harness.FreeAddr(t), harness.FreeAddr(t), hook.URL, hook.URL)
+  never: {url: "%s/never", keys: ["0123456789abcdef0123456789abcdef"], private_networks: [127.0.0.0/8]}
+`, harness.FreeAddr(t), w.mqtt, w.http, harness.FreeAddr(t), harness.FreeAddr(t), harness.FreeAddr(t), hook.URL, hook.URL, hook.URL)
 	w.write("configs/dev.yaml", config)
 	check.OK(t, os.CopyFS(filepath.Join(w.data, "configs", "rules"), os.DirFS(filepath.Join(harness.Root(), "configs", "rules"))))
 	w.write("configs/rules/faulty.rules.yaml", `rules:
   - {id: errs, from: ["v1/+/up/event"], when: payload.n > 5, to: [{kafka: {topic: vehicle.alerts}}]}
   - {id: held, from: ["v1/+/up/event"], when: payload.n > 5, to: [{kafka: {topic: vehicle.alerts}}], limits: {errors: 1% per 10s then shadow}}
-  - {id: hooks, from: ["v1/+/up/event"], to: [{webhook: {name: good}}, {webhook: {name: bad}}]}
+  - {id: hooks, from: ["v1/+/up/event"], to: [{webhook: {name: good}}, {webhook: {name: bad}}, {webhook: {name: never}}]}
 `)
 	w.start()
 	w.prometheus()
@@ -436,6 +440,7 @@ func (w *observed) damaged() {
 	}
 	w.start()
 	w.fires("damage in the journal", "CellgateJournalDamaged")
+	w.cellgate("losses", "acknowledge")
 	w.stops("CellgateJournalDamaged", "CellgateDown")
 }
 
