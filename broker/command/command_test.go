@@ -141,7 +141,7 @@ func (k *kafka) last(t *testing.T, id string) (last eventValue) {
 	return last
 }
 
-func openDB(t *testing.T) *statefile.DB {
+func openDB(t testing.TB) *statefile.DB {
 	t.Helper()
 	db, err := statefile.Open(filepath.Join(t.TempDir(), "state.db"), statefile.Options{Sync: statefile.SyncNever})
 	check.OK(t, err)
@@ -159,7 +159,7 @@ func completed(o Options) Options {
 	return o
 }
 
-func start(t *testing.T, o Options) *Service {
+func start(t testing.TB, o Options) *Service {
 	t.Helper()
 	if o.DB == nil {
 		o.DB = openDB(t)
@@ -170,7 +170,7 @@ func start(t *testing.T, o Options) *Service {
 	return s
 }
 
-func stop(t *testing.T, s *Service) {
+func stop(t testing.TB, s *Service) {
 	t.Helper()
 	if err := s.Close(context.Background()); err != nil {
 		t.Error(err)

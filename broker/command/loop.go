@@ -169,6 +169,7 @@ func (s *Service) transact(requests []*request) error {
 		return nil
 	}
 	var b *batch
+	commit := s.index.during()
 	err := s.o.DB.Update(func(tx *statefile.Tx) error {
 		b = newBatch(s, tx)
 		for _, r := range requests {
@@ -182,8 +183,10 @@ func (s *Service) transact(requests []*request) error {
 		return nil
 	})
 	if err != nil {
+		commit(nil)
 		return err
 	}
+	commit(b.t.changed)
 	s.waiting += b.events
 	s.answers += b.answers
 	s.kept += b.done

@@ -97,6 +97,7 @@ type Service struct {
 	turns   *turns // with several gateways
 	notices chan cell.Notice
 	slots   slotIndex
+	index   *index // nil with several gateways
 	lost    lostAnswers
 	waiters waiters
 
@@ -129,6 +130,8 @@ func Open(o Options) (*Service, error) {
 	}
 	if o.Cell != nil {
 		s.turns = newTurns()
+	} else {
+		s.index = newIndex()
 	}
 	s.waiters.byID = map[string]*waiter{}
 	if err := o.DB.Update(createTables); err != nil {
@@ -143,6 +146,8 @@ func Open(o Options) (*Service, error) {
 	s.wg.Go(s.loop)
 	if o.Cell != nil {
 		s.startTogether(ctx)
+	} else {
+		s.wg.Go(func() { s.index.build(ctx, o.DB) })
 	}
 	if o.Publish != nil {
 		s.wg.Go(func() { s.deliverAll(ctx, "changes of state for Kafka", s.eventsC, s.publishSome) })
@@ -253,15 +258,7 @@ func (s *Service) List(ctx context.Context, f Filter) (page []Command, cursor st
 	if s.o.Cell != nil {
 		return s.listTogether(ctx, f)
 	}
-	err = s.o.DB.View(func(tx *statefile.Tx) error {
-		t := tablesOf(tx)
-		page, cursor, err = t.list(f)
-		return err
-	})
-	if err != nil && !errors.Is(err, errCursor) {
-		err = fmt.Errorf("%w: %w", errStore, err)
-	}
-	return page, cursor, err
+	return s.listLocal(ctx, &f)
 }
 
 // OnReady notifies the service that a vehicle is connected and subscribed to its commands. The delivery engine calls

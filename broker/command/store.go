@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 
 	"cellgate/broker/shared/statefile"
@@ -56,6 +57,15 @@ var (
 // tables are the buckets of one transaction.
 type tables struct {
 	meta, payload, props, result, ids, open, done, events, answers, positions *statefile.Bucket
+	// changed are the commands that were written or forgotten, for the index.
+	changed []changed
+}
+
+// changed is a command and its state, "" for one that was forgotten.
+type changed struct {
+	seq   uint64
+	vin   string
+	state State
 }
 
 func tablesOf(tx *statefile.Tx) tables {
@@ -186,6 +196,7 @@ func (t *tables) put(r *record) error {
 	if err := t.meta.Put(k, v); err != nil {
 		return fmt.Errorf("writing command %s: %w", r.ID, err)
 	}
+	t.changed = append(t.changed, changed{r.Seq, r.VIN, r.State})
 	if !r.State.Final() {
 		return t.open.Put(k, []byte{})
 	}
@@ -208,6 +219,7 @@ func (t *tables) forget(r *record) error {
 			return fmt.Errorf("forgetting command %s: %w", r.ID, err)
 		}
 	}
+	t.changed = append(t.changed, changed{seq: r.Seq})
 	return nil
 }
 
@@ -231,61 +243,40 @@ type Filter struct {
 // errCursor means that a cursor did not come from a list.
 var errCursor = errors.New("it did not come from a list")
 
-// Bounds of a page, and of the commands scanned for one.
+// Bounds of a page.
 const (
 	defaultPage = 100
 	MaxPage     = 1000
-	maxScan     = 50_000
 )
 
 const cursorBase = 36
 
-// list returns the matching commands, newest first, and the cursor of the next page, empty after the last. A page may
-// be short or even empty and still have a next one, because it scans at most maxScan commands.
-func (t *tables) list(f Filter) (page []Command, cursor string, err error) {
-	before := uint64(0)
-	if f.Cursor != "" {
-		if before, err = strconv.ParseUint(f.Cursor, cursorBase, 64); err != nil || before == 0 {
-			return nil, "", fmt.Errorf("cursor=%s: %w", f.Cursor, errCursor)
-		}
+// before returns the sequence below which the page of a filter begins.
+func (f *Filter) before() (uint64, error) {
+	if f.Cursor == "" {
+		return math.MaxUint64, nil
 	}
-	from := t.meta
-	if f.State != "" && !f.State.Final() {
-		from = t.open
+	before, err := strconv.ParseUint(f.Cursor, cursorBase, 64)
+	if err != nil || before == 0 {
+		return 0, fmt.Errorf("cursor=%s: %w", f.Cursor, errCursor)
 	}
-	c := from.Cursor()
-	for k, scanned := newest(c, before), 0; k != nil; k, _ = c.Prev() {
-		if len(page) == f.Limit || scanned == maxScan {
-			return page, strconv.FormatUint(number(k)+1, cursorBase), nil
-		}
-		scanned++
-		r, err := t.bySeq(number(k))
+	return before, nil
+}
+
+// list adds to page those of the commands that match, in their order. A command may have changed since it was found.
+func (t *tables) list(page []Command, f *Filter, found []uint64) ([]Command, error) {
+	for _, seq := range found {
+		r, err := t.bySeq(seq)
 		if err != nil {
-			return nil, "", err
+			return nil, err
 		}
 		if r != nil && f.admits(r) {
 			page = append(page, t.view(r))
 		}
 	}
-	return page, "", nil
+	return page, nil
 }
 
 func (f *Filter) admits(r *record) bool {
 	return (f.State == "" || r.State == f.State) && (f.VIN == "" || r.VIN == f.VIN)
-}
-
-// newest moves c to the newest command before a number, or of all if it is 0.
-func newest(c *statefile.Cursor, before uint64) []byte {
-	if before == 0 {
-		k, _ := c.Last()
-		return k
-	}
-	k, _ := c.Seek(key(before))
-	if k == nil {
-		k, _ = c.Last()
-	}
-	for k != nil && number(k) >= before {
-		k, _ = c.Prev()
-	}
-	return k
 }
