@@ -19,6 +19,7 @@ type Metrics struct {
 	panics        prometheus.Counter
 	acceptErrors  prometheus.Counter
 	disconnects   *prometheus.CounterVec
+	windowsFull   prometheus.Gauge
 }
 
 // NewMetrics registers the broker's metrics; reg may be nil.
@@ -37,6 +38,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		panics:       to.Counter("connection_panics_total", "Panics that ended one connection."),
 		acceptErrors: to.Counter("accept_errors_total", "Failed accepts, as when descriptors run out."),
 		disconnects:  to.Counters("disconnects_total", "Ended connections by reason.", "reason"),
+		windowsFull:  to.Gauge("uplink_windows_full", "Clients of MQTT 3.1.1 that are not read because uplink.window of their messages are not acknowledged."),
 	}
 }
 

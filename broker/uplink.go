@@ -83,11 +83,18 @@ func (c *conn) takeCredit() bool {
 			c.b.reject("receive_maximum")
 			return c.violation(&frame.Violation{Reason: frame.ReasonReceiveMaximum, Why: "more messages than the receive maximum"})
 		}
-	} else if !c.waitFor(func() bool { c.reader.credit = window - c.writer.acks.len(); return c.reader.credit > 0 }) {
+	} else if !c.waitForCredit(window) {
 		return false
 	}
 	c.reader.credit--
 	return true
+}
+
+// waitForCredit waits until less than window messages are unacknowledged. It returns false if the connection ends first.
+func (c *conn) waitForCredit(window int) bool {
+	c.b.metrics.windowsFull.Inc()
+	defer c.b.metrics.windowsFull.Dec()
+	return c.waitFor(func() bool { c.reader.credit = window - c.writer.acks.len(); return c.reader.credit > 0 })
 }
 
 // topic resolves a topic alias (MQTT 5, 3.3.2.3.4). The result is valid as long as the scratch.

@@ -198,7 +198,7 @@ func (f *forwarder) wait(ctx context.Context) bool {
 // send gives a record to the central producer, or to the error topic if it must not go to the centre. The error is
 // ctx's.
 func (f *forwarder) send(ctx context.Context, r *kafkaclient.Fetched) error {
-	d := &delivery{f: f, offset: r.Offset}
+	d := &delivery{f: f, offset: r.Offset, received: receivedAt(r)}
 	via, looped := f.via(r)
 	d.record = kafkaclient.Record{
 		Topic: string(r.Header(kafkaclient.HeaderCentralTopic)), Key: r.Key, Value: r.Value,
@@ -258,6 +258,15 @@ func (f *forwarder) headers(r *kafkaclient.Fetched, via string) (b []byte, n int
 	return b, n
 }
 
+// receivedAt returns when a gateway received a record's message: by its header, else by its timestamp, which a topic may replace
+// by the time of append.
+func receivedAt(r *kafkaclient.Fetched) time.Time {
+	if at, err := time.Parse(time.RFC3339, string(r.Header("received-at"))); err == nil {
+		return at
+	}
+	return r.Time
+}
+
 // The headers of a record's source.
 const (
 	headerSrcCell      = "src-cell"
@@ -301,6 +310,7 @@ type delivery struct {
 	f              *forwarder
 	before, behind *delivery // in the forwarder's list
 	offset         int64
+	received       time.Time
 	record         kafkaclient.Record
 	bound          string // the central topic
 	taken          int    // bytes of the memory
@@ -318,6 +328,8 @@ func (d *delivery) Produced(_ *kafkaclient.Record, err error) {
 	case err == nil && d.deadLetter:
 		d.f.settle(d, "dead_lettered")
 	case err == nil:
+		m, lane := d.f.s.o.Metrics, d.f.lane.name
+		m.delivery.WithLabelValues(m.labels(d.f.s.o.Centre, lane)...).Observe(max(0, time.Since(d.received).Seconds())) // clocks may differ
 		d.f.settle(d, "forwarded")
 	case refused(err) && !d.deadLetter:
 		d.sendDeadLetter(err.Error())

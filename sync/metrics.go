@@ -14,10 +14,11 @@ import (
 
 // Metrics are the metrics of the sync workers of one process.
 type Metrics struct {
-	records *prometheus.CounterVec // sync_records_total{lane,outcome}
-	retries *prometheus.CounterVec // sync_retries_total{lane,reason}
-	skipped *prometheus.CounterVec // sync_skipped_records_total{lane}
-	several bool                   // several centres: every metric has the label centre
+	records  *prometheus.CounterVec   // sync_records_total{lane,outcome}
+	retries  *prometheus.CounterVec   // sync_retries_total{lane,reason}
+	skipped  *prometheus.CounterVec   // sync_skipped_records_total{lane}
+	delivery *prometheus.HistogramVec // sync_delivery_seconds{lane}
+	several  bool                     // several centres: every metric has the label centre
 
 	mu  sync.Mutex
 	all []*Syncer // source of the figures
@@ -32,6 +33,8 @@ func NewMetrics(reg prometheus.Registerer, several bool) *Metrics {
 		to.Counters("sync_retries_total", "Requests to the centre that were sent again, by reason.", m.labels("centre", "lane", "reason")...),
 		to.Counters("sync_skipped_records_total",
 			"Records that were gone from the outbox before they were read, and that an operator has skipped.", m.labels("centre", "lane")...)
+	m.delivery = to.Latencies("sync_delivery_seconds",
+		"From a record's received-at until the centre has it: the whole way from the vehicle.", m.labels("centre", "lane")...)
 	if reg != nil {
 		reg.MustRegister(m.readings())
 	}
@@ -52,6 +55,7 @@ func (m *Metrics) add(s *Syncer) {
 	m.mu.Unlock()
 	for _, lane := range LaneNames() {
 		m.skipped.WithLabelValues(m.labels(s.o.Centre, lane)...)
+		m.delivery.WithLabelValues(m.labels(s.o.Centre, lane)...)
 	}
 }
 

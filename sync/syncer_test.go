@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -120,6 +121,41 @@ func (p *pair) put(topic string, first, n int) {
 	}
 	if err := cl.ProduceSync(context.Background(), recs...).FirstErr(); err != nil {
 		p.t.Fatal(err)
+	}
+}
+
+// The time to the centre counts from when a gateway received the message, per lane.
+func TestTimeFromTheVehicleToTheCentre(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	cl := fakekafka.Client(t, p.cell)
+	record := func(topic string, headers ...kgo.RecordHeader) *kgo.Record {
+		return &kgo.Record{
+			Topic: topic, Key: []byte(topic), Value: []byte("0"), Timestamp: time.Now().Add(-time.Hour),
+			Headers: append(headers, kgo.RecordHeader{Key: "central-topic", Value: []byte("fleet")}),
+		}
+	}
+	received := kgo.RecordHeader{Key: "received-at", Value: []byte(time.Now().Add(-90 * time.Minute).Format(time.RFC3339))}
+	check.OK(t, cl.ProduceSync(t.Context(), record("central.p0", received), record("central.p1")).FirstErr())
+	reg := prometheus.NewRegistry()
+	p.start(func(o *Options) { o.Metrics = NewMetrics(reg, false) })
+	got(t, p.central, "fleet", 2)
+	minutes := map[string]int{}
+	await(t, func() bool {
+		families, err := reg.Gather()
+		check.OK(t, err)
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if f.GetName() == "sync_delivery_seconds" && m.GetHistogram().GetSampleCount() == 1 {
+					minutes[m.GetLabel()[0].GetValue()] = int(m.GetHistogram().GetSampleSum() / 60)
+				}
+			}
+		}
+		return len(minutes) == 2
+	})
+	// Less than the half hour by which header and timestamp differ.
+	if minutes["p0"] < 90 || minutes["p0"] >= 110 || minutes["p1"] < 60 || minutes["p1"] >= 80 {
+		t.Errorf("minutes by lane: %v, want about p0 90 and p1 60", minutes)
 	}
 }
 

@@ -147,6 +147,27 @@ func (st *state) owned() Owner {
 	return st.share.owner
 }
 
+// SubjectUse returns, of each bound of a token subject, the part that the subject nearest to it uses.
+func (m *Manager) SubjectUse() map[string]float64 {
+	o := m.bounds.Load()
+	use := map[string]float64{"sessions": 0, "subscriptions": 0, "queued_bytes": 0, "retained": 0}
+	note := func(what string, used, bound int64) { use[what] = max(use[what], float64(used)/float64(max(1, bound))) }
+	m.shares.mu.Lock()
+	for _, sh := range m.shares.byOwner {
+		note("sessions", int64(sh.sessions), int64(o.MaxPerSubject))
+		note("subscriptions", sh.subs.Load(), int64(o.MaxSubscriptionsPerSubject))
+		note("queued_bytes", sh.bytes.Load(), o.MaxQueuedBytesPerSubject)
+	}
+	m.shares.mu.Unlock()
+	r := &m.retained
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, by := range r.publishers {
+		note("retained", int64(by.topics), int64(o.MaxRetainedPerSubject))
+	}
+	return use
+}
+
 // shortages records which bounds were reached lately.
 type shortages struct {
 	mu   sync.Mutex

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"strings"
 	"testing"
@@ -21,6 +22,28 @@ func (e *env) leave(id string, subs ...Subscription) {
 	c, _ := e.attach(id)
 	c.subscribe(subs...)
 	c.detach(false)
+}
+
+// Whoever scrapes sees how near the nearest subject is to each of its bounds.
+func TestSubjectUse(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, func(o *Options) { o.MaxPerSubject, o.MaxSubscriptionsPerSubject, o.MaxRetainedPerSubject = 4, 10, 5 })
+	e.attach("V", vehicle)
+	for _, id := range []string{"a/1", "a/2", "a/3", "b/1"} {
+		c, _ := e.attach(id, owned(strings.Split(id, "/")[0]))
+		c.subscribe(sub("v1/+/up/#", 1))
+	}
+	rec := message.Record{Kind: message.KindPublish, Topic: "status", Payload: []byte("x"), Client: "b/1", Retain: true}
+	claimed, err := e.m.ClaimRetained(&rec)
+	check.OK(t, err)
+	if !claimed {
+		t.Fatal("not claimed")
+	}
+	defer e.m.CancelRetained(rec.Topic)
+	want := map[string]float64{"sessions": 0.75, "subscriptions": 0.3, "queued_bytes": 0, "retained": 0.2}
+	if got := e.m.SubjectUse(); !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
 }
 
 // A command reaches its vehicle however much is queued for subscribers.

@@ -14,6 +14,12 @@ func (a *gateway) limitReadings() *metric.Readings {
 	retainedBytes := r.Add("retained_bytes_limit", "The bound of retained_bytes, sessions.max_retained_bytes.")
 	queued := r.Add("session_queued_bytes_limit", "The bound of session_queued_bytes.")
 	commands := r.Add("commands_open_limit", "The bound of commands_open.")
+	kept := r.Add("commands_kept_limit", "The bound of commands_kept, commands.keep_max.")
+	events := r.Add("command_events_waiting_limit", "The bound of command_events_waiting, commands.max_events.")
+	revocations := r.Add("revocations_limit", "The bound of revocations.")
+	window := r.Add("uplink_window_limit", "Messages of a client that are not acknowledged at most, uplink.window. uplink_windows_full counts those that have so many.")
+	subject := r.Add("session_subject_used_ratio",
+		"Of the bounds of one token subject (sessions.max_…_per_subject) the share that the subject nearest to it uses.", "what")
 	journal := r.Add("journal_bytes_limit", "The bound of journal_bytes, by uplink.journal.max_bytes and by the disk.")
 	r.Read = func(to metric.Sample) {
 		c := a.Config()
@@ -23,6 +29,13 @@ func (a *gateway) limitReadings() *metric.Readings {
 		to.Gauge(retainedBytes, float64(c.Sessions.MaxRetainedBytes))
 		to.Gauge(queued, configs.MaxTotalQueuedBytes)
 		to.Gauge(commands, configs.MaxOpenCommands)
+		to.Gauge(kept, float64(c.Commands.KeepMax))
+		to.Gauge(events, float64(c.Commands.MaxEvents))
+		to.Gauge(revocations, configs.MaxRevocations)
+		to.Gauge(window, float64(c.Uplink.Window))
+		for what, used := range a.sessions.SubjectUse() {
+			to.Gauge(subject, used, what)
+		}
 		to.Gauge(journal, float64(a.journal.Stat().MaxBytes))
 	}
 	return r

@@ -41,6 +41,11 @@ func TestMetricsAreDocumented(t *testing.T) {
 			t.Errorf("%s has no row in docs/metrics.md: write | `%s` {labels} | family | what it says |", name, name)
 		}
 	}
+	for name := range known {
+		if of, is := strings.CutSuffix(name, "_limit"); is && !known[of] && !known[of+"s_full"] {
+			t.Errorf("%s stands without its use %s", name, of)
+		}
+	}
 	for name := range rows {
 		if !known[name] {
 			t.Errorf("%s: no gateway measures it", name)
