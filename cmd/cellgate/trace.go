@@ -50,8 +50,12 @@ With --json each line is one step, as GET /v1/trace gives it.`,
 	return cmd
 }
 
-// step prints one step.
+// step prints one step. The last event is none: it says why the gateway has ended the trace.
 func (c *cli) step(data []byte) error {
+	var end struct{ Detail string }
+	if json.Unmarshal(data, &end) == nil && end.Detail != "" {
+		return fmt.Errorf("the gateway has ended the trace: %s", end.Detail)
+	}
 	line := string(data)
 	if !c.json {
 		var s trace.Step

@@ -120,21 +120,30 @@ func (o *outlets) watchCommand(c command.Change) {
 
 // follow opens a stream and returns when it has ended. begin adds the first events, after the stream follows the keys.
 func (a *gateway) follow(w http.ResponseWriter, r *http.Request, begin func(f *stream.Feed), keys ...string) {
+	f, expires := a.enter(w, r)
+	if f == nil {
+		return
+	}
+	defer a.gate.Leave(f)
+	defer a.hub.Follow(f, keys...)()
+	begin(f)
+	f.Serve(w, r, expires)
+}
+
+// enter admits a stream, with the time at which its token expires, or answers and returns nil. The caller calls gate.Leave.
+func (a *gateway) enter(w http.ResponseWriter, r *http.Request) (*stream.Feed, time.Time) {
 	id, _ := auth.IdentityFrom(r.Context())
 	f, err := a.gate.Enter(id)
 	if err != nil {
 		a.rejected("streams")
 		w.Header().Set("Retry-After", "10")
 		problem.Write(w, http.StatusTooManyRequests, "", err.Error()+": close some, or wait", nil)
-		return
+		return nil, time.Time{}
 	}
-	defer a.gate.Leave(f)
 	if a.auth.Ended(id) != nil { // the token ended between its check and Enter
 		f.End(stream.EndToken)
 	}
-	defer a.hub.Follow(f, keys...)()
-	begin(f)
-	f.Serve(w, r, a.auth.Deadline(id))
+	return f, a.auth.Deadline(id)
 }
 
 // vehicleEvents streams one vehicle's presence, messages, and, for callers who may read commands, its commands.

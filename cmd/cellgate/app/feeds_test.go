@@ -111,13 +111,17 @@ func TestStreamsEndWithTheTokenAndDoNotHoldUpAStop(t *testing.T) {
 		check.OK(t, err)
 		return token
 	}
+	operator, _, err := a.Authority().Issue(auth.IssueRequest{Subject: "revoked", Role: auth.RoleOperator})
+	check.OK(t, err)
+	traced := listen(t, a, "/v1/trace?vin=X", operator)
 	revoked, kept := listen(t, a, "/v1/events/ledger", issue("revoked")), listen(t, a, "/v1/vehicles/X/events", issue("kept"))
-	_, err := a.Authority().Revoke(auth.Revocation{Subject: "revoked"}, auth.Caller{})
+	_, err = a.Authority().Revoke(auth.Revocation{Subject: "revoked"}, auth.Caller{})
 	check.OK(t, err)
 	ended := func(reason string) func(seen) bool {
 		return func(e seen) bool { return e.name == "end" && e.data["reason"] == reason }
 	}
 	await(t, revoked, "the end", ended("token"))
+	await(t, traced, "the end of the trace", ended("token"))
 	halt(t, a)
 	await(t, kept, "the end", ended("shutdown"))
 	if strings.Contains(log.String(), "http requests were cut off") {
@@ -130,11 +134,14 @@ func TestOneSubjectHasAShareOfTheStreams(t *testing.T) {
 	a, _ := boot(t, write(t, t.TempDir(), ""))
 	token, _, err := a.Authority().Issue(auth.IssueRequest{Subject: "tester", Role: auth.RoleOperator})
 	check.OK(t, err)
-	for range 8 {
+	for range 7 {
 		listen(t, a, "/v1/events/ledger", token)
 	}
-	var no struct{ Status int }
-	if code := get(t, a, "/v1/events/ledger", token, &no); code != http.StatusTooManyRequests {
-		t.Errorf("the ninth: %d", code)
+	listen(t, a, "/v1/trace?vin=X", token) // is one of them
+	for _, path := range []string{"/v1/events/ledger", "/v1/trace?vin=Y"} {
+		var no struct{ Status int }
+		if code := get(t, a, path, token, &no); code != http.StatusTooManyRequests {
+			t.Errorf("the ninth, %s: %d", path, code)
+		}
 	}
 }

@@ -18,7 +18,6 @@ type gateway struct {
 	broker       *broker.Broker
 	fanout       *broker.Fanout
 	intake       *broker.Intake
-	events       eventStreams // open streams
 
 	messages *messageTail
 	drafts   *places               // for concurrent explanations
@@ -51,7 +50,7 @@ func openGateway(c *clients) (*gateway, error) {
 	}
 	c.life.onStop("redis of the API", stopShort, func(context.Context) error { return reading.Close() })
 	g := &gateway{
-		clients: c, drain: drain, certificates: certificates, broker: b, fanout: fanout, intake: intake, events: newEventStreams(),
+		clients: c, drain: drain, certificates: certificates, broker: b, fanout: fanout, intake: intake,
 		messages: &messageTail{journal: c.journal, hub: c.hub, log: c.log}, reading: reading,
 		drafts: newPlaces(maxExplanations), measured: newHTTPMetrics(c.reg.own),
 	}

@@ -196,7 +196,6 @@ func (a *App) startHTTP(ctx context.Context) error {
 		return err
 	}
 	a.life.onStop("http", stopShort, a.http.stop)
-	a.life.onStop("event streams", stopShort, a.events.stop) // nothing else ends them
 	if a.tokenAPI == nil {
 		return nil
 	}

@@ -74,6 +74,11 @@ func (a *gateway) getTrace(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w, http.StatusBadRequest, "", err.Error(), nil)
 		return
 	}
+	feed, expires := a.enter(w, r)
+	if feed == nil {
+		return
+	}
+	defer a.gate.Leave(feed)
 	tracer, err := a.traces.Begin(f, ownerOf(r))
 	if err != nil {
 		text := fmt.Sprintf("%d trace already, which is the most there may be: end one of them", configs.MaxTracers)
@@ -90,15 +95,18 @@ func (a *gateway) getTrace(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		a.auditTrace(r, fmt.Sprintf("ended after %s, %d steps", time.Since(began).Round(time.Second), sent))
 	}()
-	stream, ctx, end := a.events.begin(w, r)
-	defer end()
+	ctx, last := feed.Until(r.Context(), expires)
+	stream := newEventStream(w)
 	for steps := []trace.Step(nil); ctx.Err() == nil; sent += len(steps) {
-		if send(stream, steps...) != nil { // the first call opens the stream
-			return
+		if stream.send(steps) != nil { // the first call opens the stream
+			break
 		}
 		idle, cancel := context.WithTimeout(ctx, eventsIdle)
 		steps = tracer.Next(idle)
 		cancel()
+	}
+	if end := last(); end != nil {
+		_ = stream.write(end) //nolint:errcheck // nothing follows
 	}
 }
 

@@ -119,14 +119,44 @@ func (f *Feed) Serve(w http.ResponseWriter, r *http.Request, expires time.Time) 
 			fmt.Fprintf(&b, "event: %s\ndata: %s\n\n", e.Name, e.Data)
 		}
 		if end != "" {
-			last, _ := json.Marshal(map[string]string{"reason": end, "detail": explanations[end]}) //nolint:errcheck // strings
-			fmt.Fprintf(&b, "event: end\ndata: %s\n\n", last)
+			b.Write(lastEvent(end))
 			_ = write(to, w, &b) //nolint:errcheck // it was the last
 			return
 		}
 		if len(events) == 0 {
 			b.WriteString(": \n\n") // a comment, so that both ends and those between see that the other is there
 		}
+	}
+}
+
+// lastEvent says why a stream ends.
+func lastEvent(end string) []byte {
+	last, _ := json.Marshal(map[string]string{"reason": end, "detail": explanations[end]}) //nolint:errcheck // strings
+	return append(append([]byte("event: end\ndata: "), last...), "\n\n"...)
+}
+
+// Until is for a handler that writes the stream itself. The context ends with the reader, with the feed, and when expires (if not
+// zero) comes; then last returns the event to write last, nil for a reader that has gone.
+func (f *Feed) Until(ctx context.Context, expires time.Time) (during context.Context, last func() []byte) {
+	during, cancel := context.WithCancel(ctx)
+	if !expires.IsZero() {
+		timer := time.AfterFunc(time.Until(expires), func() { f.End(EndToken) })
+		context.AfterFunc(during, func() { timer.Stop() })
+	}
+	go func() {
+		defer cancel()
+		for f.wait(during) {
+			if _, end := f.take(); end != "" {
+				return
+			}
+		}
+	}()
+	return during, func() []byte {
+		cancel()
+		if end := f.End(EndGone); end != EndGone {
+			return lastEvent(end)
+		}
+		return nil
 	}
 }
 
