@@ -123,6 +123,15 @@ func (s *Sampling) choose(parent string, number uint64, id func() string) (Conte
 	return c, true
 }
 
+// Target returns the traceparent of what a rule sends to a target: that of its span if the message is traced, else the
+// sender's. It is "" if there is neither.
+func (s *Sampling) Target(rec *message.Record, rule, target string) string {
+	if c, sampled := s.Message(rec); sampled {
+		return c.MessageSpan(rec.Seq, Target, rule, target).String()
+	}
+	return Parent(rec.Props.User)
+}
+
 // mix spreads sequences over all numbers (splitmix64).
 func mix(n uint64) uint64 {
 	n += 0x9e3779b97f4a7c15

@@ -201,7 +201,7 @@ func mqttSink(t *trust, _ *kafkaclient.Metrics) (sink.Sink, error) {
 }
 
 func webhookSink(t *trust, _ *kafkaclient.Metrics) (sink.Sink, error) {
-	o := webhook.Options{Cell: t.cfg.Cell.ID, Pace: remote.NormalPace(), Log: t.log, Metrics: webhook.NewMetrics(t.reg.own)}
+	o := webhook.Options{Cell: t.cfg.Cell.ID, Sampling: t.sampling, Pace: remote.NormalPace(), Log: t.log, Metrics: webhook.NewMetrics(t.reg.own)}
 	for _, name := range slices.Sorted(maps.Keys(t.cfg.Webhooks)) {
 		w := t.cfg.Webhooks[name]
 		e := webhook.Endpoint{Name: name, URL: w.URL, Timeout: w.Timeout.Std(), Requests: w.Requests}

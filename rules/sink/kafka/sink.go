@@ -181,14 +181,8 @@ func (s *Sink) userHeaders(b []byte, m *sink.Message) ([]byte, int) {
 	for _, u := range user {
 		b = kafkaclient.AppendHeader(b, "mqtt-"+u.Name, u.Value)
 	}
-	parent := ""
-	if c, sampled := s.o.Sampling.Message(m.Record); sampled {
-		rule, target := ruleOf(m.Out)
-		parent = c.MessageSpan(m.Record.Seq, trace.Target, rule, target).String()
-	} else if n > 0 {
-		parent = trace.Parent(user)
-	}
-	if parent != "" {
+	rule, target := ruleOf(m.Out)
+	if parent := s.o.Sampling.Target(m.Record, rule, target); parent != "" {
 		b, n = kafkaclient.AppendHeader(b, trace.ParentProperty, parent), n+1
 	}
 	return b, n

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/trace"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 )
@@ -58,6 +59,9 @@ func (s *Sink) newJob(m *sink.Message, t sink.Ticket) *job {
 			if value != "" {
 				h.Set("cellgate-"+name, printable(value))
 			}
+		}
+		if parent := s.o.Sampling.Target(rec, rule, target); parent != "" {
+			h.Set(trace.ParentProperty, parent)
 		}
 	}
 	j := &job{vin: rec.VIN(), ticket: t, body: bytes.Clone(m.Out.Value), header: h}

@@ -15,6 +15,7 @@ import (
 	"cellgate/broker/shared/complete"
 	"cellgate/broker/shared/metric"
 	"cellgate/broker/shared/remote"
+	"cellgate/broker/shared/trace"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 )
@@ -38,6 +39,8 @@ type Endpoint struct {
 type Options struct {
 	Endpoints []Endpoint `zero:"none is configured"`
 	Cell      string
+	// Sampling selects the traced messages.
+	Sampling *trace.Sampling `zero:"none"`
 	remote.Pace
 	Log     *slog.Logger
 	Metrics *Metrics

@@ -20,6 +20,7 @@ import (
 
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/remote"
+	"cellgate/broker/shared/trace"
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
@@ -124,7 +125,7 @@ func newRig(t *testing.T, change func(*webhook.Endpoint)) *rig {
 	r := &rig{kafka: sinktest.NewMemory(op.SinkKafka), crm: newReceiver(t), erp: newReceiver(t)}
 	r.Rig = sinktest.New(t, sinktest.Setup{Rules: testRules, Change: knowWebhooks, Sinks: func() []sink.Binding {
 		o := webhook.Options{
-			Cell: "cell-1", Log: slog.New(slog.DiscardHandler), Metrics: webhook.NewMetrics(nil),
+			Cell: "cell-1", Sampling: trace.NewSampling(0, "gw-1", 1), Log: slog.New(slog.DiscardHandler), Metrics: webhook.NewMetrics(nil),
 			Pace: remote.Pace{BackoffMin: time.Millisecond, BackoffMax: 20 * time.Millisecond, PingInterval: time.Second},
 		}
 		for name, to := range map[string]*receiver{"crm": r.crm, "erp": r.erp} {
@@ -180,6 +181,33 @@ func TestRequestsAreAsTheReferenceSays(t *testing.T) {
 	for name := range bare.Header {
 		if strings.HasPrefix(strings.ToLower(name), "cellgate-") {
 			t.Errorf("headers: none, and %s is there", name)
+		}
+	}
+	r.Stop()
+}
+
+// TestRequestsCarryTheTrace: a receiver can go on with the trace of the message, as a reader of Kafka can.
+func TestRequestsCarryTheTrace(t *testing.T) {
+	t.Parallel()
+	const sampled, silent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+	r := newRig(t, nil)
+	rec := sinktest.Telemetry(7) // erp takes it too, without headers
+	for _, parent := range []string{sampled, silent, "not a traceparent"} {
+		rec.Props.User = []message.UserProperty{{Name: trace.ParentProperty, Value: parent}}
+		r.Append(rec)
+		r.Settled()
+	}
+	rec.Props.User[0].Value = sampled
+	parent, _ := trace.NewSampling(0, "gw-1", 1).Message(&rec)
+	first := r.Journal.Last() - 2
+	for i, want := range []string{parent.MessageSpan(first, trace.Target, "crm", "0").String(), silent, ""} {
+		if got := r.crm.taken[i].Header.Get("traceparent"); got != want {
+			t.Errorf("message %d: traceparent %q, want %q", i, got, want)
+		}
+	}
+	for _, bare := range r.erp.taken {
+		if got := bare.Header.Get("traceparent"); got != "" {
+			t.Errorf("headers: none, and traceparent %s is there", got)
 		}
 	}
 	r.Stop()
