@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"cellgate/auth"
+	"cellgate/broker/command"
 	"cellgate/cmd/cellgate/app"
 )
 
@@ -24,21 +25,25 @@ type candidates func(ctx context.Context, c *apiClient, typed string) []string
 func asked() map[string]candidates {
 	return map[string]candidates{
 		"vin": vehicleNames, "VIN": vehicleNames, "rule": ruleNames, "RULE": ruleNames, "topic": ruleTopics,
-		"ID": commandIDs, "CLIENT": vehicleNames, "NODE": gatewayNames,
+		"ID": commandIDs, "command": commandIDs, "sub": vehicleNames, "CLIENT": vehicleNames, "NODE": gatewayNames,
 	}
 }
 
 // fixed has the flags and arguments with fixed values.
 func fixed() map[string][]string {
 	return map[string][]string{
-		"LANE": {"p0", "p1", "p2"}, "state": commandStates(), "scope": auth.Scopes(), "alg": {"ES256", "EdDSA"},
+		"LANE": {"p0", "p1", "p2"}, "state": stateNames(), "scope": auth.Scopes(), "alg": {"ES256", "EdDSA"},
 		"role": {auth.RoleVehicle, auth.RoleService, auth.RoleOperator},
 	}
 }
 
-// commandStates returns all states of a command.
-func commandStates() []string {
-	return []string{"queued", "sent", "delivered", "accepted", "succeeded", "failed", "rejected", "expired", "cancelled"}
+// stateNames returns all states of a command.
+func stateNames() []string {
+	var names []string
+	for _, s := range command.States() {
+		names = append(names, string(s))
+	}
+	return names
 }
 
 // complete adds completion of flag and argument values to the whole command tree.
@@ -103,10 +108,7 @@ func beginning(values []string, typed string) []string {
 const completionsShown = "100"
 
 func vehicleNames(ctx context.Context, c *apiClient, typed string) []string {
-	query := url.Values{"limit": {completionsShown}}
-	if typed != "" {
-		query.Set("cursor", typed) // the list is sorted: matches come after it
-	}
+	query := url.Values{"limit": {completionsShown}, "prefix": {typed}}
 	var page app.VehiclePage
 	if c.do(ctx, "GET", "/v1/vehicles?"+query.Encode(), nil, &page) != nil {
 		return nil

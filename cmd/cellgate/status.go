@@ -64,7 +64,7 @@ func printStatus(w io.Writer, raw json.RawMessage, ledger []sink.SinkLedger, now
 		return fmt.Errorf("answer: %w", err)
 	}
 	var b strings.Builder
-	b.WriteString(header(&s) + "\n\n")
+	b.WriteString(headline(w, header(&s)...) + "\n\n")
 	page := &screen{&b, columnsOf(w), coloursOf(w)}
 	for _, t := range []*table{figures(&s, now), gatewayTable(&s, now), dependencyTable(&s, now), sinkTable(&s, ledger), parkedTable(&s, now), laneTable(s.Lanes)} {
 		if len(t.rows) == 0 {
@@ -79,8 +79,8 @@ func printStatus(w io.Writer, raw json.RawMessage, ledger []sink.SinkLedger, now
 	return err
 }
 
-// header returns one line with the gateway's name and state.
-func header(s *app.Status) string {
+// header returns the gateway's name and state.
+func header(s *app.Status) []string {
 	parts := []string{"cell " + s.Cell}
 	if s.Region != "" {
 		parts = append(parts, "region "+s.Region)
@@ -102,7 +102,7 @@ func header(s *app.Status) string {
 	if len(away) > 0 {
 		health += ", degraded: " + strings.Join(away, ", ")
 	}
-	return strings.Join(append(parts, "node "+s.Node, "version "+build, health, "up "+s.Uptime), "  ")
+	return append(parts, "node "+s.Node, "version "+build, health, "up "+s.Uptime)
 }
 
 func figures(s *app.Status, now time.Time) *table {

@@ -30,13 +30,21 @@ func (t *table) write(w io.Writer) error {
 	if t.tooWide(widths, columnsOf(w)) {
 		return t.fold(w)
 	}
+	if width := columnsOf(w) - 2; len(widths) == 2 && width > 2*widths[0] {
+		return t.wrapped(width-widths[0]).lines(w, widths)
+	}
+	return t.lines(w, widths)
+}
+
+// lines prints a line for each row, its columns padded to widths.
+func (t *table) lines(w io.Writer, widths []int) error {
 	var b strings.Builder
 	for n, r := range t.rows {
 		line := ""
 		for i, cell := range r {
-			gap := strings.Repeat(" ", widths[i]+2-utf8.RuneCountInString(cell))
-			if i == len(r)-1 {
-				gap = ""
+			gap := ""
+			if i < len(r)-1 {
+				gap = strings.Repeat(" ", widths[i]+2-utf8.RuneCountInString(cell))
 			}
 			line += paint(w, cell, n == 0 && len(r) > 2) + gap
 		}
@@ -48,8 +56,52 @@ func (t *table) write(w io.Writer) error {
 	return nil
 }
 
+// wrapped breaks the values of a table of names and values at spaces, so that they fit into width. What has no space stays
+// whole: it may be for copying.
+func (t *table) wrapped(width int) *table {
+	out := &table{}
+	for _, r := range t.rows {
+		if len(r) < 2 {
+			out.row(r...)
+			continue
+		}
+		name := r[0]
+		for _, line := range wrap(r[1], width) {
+			out.row(name, line)
+			name = ""
+		}
+	}
+	return out
+}
+
+// wrap breaks a text at spaces into lines of width, or not at all if width is 0 or less.
+func wrap(text string, width int) (lines []string) {
+	if width <= 0 || utf8.RuneCountInString(text) <= width {
+		return []string{text}
+	}
+	words := strings.TrimLeft(text, " ")
+	line, begun := text[:len(text)-len(words)], false
+	for word := range strings.SplitSeq(words, " ") {
+		switch {
+		case !begun || line == "":
+			line, begun = line+word, true
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width:
+			lines = append(lines, strings.TrimRight(line, " "))
+			line = word
+		default:
+			line += " " + word
+		}
+	}
+	return append(lines, line)
+}
+
+// headline returns parts in a line, or in as many as the screen that w writes to needs.
+func headline(w io.Writer, parts ...string) string {
+	return strings.Join(wrap(strings.Join(parts, "  "), columnsOf(w)), "\n")
+}
+
 // tooWide reports whether a table with headings does not fit on a screen of columns; with 0 columns everything fits.
-// Tables of names and values have no headings and may wrap.
+// Tables of names and values have no headings and are wrapped.
 func (t *table) tooWide(widths []int, columns int) bool {
 	sum := -2 // no gap follows the last column
 	for _, n := range widths {

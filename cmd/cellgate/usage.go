@@ -9,11 +9,13 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"cellgate/broker/shared/spelling"
 )
 
 // asUsage makes all errors about commands, flags and arguments usage errors, for the whole tree.
 func asUsage(cmd *cobra.Command) {
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrong(cmd, flagComplaint(err)) })
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return wrong(cmd, flagComplaint(cmd, err)) })
 	if cmd.HasSubCommands() && cmd.RunE == nil {
 		cmd.Args = cobra.ArbitraryArgs
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -46,7 +48,11 @@ func asUsage(cmd *cobra.Command) {
 
 // wrong adds the command and how to get its usage to an error.
 func wrong(cmd *cobra.Command, err error) error {
-	return usagef("%s: %w; see `%s --help`", nameOf(cmd), err, cmd.CommandPath())
+	between := ";"
+	if strings.HasSuffix(err.Error(), "?") {
+		between = ""
+	}
+	return usagef("%s: %w%s see `%s --help`", nameOf(cmd), err, between, cmd.CommandPath())
 }
 
 // nameOf returns a command as typed after the program's name; for the program itself its own name.
@@ -104,8 +110,18 @@ func tooMany(cmd *cobra.Command, arg string) error {
 	return fmt.Errorf("unexpected argument %q%s", arg, hint)
 }
 
-// flagComplaint rewrites an error about a flag's value without the names of Go's parsers.
-func flagComplaint(err error) error {
+// flagComplaint rewrites an error about a flag's value without the names of Go's parsers, and suggests the meant flag for one that
+// does not exist.
+func flagComplaint(cmd *cobra.Command, err error) error {
+	var missing *pflag.NotExistError
+	if errors.As(err, &missing) {
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		if near := spelling.Nearest(missing.GetSpecifiedName(), names); near != "" && len(missing.GetSpecifiedName()) > 1 {
+			return fmt.Errorf("%w; did you mean --%s?", err, near)
+		}
+		return err
+	}
 	var invalid *pflag.InvalidValueError
 	if !errors.As(err, &invalid) {
 		return err

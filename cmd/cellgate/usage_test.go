@@ -14,6 +14,8 @@ func TestUsageComplaints(t *testing.T) {
 		"vehicel":                                "vehicel: no such command; did you mean vehicles? see `cellgate --help`",
 		"token shred":                            "token shred: no such command; see `cellgate token --help`",
 		"--loud":                                 "usage: unknown flag: --loud; see `cellgate --help`",
+		"drain --ratee 5":                        "drain: unknown flag: --ratee; did you mean --rate? see `cellgate drain --help`",
+		"command list --vinn A":                  "command list: unknown flag: --vinn; did you mean --vin? see `cellgate command list --help`",
 		"status now":                             "status: unexpected argument \"now\"; see `cellgate status --help`",
 		"rules diff a":                           "rules diff: NEW is missing; see `cellgate rules diff --help`",
 		"vehicles A B":                           "vehicles: unexpected argument \"B\": it takes one VIN at most; see `cellgate vehicles --help`",

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -124,7 +123,7 @@ func printVehicle(w io.Writer, raw *json.RawMessage, now time.Time) error {
 	} else if !v.Connected {
 		ready = "commands wait until it connects"
 	}
-	if _, err := fmt.Fprintf(w, "%s\n\n", strings.Join(append(parts, ready), "  ")); err != nil {
+	if _, err := fmt.Fprintf(w, "%s\n\n", headline(w, append(parts, ready)...)); err != nil {
 		return err
 	}
 	t := table{}
