@@ -15,8 +15,8 @@ import (
 	"cellgate/test/harness"
 )
 
-// TestConsoleInABrowser is what somebody new does with `cellgate dev` and its console, in Chromium: film.mjs. With
-// CONSOLE_SHOTS it leaves pictures of every page in that folder.
+// TestConsoleInABrowser is what somebody new does with `cellgate dev` and its console, in Chromium: film.mjs. A Prometheus with the
+// alarms of deploy/ scrapes the gateway meanwhile. With CONSOLE_SHOTS it leaves pictures of every page in that folder.
 func TestConsoleInABrowser(t *testing.T) {
 	t.Parallel()
 	cache, err := os.UserCacheDir()
@@ -57,8 +57,10 @@ func TestConsoleInABrowser(t *testing.T) {
 		check.OK(t, err)
 		return strings.TrimSpace(string(out))
 	}
+	w := &observed{t: t, http: strings.TrimPrefix(url, "http://"), fired: map[string]bool{}}
+	w.prometheus()
 	film := exec.CommandContext(t.Context(), "node", filepath.Join("console", "film.mjs"))
-	film.Env = append(os.Environ(), "MODULES="+modules, "URL="+url, "SHOTS="+os.Getenv("CONSOLE_SHOTS"),
+	film.Env = append(os.Environ(), "MODULES="+modules, "URL="+url, "PROMETHEUS="+w.promURL, "SHOTS="+os.Getenv("CONSOLE_SHOTS"),
 		"TOKEN="+token("--operator", "ada"), "READER="+token("--operator", "bob", "--scope", "telemetry:read,command:read"))
 	if out, err := film.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)

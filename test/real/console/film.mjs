@@ -3,7 +3,7 @@
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
 
-const { MODULES, URL: base, TOKEN: token, READER: reader, SHOTS: shots } = process.env;
+const { MODULES, URL: base, PROMETHEUS: prometheus, TOKEN: token, READER: reader, SHOTS: shots } = process.env;
 const require = createRequire(`${MODULES}/`);
 const { chromium } = require("playwright-core");
 const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
@@ -117,7 +117,9 @@ async function film() {
   await page.getByRole("button", { name: "Reload the files" }).click(); // or the cell is degraded: the files are not in force
   await page.getByText("The rule files are in force").waitFor();
 
-  // Kafka stops: the lag grows, the page says what is degraded; it starts, and what waited is delivered.
+  // Kafka stops: the lag grows, the page says what is degraded, and the alarm fires; it starts, what waited is delivered, and the
+  // alarm ends.
+  if (await firing("CellgateSinkLags")) throw new Error("CellgateSinkLags fires before there is a cause");
   await page.goto(base);
   await page.getByRole("button", { name: "Stop kafka" }).click();
   await page.getByText("kafka is stopped").waitFor();
@@ -126,6 +128,7 @@ async function film() {
   await until("the lag grows", async () => Number((await lag()).replaceAll(",", "")) > 20);
   await audit(page, "cell, degraded");
   if (shots) await page.screenshot({ path: `${shots}/degraded-light.png` });
+  await until("the alarm fires", () => firing("CellgateSinkLags"));
   await page.getByRole("button", { name: "Start kafka" }).click();
   await page.locator(".notice").waitFor();
   const notice = await page.locator(".notice").innerText();
@@ -133,6 +136,7 @@ async function film() {
   await page.getByText("kafka runs again").waitFor();
   await page.locator(".state", { hasText: "all is well" }).waitFor();
   await until("the lag is gone", async () => Number((await lag()).replaceAll(",", "")) < 20);
+  await until("the alarm ends", async () => !(await firing("CellgateSinkLags")));
   await page.getByRole("link", { name: "Ledger" }).click();
   if ((await page.locator("tbody .state.bad").count()) > 0) failures.push("a line of the ledger does not add up");
 
@@ -151,6 +155,12 @@ async function film() {
   await page.getByText("You have logged out").waitFor();
   await page.context().close();
   return { cell: "/", ledger: "/ledger", vehicles: "/vehicles", vehicle, commands: "/commands", command, rules: "/rules", history: "/rules/history", ran, playground: "/playground", trace: `/trace?vin=${vehicle.split("/").pop()}` };
+}
+
+// firing tells whether an alarm fires in Prometheus.
+async function firing(name) {
+  const answer = await (await fetch(`${prometheus}/api/v1/alerts`)).json();
+  return answer.data.alerts.some((a) => a.labels.alertname === name && a.state === "firing");
 }
 
 async function until(what, holds) {
