@@ -57,7 +57,7 @@ func (a *Authority) answerRevocation(w http.ResponseWriter, r Revocation, by Cal
 		problem.Write(w, http.StatusInsufficientStorage, "too many revocations", err.Error(), nil)
 	case err != nil:
 		a.cfg.Log.Error("revocation failed", "err", err)
-		problem.Write(w, http.StatusInternalServerError, "", "the revocation may not last", nil)
+		problem.Write(w, http.StatusInternalServerError, "", "the revocation may be lost at a restart", nil)
 	default:
 		problem.WriteJSON(w, http.StatusCreated, done)
 	}

@@ -114,7 +114,7 @@ func (a *Authority) validateRequest(req *IssueRequest) error {
 		return fmt.Errorf("%w: %w", errInvalidRequest, err)
 	}
 	if req.Role != RoleVehicle && looksLikeVIN(req.Subject) {
-		return fmt.Errorf("%w: %q has the form of a VIN, which only a vehicle may be named", errInvalidRequest, req.Subject)
+		return fmt.Errorf("%w: %q has the form of a VIN, a name for vehicles only", errInvalidRequest, req.Subject)
 	}
 	if len(req.Scopes) > 0 && req.Role != RoleService && req.Role != RoleOperator {
 		return fmt.Errorf("%w: role %q takes no scopes", errInvalidRequest, req.Role)

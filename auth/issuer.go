@@ -56,7 +56,7 @@ func (i *issuer) allowsAlg(alg string) bool { return slices.Contains(i.algs, alg
 func (e *ExternalIssuer) validate() error {
 	switch {
 	case e.Issuer == "":
-		return errors.New("external issuer without a name")
+		return errors.New("external issuer has no name")
 	case (e.JWKSFile == "") == (e.JWKSURL == ""):
 		return fmt.Errorf("external issuer %q: give a JWKS file or a URL, not both", e.Issuer)
 	case len(e.Roles) == 0:

@@ -202,7 +202,7 @@ func (l *revLog) readRest() ([]Revocation, error) {
 		}
 		r, err := parseLine(line)
 		if err != nil {
-			return out, fmt.Errorf("%w: %s line %d: repair it from another gateway or take the line out", err, l.path(), l.lines+1)
+			return out, fmt.Errorf("%w: %s line %d: copy the file from another gateway, or remove the line", err, l.path(), l.lines+1)
 		}
 		out = append(out, r)
 		l.offset += int64(len(line)) + 1

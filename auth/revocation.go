@@ -59,9 +59,9 @@ func (r *Revocation) validate(now time.Time, slack time.Duration) error {
 	fail := func(why string) error { return fmt.Errorf("%w: %s", errInvalidRevocation, why) }
 	switch {
 	case r.TokenID == "" && r.Subject == "" && r.IssuedBefore.IsZero():
-		return fail("name a jti, a sub, or an issue time")
+		return fail("give a jti, a sub or an issue time")
 	case r.TokenID != "" && (r.Subject != "" || !r.IssuedBefore.IsZero()):
-		return fail("a jti stands alone")
+		return fail("a jti cannot be combined with a sub or an issue time")
 	case len(r.TokenID) > maxTokenIDBytes:
 		return fail("jti is too long")
 	case r.Subject != "" && ValidSubject(r.Subject) != nil:
@@ -69,13 +69,13 @@ func (r *Revocation) validate(now time.Time, slack time.Duration) error {
 	case r.Subject != "" && r.IssuedBefore.IsZero():
 		return fail("a sub needs an issue time")
 	case r.Subject == "" && r.TokenID == "" && r.IssuedBefore.After(now.Add(slack)):
-		return fail("an issue time without a sub cannot lie ahead: it would lock everyone out")
+		return fail("an issue time without a sub cannot be in the future: it would lock everyone out")
 	case r.IssuedBefore.After(now.AddDate(100, 0, 0)):
-		return fail("issue time is more than a hundred years ahead")
+		return fail("issue time is more than a hundred years in the future")
 	case r.Purge && r.Subject == "":
 		return fail("purge needs a sub")
 	case r.Subject == "" && (r.Issuer != "" || r.Role != ""):
-		return fail("iss and role go with a sub")
+		return fail("iss and role need a sub")
 	case len(r.Issuer) > maxReasonBytes || len(r.Role) > maxReasonBytes:
 		return fail("iss or role is too long")
 	case len(r.Reason) > maxReasonBytes || len(r.By) > maxReasonBytes:

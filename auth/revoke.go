@@ -29,7 +29,7 @@ func (a *Authority) Revoke(r Revocation, by Caller) (Revocation, error) {
 		return r, fmt.Errorf("%w: %d; revoke by issue time instead", errTooManyRevocations, a.cfg.MaxRevocations)
 	}
 	if err := a.revLog.append([]Revocation{r}); err != nil {
-		return r, fmt.Errorf("auth: revocation is not safe on disk: %w", err)
+		return r, fmt.Errorf("auth: revocation not written to disk: %w", err)
 	}
 	if _, err := a.pullRevocations(); err != nil {
 		return r, fmt.Errorf("auth: %w", err)

@@ -106,7 +106,7 @@ func (a *Authority) check(c *claims, key heldKey, peer Peer, now time.Time) erro
 	case !now.Before(id.Expires.Add(leeway)):
 		return ErrExpired
 	case id.Expires.Sub(id.IssuedAt) > maxTTL:
-		return bad("lives longer than allowed")
+		return bad("lifetime is longer than allowed")
 	case now.Before(id.IssuedAt.Add(-a.live().slack())):
 		return ErrNotYetValid
 	case c.notBefore != 0 && now.Before(time.Unix(c.notBefore, 0).Add(-leeway)):

@@ -13,7 +13,7 @@ type VINCheck struct {
 func (c VINCheck) Warning() string {
 	switch {
 	case !c.Shape:
-		return "not the form of a VIN: 17 characters of A-Z and 0-9 without I, O and Q"
+		return "not a VIN: it must be 17 characters of A-Z and 0-9 without I, O and Q"
 	case !c.CheckDigit:
 		return "check digit at position 9 does not match"
 	}

@@ -213,7 +213,7 @@ func (b *Broker) awaitEmpty(ctx context.Context, bye refusal) error {
 			for _, c := range left {
 				c.close(false)
 			}
-			return fmt.Errorf("%d connections closed without farewell: %w", len(left), ctx.Err())
+			return fmt.Errorf("%d connections closed without a DISCONNECT: %w", len(left), ctx.Err())
 		}
 	}
 }

@@ -26,7 +26,7 @@ type listener struct {
 // Errors of a listener's options.
 var (
 	errPlain     = errors.New("without TLS only loopback addresses are served; set tls, or use 127.0.0.1")
-	errAnonymous = errors.New("anonymous_role is for loopback addresses alone")
+	errAnonymous = errors.New("anonymous_role is for loopback addresses only")
 	errProtocol  = errors.New("protocol is neither mqtt nor ws")
 )
 

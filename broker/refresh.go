@@ -21,7 +21,7 @@ func (c *conn) reauthenticate(f []byte, h frame.Header) bool {
 	}
 	if a.Reason != frame.ReasonReauthenticate || c.authMethod == "" || string(a.Method) != c.authMethod {
 		return c.violation(&frame.Violation{
-			Reason: frame.ReasonProtocolError, Why: "AUTH that is no re-authentication by the method of CONNECT",
+			Reason: frame.ReasonProtocolError, Why: "AUTH is not a re-authentication with the method of CONNECT",
 		})
 	}
 	if !c.refresh(a.Data) {

@@ -26,7 +26,7 @@ type tlsFiles struct {
 
 // Errors of a listener's TLS options.
 var (
-	errClientAuth = errors.New("client_auth is none of none, optional, required")
+	errClientAuth = errors.New("client_auth is not one of none, optional, required")
 	errTLSVersion = errors.New("TLS versions below 1.2 are not served")
 )
 

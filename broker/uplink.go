@@ -108,7 +108,7 @@ func (c *conn) topic(in *frame.Inbound) (string, error) {
 	}
 	if len(in.Topic) == 0 {
 		if n > len(c.reader.aliases) || c.reader.aliases[n-1] == "" {
-			return "", &frame.Violation{Reason: frame.ReasonProtocolError, Why: "topic alias that stands for nothing"}
+			return "", &frame.Violation{Reason: frame.ReasonProtocolError, Why: "topic alias that was never set"}
 		}
 		return c.reader.aliases[n-1], nil
 	}
@@ -128,7 +128,7 @@ func (c *conn) setAlias(n int, topic []byte) (string, error) {
 	}
 	c.reader.aliasBytes += len(topic) - len(old)
 	if c.reader.aliasBytes > maxAliasBytes {
-		return "", &frame.Violation{Reason: frame.ReasonQuotaExceeded, Why: "topics behind aliases are too long"}
+		return "", &frame.Violation{Reason: frame.ReasonQuotaExceeded, Why: "topics of aliases are too long"}
 	}
 	c.reader.aliases[n-1] = string(topic)
 	return c.reader.aliases[n-1], nil

@@ -160,7 +160,7 @@ func (d *decoder) entries(n ast.Node, path string) ([]*ast.MappingValueNode, boo
 	case *ast.MappingValueNode:
 		return []*ast.MappingValueNode{n}, true
 	}
-	d.add(n, path, "is "+describe(n)+", but a mapping of keys to values is wanted", "write `key: value` pairs below it")
+	d.add(n, path, "is "+describe(n)+", but a mapping of keys to values is expected", "write `key: value` pairs below it")
 	return nil, false
 }
 
@@ -212,7 +212,7 @@ func (d *decoder) list(n ast.Node, v reflect.Value, path string, tag reflect.Str
 		return
 	}
 	if !ok {
-		d.add(n, path, "is "+describe(n)+", but a list is wanted", "write [a, b], or one `- item` per line")
+		d.add(n, path, "is "+describe(n)+", but a list is expected", "write [a, b], or one `- item` per line")
 		return
 	}
 	out := reflect.MakeSlice(v.Type(), 0, len(seq.Values))

@@ -23,7 +23,7 @@ func notConfiguration(name string, body ast.Node, err error) error {
 	}
 	return Problems{{
 		File: name, Line: at.line, Col: at.col,
-		Why: "not a configuration: keys such as cell, listeners and kafka are wanted, and none of them is here",
+		Why: "not a configuration: keys such as cell, listeners and kafka are expected, and it has none of them",
 		Fix: "name the gateway's YAML file; configs/cell.yaml is a sample with every key",
 	}}
 }

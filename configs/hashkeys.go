@@ -23,13 +23,13 @@ func (k *checker) hashKeys() {
 		}
 		switch {
 		case !nameRE().MatchString(key.ID) || seen[key.ID]:
-			k.problem(path+".id", fmt.Sprintf("%q is not a name of its own", key.ID), "give each key a short name, such as k1: it stands in front of each hash")
+			k.problem(path+".id", fmt.Sprintf("%q is not a unique name", key.ID), "give each key a short name, such as k1: each hash begins with it")
 		case len(key.Key.Reveal()) < minHashKey:
 			k.problem(path+".key", "is too short", fmt.Sprintf("use %d bytes or more, for example of openssl rand -hex 32", minHashKey))
 		case err != nil:
 			k.problem(path+".from", fmt.Sprintf("%q is not a time", key.From), "write it as 2026-01-31T00:00:00Z")
 		case i > 0 && !from.After(before):
-			k.problem(path+".from", "is not after that of the key before", "put the keys in the order of their times: each holds until the next")
+			k.problem(path+".from", "is not after that of the key before", "order the keys by time: each is valid until the next")
 		}
 		seen[key.ID], before = true, from
 	}

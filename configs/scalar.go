@@ -17,7 +17,7 @@ import (
 func (d *decoder) scalar(n ast.Node, v reflect.Value, path string, tag reflect.StructTag) {
 	text, ok := scalarText(n)
 	if !ok {
-		d.add(n, path, "is "+describe(n)+", but a single value is wanted", "write `key: value`")
+		d.add(n, path, "is "+describe(n)+", but a single value is expected", "write `key: value`")
 		return
 	}
 	expanded, err := expand(text, d.env, filepath.Dir(d.file))

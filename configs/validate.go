@@ -321,7 +321,7 @@ func (k *checker) vinLists() {
 		}
 		for i, vin := range vins {
 			if err := auth.ValidSubject(vin); err != nil {
-				k.problem(fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("%q is no VIN: %v", vin, err), "write a VIN")
+				k.problem(fmt.Sprintf("%s[%d]", path, i), fmt.Sprintf("%q is not a VIN: %v", vin, err), "write a VIN")
 			}
 		}
 	}

@@ -17,7 +17,7 @@ const (
 	maxWebhookKeys = 4
 )
 
-var errWebhookKey = errors.New("is no signing key")
+var errWebhookKey = errors.New("is not a signing key")
 
 // SigningKey returns a webhook's key in bytes. The form whsec_ and base64 is that of Standard Webhooks.
 func SigningKey(s Secret) ([]byte, error) {
@@ -75,6 +75,6 @@ func (k *checker) webhookURL(path string, w *Webhook) {
 	case u.User != nil:
 		k.problem(path+".url", "holds a login", "take it out: the receiver knows the gateway by the signature")
 	case u.Scheme == "http" && len(w.PrivateNetworks) == 0:
-		k.problem(path+".url", "is plain http, which is for private networks alone", "write https://…, or name the network in private_networks")
+		k.problem(path+".url", "is plain http, which is for private networks only", "write https://…, or name the network in private_networks")
 	}
 }

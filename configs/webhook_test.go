@@ -34,7 +34,7 @@ func TestWebhooks(t *testing.T) {
 		`{url: "https://u:hunTer2@x/", keys: [0123456789abcdef]}`:                              "holds a login",
 		`{url: "https://x/"}`:                                                                  "has 0 keys",
 		`{url: "https://x/", keys: [hunTer2]}`:                                                 "less than 16 bytes",
-		`{url: "https://x/", keys: [whsec_hunTer2]}`:                                           "is no signing key",
+		`{url: "https://x/", keys: [whsec_hunTer2]}`:                                           "is not a signing key",
 		`{url: "https://x/", keys: [0123456789abcdef], private_networks: [10.0.0.1]}`:          "is not a network",
 		`{url: "https://x/", keys: [0123456789abcdef], requests: 0}`:                           "out of range",
 		`{url: "https://x/", keys: [0123456789abcdef], tls: {cert: a.crt}}`:                    "cert and key go together",

@@ -219,9 +219,9 @@ func (f *forwarder) send(ctx context.Context, r *kafkaclient.Fetched) error {
 	case d.record.Topic == "":
 		d.sendDeadLetter("no header " + kafkaclient.HeaderCentralTopic)
 	case looped:
-		d.sendDeadLetter("it has been through this cell before: " + via)
+		d.sendDeadLetter("it has passed through this cell before: " + via)
 	case overShare:
-		d.sendDeadLetter("the centre does not give its topic, and too much waits for it already")
+		d.sendDeadLetter("the centre does not know its topic, and too much is waiting for it")
 	default:
 		f.lane.central.Produce(&d.record)
 	}
@@ -335,7 +335,7 @@ func (d *delivery) Produced(_ *kafkaclient.Record, err error) {
 		d.sendDeadLetter(err.Error())
 	case refused(err):
 		// The error topic refuses it too. It is held: nothing is given up.
-		d.f.s.o.Log.Error("error topic does not take a record; its partition waits",
+		d.f.s.o.Log.Error("error topic does not accept a record; its partition waits",
 			"topic", d.f.topic, "partition", d.f.id, "offset", d.offset, "err", err)
 		d.f.s.later(d)
 	}

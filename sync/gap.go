@@ -164,7 +164,7 @@ func (f *forwarder) settled(ctx context.Context) error {
 		select {
 		case <-f.room:
 		case <-ctx.Done():
-			return fmt.Errorf("%s/%d: %d records before the gap are under way to the centre; skip it when the centre has them: %w", f.topic, f.id, left, ctx.Err())
+			return fmt.Errorf("%s/%d: %d records before the gap are on their way to the centre; skip it when the centre has them: %w", f.topic, f.id, left, ctx.Err())
 		}
 	}
 }

@@ -127,7 +127,7 @@ func (l *lane) look(ctx context.Context, s *Syncer, topic string, t *there) erro
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return fmt.Errorf("what %s has is not known: %w", topic, err)
+		return fmt.Errorf("the records of %s are not known: %w", topic, err)
 	}
 	t.offsets = found
 	return nil

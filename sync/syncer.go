@@ -305,13 +305,13 @@ func (s *Syncer) Health() []remote.Health {
 	s.mu.Lock()
 	if by := s.superseded.Owner; by != "" {
 		cell.OK, cell.Since = false, s.since
-		cell.Reason = fmt.Sprintf("%s has taken over the outbox, and this gateway forwards nothing: stop one of the two, or restart this one to have it back", by)
+		cell.Reason = fmt.Sprintf("%s has taken over the outbox, and this gateway forwards nothing: stop one of the two, or restart this one to take it back", by)
 	}
 	s.mu.Unlock()
 	all := []remote.Health{cell, s.centralHealth()}
 	for _, l := range s.lanes {
 		if since, err := l.once.waitsFor(); err != nil {
-			all = append(all, remote.Health{Name: s.health("sync") + "-" + l.name, Since: since, Reason: "nothing is forwarded before it is known what the centre has: " + err.Error()})
+			all = append(all, remote.Health{Name: s.health("sync") + "-" + l.name, Since: since, Reason: "nothing is forwarded until it is known what the centre has: " + err.Error()})
 		}
 		if gaps := l.gapsNow(); len(gaps) > 0 {
 			all = append(all, remote.Health{Name: s.health("sync") + "-" + l.name, Since: gaps[0].Since, Reason: l.complaint(gaps)})

@@ -12,7 +12,7 @@ import (
 )
 
 // ErrUnfit means that Redis is not set up to keep a cell's state. The message says what to change.
-var ErrUnfit = errors.New("redis is not fit to hold a cell's commands")
+var ErrUnfit = errors.New("redis is not configured to keep a cell's commands")
 
 // Check verifies that every primary keeps what it stores: no eviction, as many replicas as must confirm, and without
 // replicas a disk write before each answer. An error other than ErrUnfit means that the check failed to run.

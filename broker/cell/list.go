@@ -133,11 +133,11 @@ func (s *Store) VehicleOf(ctx context.Context, id string) (string, error) {
 	key := s.keys.reservation(id)
 	client, err := s.at(ctx, key)
 	if err != nil {
-		return "", fmt.Errorf("%w: reading whose an id is: %w", ErrAway, err)
+		return "", fmt.Errorf("%w: reading the vehicle of an id: %w", ErrAway, err)
 	}
 	owner, err := client.Get(ctx, key).Result()
 	if err != nil && !errors.Is(err, redis.Nil) {
-		return "", fmt.Errorf("%w: reading whose an id is: %w", ErrAway, err)
+		return "", fmt.Errorf("%w: reading the vehicle of an id: %w", ErrAway, err)
 	}
 	end := max(strings.LastIndexByte(owner, ' '), 0) // a VIN may contain spaces, a digest does not
 	return owner[:end], nil

@@ -12,7 +12,7 @@ import (
 // Notify sends a gateway a notice. Delivery is best effort: nothing may depend on it.
 func (s *Store) Notify(ctx context.Context, node, text string) error {
 	if err := s.client.Publish(ctx, s.keys.notices(node), text).Err(); err != nil {
-		return fmt.Errorf("%w: telling %s: %w", ErrAway, node, err)
+		return fmt.Errorf("%w: notifying %s: %w", ErrAway, node, err)
 	}
 	return nil
 }

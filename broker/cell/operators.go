@@ -30,7 +30,7 @@ func (s *Store) LeaveOperators(ctx context.Context, g Gateway, at int64, all []L
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("%w: leaving what rules remember: %w", ErrAway, err)
+		return fmt.Errorf("%w: storing operators' state: %w", ErrAway, err)
 	}
 	return nil
 }
@@ -43,7 +43,7 @@ func (s *Store) LeftBy(ctx context.Context, vin string, former Connection) (data
 		return nil, "", nil
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("%w: what rules remember of %s: %w", ErrAway, vin, err)
+		return nil, "", fmt.Errorf("%w: operators' state of %s: %w", ErrAway, vin, err)
 	}
 	head, data, whole := bytes.Cut(value, []byte("\n"))
 	var at int64

@@ -152,7 +152,7 @@ func (s *Store) offerAll(ctx context.Context, expected string, remembered iter.S
 	}
 	for r, err := range remembered {
 		if err != nil {
-			note("", fmt.Errorf("reading what is to be offered: %w", err))
+			note("", fmt.Errorf("reading the state to offer: %w", err))
 		}
 		if over() {
 			break

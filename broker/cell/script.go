@@ -176,7 +176,7 @@ func (s *Store) confirmed(client *redis.Client, waited *redis.Cmd, wait time.Dur
 }
 
 // errAnother means that the server changed during the call: what was confirmed may belong to another history.
-var errAnother = fmt.Errorf("%w: the server was another one meanwhile", ErrUnconfirmed)
+var errAnother = fmt.Errorf("%w: the server was replaced meanwhile", ErrUnconfirmed)
 
 func sameServer(r reply, server *redis.Cmd) error {
 	if now, err := server.Text(); err != nil || now != r.server {
@@ -263,7 +263,7 @@ func scriptNames() ([]string, error) {
 func NewStore(client redis.UniversalClient, name string, c Confirmation, keep time.Duration) (*Store, error) {
 	s := &Store{client: client, confirm: c, keep: keep.Milliseconds(), keys: keys{cell: name}, scripts: map[string]script{}}
 	if c.Wait <= 0 || s.keep <= 0 || c.Replicas < 0 {
-		return nil, fmt.Errorf("cell: to wait %v for %d replicas, and to keep commands for %v, cannot be", c.Wait, c.Replicas, keep)
+		return nil, fmt.Errorf("cell: invalid options: wait %v for %d replicas, keep commands for %v", c.Wait, c.Replicas, keep)
 	}
 	var retries int
 	var read time.Duration
@@ -277,7 +277,7 @@ func NewStore(client redis.UniversalClient, name string, c Confirmation, keep ti
 		return nil, fmt.Errorf("cell: a client of type %T cannot run scripts", client)
 	}
 	if retries > 0 || read <= c.Wait {
-		return nil, fmt.Errorf("cell: the Redis client must repeat nothing (MaxRetries -1), and read for longer than %v", c.Wait)
+		return nil, fmt.Errorf("cell: the Redis client must not retry (MaxRetries -1), and its read timeout must exceed %v", c.Wait)
 	}
 	names, err := scriptNames()
 	if err != nil {

@@ -50,10 +50,10 @@ func (e *UnknownError) Error() string {
 func (e *UnknownError) Unwrap() error { return errUnknown }
 
 // errWaited means that a request was not decided in time.
-var errWaited = errors.New("redis has not decided on it in time")
+var errWaited = errors.New("redis did not decide in time")
 
 // errSlotClosed means that commands of the slot are not decided at present.
-var errSlotClosed = errors.New("not every gateway of the cell has told Redis what it remembers")
+var errSlotClosed = errors.New("not every gateway of the cell has restored its state in Redis")
 
 // usable returns an error if Redis cannot decide about a vehicle's commands.
 func (c *Cell) usable(vin, id string) error {

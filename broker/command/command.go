@@ -40,7 +40,7 @@ var (
 	// errResponseTopic means that outcomes may not be published on the response topic. It wraps errNotPermitted.
 	errResponseTopic = fmt.Errorf("%w: the response topic is not one that the caller may read, or is a vehicle's own", errNotPermitted)
 	// errExpired means that the time to live had passed before the gateway received the command.
-	errExpired = errors.New("the command's time had passed before it came")
+	errExpired = errors.New("the command had expired before it arrived")
 	// errConflict means that the id or idempotency key belongs to a command with other content.
 	errConflict = errors.New("the same id or key was used for another command")
 	// errQueueFull means that the vehicle has the maximum number of open commands.

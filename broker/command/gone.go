@@ -40,7 +40,7 @@ func (s *Service) Gone(g Gap) {
 	}
 	s.metrics.gaps.WithLabelValues(age).Inc()
 	s.metrics.gone.WithLabelValues(age).Add(float64(max(0, g.Records)))
-	s.o.Log.Log(context.Background(), level, "commands are gone from vehicle.commands before they were read", "gap", g.What, "records", g.Records, "age", age)
+	s.o.Log.Log(context.Background(), level, "commands were deleted from vehicle.commands before they were read", "gap", g.What, "records", g.Records, "age", age)
 	if age == "expired" {
 		return
 	}

@@ -87,7 +87,7 @@ func TestHTTPRefusals(t *testing.T) {
 		{"no body", "POST", path, "", 400, "the body is not"},
 		{"not JSON", "POST", path, "{", 400, "the body is not"},
 		{"unknown member", "POST", path, `{"name":"x","pay":1}`, 400, "unknown field"},
-		{"two objects", "POST", path, `{"name":"x"}{}`, 400, "more behind"},
+		{"two objects", "POST", path, `{"name":"x"}{}`, 400, "data after the JSON object"},
 		{"too long", "POST", path, `{"name":"` + strings.Repeat("x", 2000) + `"}`, 413, "longer than 1024"},
 		{"no name", "POST", path, `{}`, 400, "name must be"},
 		{"name of two levels", "POST", path, `{"name":"a/b"}`, 400, "name must be"},

@@ -241,7 +241,7 @@ type Filter struct {
 }
 
 // errCursor means that a cursor did not come from a list.
-var errCursor = errors.New("it did not come from a list")
+var errCursor = errors.New("no list has returned it")
 
 // Bounds of a page.
 const (

@@ -86,7 +86,7 @@ func checkFlags(typ, flags, version byte) error {
 		return protocolError("a client may not send this packet type")
 	case TypeAuth:
 		if version != Version5 {
-			return malformed("AUTH is of MQTT 5 alone")
+			return malformed("AUTH is MQTT 5 only")
 		}
 	}
 	if flags != 0 {

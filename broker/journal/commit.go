@@ -30,7 +30,7 @@ const (
 )
 
 // errGone means that the synced data is in a file that no start will find.
-var errGone = errors.New("the segment was deleted or replaced under the running gateway; put the journal back from a copy if there " +
+var errGone = errors.New("the segment was deleted or replaced under the running gateway; restore the journal from a backup if there " +
 	"is one: the next start counts what is missing")
 
 var errAborted = errors.New("closed before everything was committed")

@@ -296,7 +296,7 @@ func (in *inspection) summary() {
 		}
 		if in.out.Last != 0 && segs[i].First > in.out.Last+1 {
 			in.out.Corruptions = append(in.out.Corruptions, wal.Corruption{
-				File: segs[i].Name, First: in.out.Last + 1, Last: segs[i].First - 1, Reason: "what came before this segment is missing",
+				File: segs[i].Name, First: in.out.Last + 1, Last: segs[i].First - 1, Reason: "the segment before this one is missing",
 			})
 		}
 		in.out.Last = max(in.out.Last, segs[i].Last)

@@ -162,7 +162,7 @@ func (j *Journal) setRoom(lack error) {
 		return
 	}
 	j.metrics.full.Set(0)
-	j.log.Info("journal: room again, acknowledgements go on")
+	j.log.Info("journal: room again; acknowledgements continue")
 }
 
 // Epoch identifies this journal among all that the node ever had. It is chosen when the directory is created and is

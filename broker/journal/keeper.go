@@ -313,7 +313,7 @@ func (k *keeper) provide() error {
 			return err
 		}
 		if free < k.segmentBytes+reserve {
-			return fmt.Errorf("%w: %d bytes are free, %d of them for others", errReserve, free, reserve)
+			return fmt.Errorf("%w: %d bytes are free, %d of them reserved", errReserve, free, reserve)
 		}
 	}
 	name := k.newName()

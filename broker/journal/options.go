@@ -26,7 +26,7 @@ var (
 	// ErrTrimmed means that a reader asked for records that are no longer kept.
 	ErrTrimmed = errors.New("journal no longer has these records")
 	// ErrBeyond means that a reader asked for records after the next one to be appended.
-	ErrBeyond = errors.New("journal does not reach that far")
+	ErrBeyond = errors.New("journal does not have these records yet")
 )
 
 // Options are the options of Open.

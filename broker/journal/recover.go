@@ -94,7 +94,7 @@ func loadHeader(f wal.File, index uint64) (loaded, []wal.Corruption, error) {
 		case errors.Is(err, wal.ErrVersion):
 			return l, nil, fmt.Errorf("%s: %w", l.name, err)
 		case err != nil || h.Index != index:
-			bad = append(bad, wal.Corruption{File: l.name, Offset: int64(page), Length: wal.HeaderLen, Reason: "header copy does not check"})
+			bad = append(bad, wal.Corruption{File: l.name, Offset: int64(page), Length: wal.HeaderLen, Reason: "header copy fails its checksum"})
 		case copies == 0 || h.State == wal.StateFree: // a half-marked free segment is free
 			l.Header = h
 			copies++
@@ -103,9 +103,9 @@ func loadHeader(f wal.File, index uint64) (loaded, []wal.Corruption, error) {
 	l.damaged = len(bad)*wal.PageLen == wal.SegmentStart
 	if l.damaged {
 		l.Size = max(l.bytes, wal.MinSegmentBytes)
-		bad = []wal.Corruption{{File: l.name, Length: l.bytes, Reason: "neither header copy checks; its records cannot be found"}}
+		bad = []wal.Corruption{{File: l.name, Length: l.bytes, Reason: "both header copies are damaged; its records cannot be found"}}
 	} else if l.bytes < l.Size {
-		bad = append(bad, wal.Corruption{File: l.name, Offset: l.bytes, Length: l.Size - l.bytes, Reason: "file is cut short"})
+		bad = append(bad, wal.Corruption{File: l.name, Offset: l.bytes, Length: l.Size - l.bytes, Reason: "file is truncated"})
 	}
 	return l, bad, nil
 }
@@ -193,7 +193,7 @@ func (r *recovery) checkOrder(i int, expected uint64) {
 	}
 	if bad && !s.damaged {
 		s.damaged = true
-		r.corrupt(wal.Corruption{File: s.name, Length: s.bytes, Reason: "its header contradicts those of its neighbours"})
+		r.corrupt(wal.Corruption{File: s.name, Length: s.bytes, Reason: "its header contradicts the segments next to it"})
 	}
 }
 
@@ -218,7 +218,7 @@ func (r *recovery) place(i int) error {
 		}
 	}
 	if i > 0 && !s.damaged && s.Base > expected {
-		r.corrupt(wal.Corruption{File: s.name, First: expected, Last: s.Base - 1, Reason: "what came before this segment is missing"})
+		r.corrupt(wal.Corruption{File: s.name, First: expected, Last: s.Base - 1, Reason: "the segment before this one is missing"})
 	}
 	r.out.Last = max(r.out.Last, seg.last)
 	r.table.list = append(r.table.list, seg)

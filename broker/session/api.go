@@ -45,7 +45,7 @@ var (
 	// ErrWillTopic means that the will's topic has more levels than MaxTopicLevels.
 	ErrWillTopic = errors.New("will topic has too many levels")
 	// ErrSessions means that the owner has reached its limit of sessions.
-	ErrSessions = errors.New("the subject has as many sessions as it may have")
+	ErrSessions = errors.New("the subject has reached its number of sessions")
 	// errRetained means that the publisher's share of retained messages, or the room for all of them, is used up.
 	errRetained = errors.New("no room for another retained message")
 	// ErrTakeover wraps the context's error when an older connection of the client did not end in time.

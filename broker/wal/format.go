@@ -90,7 +90,7 @@ const (
 var ErrVersion = errors.New("journal format version not supported")
 
 // ErrBadHeader means that the file has no segment header of this kind of log.
-var ErrBadHeader = errors.New("segment header does not check")
+var ErrBadHeader = errors.New("segment header fails its checksum")
 
 // castagnoli is constant.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

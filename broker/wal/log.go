@@ -59,7 +59,7 @@ type logSegment struct {
 func OpenLog(fsys FS, dir string, id Identity, start, end Position, segmentBytes int64) (*Log, error) {
 	l := &Log{fs: fsys, dir: dir, id: id, code: id.code(), segmentBytes: segmentBytes}
 	if end.Log != 0 && end.Log != l.code && end.Offset > 0 {
-		return nil, fmt.Errorf("%w: what is known of %s is of another log", ErrDamaged, dir)
+		return nil, fmt.Errorf("%w: the stored state of %s belongs to another log", ErrDamaged, dir)
 	}
 	// The entry of the parent too: an earlier start may have been killed before it synced it.
 	if err := errors.Join(fsys.MkdirAll(filepath.Dir(dir)), fsys.MkdirAll(dir)); err != nil {
@@ -129,7 +129,7 @@ func (l *Log) adopt(n uint64, end Position) error {
 	}
 	if n == end.Segment {
 		if s.size < end.Offset {
-			return fmt.Errorf("%w: %s ends at %d, and should at %d", ErrDamaged, l.path(n), s.size, end.Offset)
+			return fmt.Errorf("%w: %s ends at %d, and should end at %d", ErrDamaged, l.path(n), s.size, end.Offset)
 		}
 		if err := l.cut(n, end.Offset); err != nil {
 			return l.failure(err)
@@ -141,7 +141,7 @@ func (l *Log) adopt(n uint64, end Position) error {
 		case h.PrevIndex > before.index:
 			l.segments = nil
 		case h.PrevIndex < before.index || h.PrevEnd > before.size:
-			return fmt.Errorf("%w: %s: %016x has %d bytes, %016x of %d bytes was in front of it", ErrDamaged,
+			return fmt.Errorf("%w: %s: %016x has %d bytes, %016x of %d bytes was before it", ErrDamaged,
 				l.path(n), before.index, before.size, h.PrevIndex, h.PrevEnd)
 		default:
 			before.size = h.PrevEnd
@@ -342,8 +342,8 @@ func (l *Log) inPlace() error {
 		return nil
 	}
 	l.dirty = true // looked at again
-	return fmt.Errorf("%w: %s was deleted under the running gateway; no checkpoint is taken any more: put it back, or restart "+
-		"the gateway, which tells what is lost", ErrDamaged, tail)
+	return fmt.Errorf("%w: %s was deleted under the running gateway; no more checkpoints are taken: put it back, or restart "+
+		"the gateway, which reports what is lost", ErrDamaged, tail)
 }
 
 // Read returns the record at pos and the position after it; false when there is none yet. The record is
@@ -409,7 +409,7 @@ func (l *Log) enter(s *logSegment) error {
 	return nil
 }
 
-var errFrame = errors.New("does not check")
+var errFrame = errors.New("fails its checksum")
 
 // frame reads the record at off and returns its size in the file.
 func (l *Log) frame(s *logSegment, off int64) (data []byte, size int64, err error) {

@@ -40,7 +40,7 @@ func decodeOldHeader(b []byte, id Identity) (Header, error) {
 	case le.Uint32(b[40:]) != crc32.Checksum(b[:40], castagnoli):
 		return h, ErrBadHeader
 	case version != oldVersion2 && version != oldVersion3:
-		return h, fmt.Errorf("version %d of the format before", version)
+		return h, fmt.Errorf("version %d of the previous format", version)
 	case version == oldVersion3 && h.Epoch != id.Epoch:
 		return h, errForeign
 	}

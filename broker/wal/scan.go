@@ -175,7 +175,7 @@ func (w *Window) batch(off int64, salt uint32) (BatchHeader, []byte, bool, error
 
 // LostBetween describes an invalid part before a valid batch.
 func LostBetween(name string, from, to int64, expected, found uint64) Corruption {
-	c := Corruption{File: name, Offset: from, Length: to - from, Reason: "batch does not check"}
+	c := Corruption{File: name, Offset: from, Length: to - from, Reason: "batch fails its checksum"}
 	if found > expected {
 		c.First, c.Last = expected, found-1
 	}

@@ -125,9 +125,9 @@ func commandSendCommand(c *cli) *cobra.Command {
 	cmd.Flags().StringVar(&f.name, "name", "", "the command's name")
 	cmd.Flags().StringVar(&f.payload, "payload", "", "JSON that the vehicle gets")
 	cmd.Flags().StringVar(&f.id, "id", "", "the command's id; sending the same again changes nothing (default: a new one)")
-	durationVar(cmd.Flags(), &f.ttl, "ttl", 0, "how long the command is worth anything, as in 90s or 7d (default commands.default_ttl)")
+	durationVar(cmd.Flags(), &f.ttl, "ttl", 0, "how long the command is valid, such as 90s or 7d (default commands.default_ttl)")
 	cmd.Flags().BoolVar(&f.urgent, "urgent", false, "send it before the vehicle's other commands that have not been sent")
-	durationVar(cmd.Flags(), &f.wait, "wait", 0, "wait for the final state, at most so long (30s when no time is given)")
+	durationVar(cmd.Flags(), &f.wait, "wait", 0, "how long to wait for the final state (30s when no time is given)")
 	cmd.Flags().Lookup("wait").NoOptDefVal = defaultWait.String()
 	_ = cmd.MarkFlagRequired("vin")  // fails only for a flag that does not exist
 	_ = cmd.MarkFlagRequired("name") // likewise
@@ -163,7 +163,7 @@ func (c *cli) send(cmd *cobra.Command, f *sendFlags) error {
 		return err
 	}
 	if warning := auth.CheckVIN(f.vin); !warning.Shape {
-		fmt.Fprintf(c.err, "cellgate: vin: %s: %s; the command is sent all the same\n", f.vin, warning.Warning()) //nolint:errcheck // a hint
+		fmt.Fprintf(c.err, "cellgate: vin: %s: %s; the command is sent anyway\n", f.vin, warning.Warning()) //nolint:errcheck // a hint
 	}
 	start := time.Now()
 	raw, s, err := follow(cmd.Context(), client, "/v1/vehicles/"+url.PathEscape(f.vin)+"/commands", body, f.wait)
@@ -175,11 +175,11 @@ func (c *cli) send(cmd *cobra.Command, f *sendFlags) error {
 	}
 	switch waited := time.Since(start).Round(100 * time.Millisecond); {
 	case cmd.Context().Err() != nil:
-		return fmt.Errorf("command: %s: %s when the waiting was stopped after %s; it goes on, `cellgate command status %s` tells how", s.ID, s.State, waited, s.ID)
+		return fmt.Errorf("command: %s: %s when the waiting was stopped after %s; the command continues, see `cellgate command status %s`", s.ID, s.State, waited, s.ID)
 	case err != nil:
-		return fmt.Errorf("command: %s: handed over, %s when last heard of: %w", s.ID, s.State, err)
+		return fmt.Errorf("command: %s: accepted, %s at its last answer: %w", s.ID, s.State, err)
 	case !s.final():
-		return fmt.Errorf("command: %s: still %s after %s; `cellgate command status %s` tells how it goes on", s.ID, s.State, f.wait, s.ID)
+		return fmt.Errorf("command: %s: still %s after %s; see `cellgate command status %s`", s.ID, s.State, f.wait, s.ID)
 	}
 	if s.failed() {
 		return silentError{}

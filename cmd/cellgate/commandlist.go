@@ -73,7 +73,7 @@ func watchCommand(ctx context.Context, client *apiClient, path string, tell func
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("command: %s: %s when the watching was stopped; it goes on", s.ID, s.State)
+			return nil, fmt.Errorf("command: %s: %s when the watching was stopped; the command continues", s.ID, s.State)
 		case <-time.After(watchEvery):
 		}
 	}

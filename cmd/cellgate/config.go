@@ -55,7 +55,7 @@ is an error, not for warnings.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&deep, "deep", false, "look at all that it points to, too")
+	cmd.Flags().BoolVar(&deep, "deep", false, "also check everything that it refers to")
 	c.jsonFlag(cmd)
 	return cmd
 }

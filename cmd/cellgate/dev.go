@@ -46,9 +46,9 @@ The embedded Kafka and Redis are for development: production runs ` + "`cellgate
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.dev(cmd.Context(), f) },
 	}
 	cmd.AddCommand(devPartCommands(c)...)
-	cmd.Flags().StringVar(&f.data, "data", data, "folder that everything is kept in; also CELLGATE_DATA")
+	cmd.Flags().StringVar(&f.data, "data", data, "folder for everything; also CELLGATE_DATA")
 	cmd.Flags().IntVar(&f.vehicles, "vehicles", 10, "simulated vehicles; 0 for none")
-	cmd.Flags().IntVar(&f.gateways, "gateways", 1, "gateways of the cell, between which the vehicles roam; the further ones are on free ports")
+	cmd.Flags().IntVar(&f.gateways, "gateways", 1, "gateways of the cell, between which the vehicles move; all but the first use free ports")
 	cmd.Flags().Float64Var(&f.rate, "rate", 0.5, "telemetry messages per second and vehicle")
 	cmd.Flags().BoolVar(&f.freePorts, "free-ports", false, "listen on free ports instead of the configured ones; commands with --data find them")
 	return cmd

@@ -36,7 +36,7 @@ connected any more, or with exit code 1 when the time is over.`,
 			case show:
 				method, body = "GET", nil
 			case rate <= 0:
-				return usagef("rate: %g: want vehicles per second, above 0", rate)
+				return usagef("rate: %g: give vehicles per second, above 0", rate)
 			}
 			if endpoint != "" {
 				if err := hostPort(endpoint); err != nil {
@@ -67,7 +67,7 @@ connected any more, or with exit code 1 when the time is over.`,
 	cmd.Flags().StringVar(&endpoint, "endpoint", "", "host:port that vehicles are sent to; empty: their router decides")
 	cmd.Flags().BoolVar(&stop, "stop", false, "end the drain")
 	cmd.Flags().BoolVar(&show, "status", false, "show the drain")
-	durationVar(cmd.Flags(), &wait, "wait", 0, "wait at most so long until no vehicle is connected")
+	durationVar(cmd.Flags(), &wait, "wait", 0, "how long to wait until no vehicle is connected")
 	cmd.MarkFlagsMutuallyExclusive("stop", "status")
 	cmd.MarkFlagsMutuallyExclusive("stop", "wait")
 	c.jsonFlag(cmd)
@@ -93,7 +93,7 @@ func awaitDrain(parent context.Context, client *apiClient, limit time.Duration, 
 		case err != nil:
 			return nil, err
 		case !d.Draining:
-			return nil, errors.New("no drain is under way: somebody has ended it, or nobody has begun one")
+			return nil, errors.New("no drain is under way: it was ended, or none was begun")
 		case d.Empty:
 			return raw, nil
 		case time.Since(told) >= 5*time.Second:

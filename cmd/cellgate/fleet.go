@@ -81,7 +81,7 @@ func (f *fleetFlags) loadFlags(cmd *cobra.Command) {
 	p.IntVar(&f.o.PayloadBytes, "payload-bytes", 0, "pad telemetry to this size")
 	p.IntVar(&f.o.Window, "window", f.o.Window, "unacknowledged messages per vehicle at most")
 	durationVar(p, &f.alarms, "alarm-every", 30*time.Minute, "mean time between a vehicle's alarms; 0s for none (the default with --ledger)")
-	durationVar(p, &f.o.Duration, "duration", 0, "end after so long; 0s runs until Ctrl-C")
+	durationVar(p, &f.o.Duration, "duration", 0, "how long to run; 0s runs until Ctrl-C")
 	p.BoolVar(&f.o.WaitConnected, "wait-connected", false, "publish once all are connected, and count from then")
 	p.Uint64Var(&f.o.Seed, "seed", 1, "makes the vehicles' places and charge repeatable")
 	p.StringVar(&f.ledger, "ledger", "", "append to this `FILE` VIN and sequence of every acknowledged message, fsynced")

@@ -16,7 +16,7 @@ import (
 func gatewaysCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "gateways",
-		Short: "list the gateways of the cell, and forget one that is gone for good",
+		Short: "list the gateways of the cell, and forget one that does not return",
 		Long: `gateways shows the gateways of the cell: which live, what they run, and for which of them commands wait after Redis
 has lost something.`,
 		Example: `  cellgate gateways list
@@ -47,7 +47,7 @@ func printGateways(w io.Writer, list *app.GatewayList, now time.Time) error {
 	if err != nil || len(list.Waiting) == 0 {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "\nCommands are refused: %s. Start it, or `cellgate gateways forget NODE` if it is gone for good, with its disk.\n", waitingText(list.Waiting))
+	_, err = fmt.Fprintf(w, "\nCommands are refused: %s. Start it, or `cellgate gateways forget NODE` if it does not return, with its disk.\n", waitingText(list.Waiting))
 	return err
 }
 
@@ -56,14 +56,14 @@ func waitingText(all []app.WaitedFor) string {
 	for _, one := range all {
 		names = append(names, fmt.Sprintf("%s (in %s)", one.Node, many(one.Slots, "slot", "slots")))
 	}
-	return "waiting for what these gateways remember: " + strings.Join(names, ", ")
+	return "waiting for the state of these gateways: " + strings.Join(names, ", ")
 }
 
 func gatewaysForgetCommand(c *cli) *cobra.Command {
 	t, yes := &target{}, false
 	cmd := &cobra.Command{
 		Use:   "forget NODE",
-		Short: "go on without a gateway that is gone for good",
+		Short: "continue without a gateway that does not return",
 		Long: `forget says that a gateway will not come back, and that its disk is lost. After Redis has lost something the others wait
 for each gateway's memory before they accept commands again; without this they wait for that one for ever.
 
@@ -91,7 +91,7 @@ A gateway that lives is not forgotten. It shows what it would do, with exit code
 		},
 	}
 	t.flags(cmd)
-	cmd.Flags().BoolVar(&yes, "yes", false, "do what is shown")
+	cmd.Flags().BoolVar(&yes, "yes", false, "carry out what is shown")
 	c.jsonFlag(cmd)
 	return cmd
 }
@@ -128,15 +128,15 @@ func printWouldForget(w io.Writer, node string, found *app.GatewayList, now time
 	if len(found.Waiting) > 0 {
 		say("commands are %s\n", waitingText(found.Waiting))
 	}
-	say("would be lost: what %s alone remembers; queued commands of until now may end as unknown\n", node)
-	say("\nNothing was changed. `cellgate gateways forget %s --yes` does it; see first that it is stopped, and does not come back.\n", node)
+	say("would be lost: state that only %s has; commands queued so far may end as unknown\n", node)
+	say("\nNothing was changed. `cellgate gateways forget %s --yes` does it; first make sure that the gateway is stopped and does not return.\n", node)
 	return errors.Join(errs...)
 }
 
 func printForgotten(w io.Writer, done *app.ForgottenGateway) error {
-	text := fmt.Sprintf("%s is forgotten in %s; what it alone remembered is gone\n", done.Node, many(done.Slots, "slot", "slots"))
+	text := fmt.Sprintf("%s is forgotten in %s; state that only it had is lost\n", done.Node, many(done.Slots, "slot", "slots"))
 	if done.Slots == 0 {
-		text = done.Node + " is no member of the cell any more: it was forgotten before\n"
+		text = done.Node + " is no longer a member of the cell: it was forgotten earlier\n"
 	}
 	if len(done.Waiting) > 0 {
 		text += "commands are still " + waitingText(done.Waiting) + "\n"

@@ -144,7 +144,7 @@ sequence is what cannot be read; verify tells why.`,
 		RunE: func(_ *cobra.Command, args []string) error { return c.dumpJournal(args[0], &f) },
 	}
 	cmd.Flags().Uint64Var(&f.from, "from", 1, "first sequence")
-	cmd.Flags().Uint64Var(&f.limit, "limit", 0, "at most so many records; 0 is all")
+	cmd.Flags().Uint64Var(&f.limit, "limit", 0, "maximum number of records; 0 for all")
 	cmd.Flags().StringVar(&f.topic, "topic", "", "only topics that this filter matches")
 	c.jsonFlag(cmd)
 	return cmd

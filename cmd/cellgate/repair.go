@@ -18,7 +18,7 @@ func repairCommand(c *cli) *cobra.Command {
 	o, yes := repair.Options{}, false
 	cmd := &cobra.Command{
 		Use:   "repair DIR",
-		Short: "put out of the way what in a data folder stops a gateway from starting",
+		Short: "move away what in a data folder stops a gateway from starting",
 		Long: `repair looks at the data_dir of a gateway that is stopped, and shows what stops it from starting, what can be done
 about it, and what would be lost. It changes nothing without --yes.
 
@@ -53,7 +53,7 @@ The exit code is 1 when something was found and nothing was done.`,
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&yes, "yes", false, "do what is shown")
+	cmd.Flags().BoolVar(&yes, "yes", false, "carry out what is shown")
 	cmd.Flags().StringVar(&o.Journal, "journal", "", "uplink.journal.dir, if it is not DIR/journal")
 	cmd.Flags().StringVar(&o.Keys, "keys", "", "auth.keys_dir, if it is not DIR/auth")
 	c.jsonFlag(cmd)

@@ -25,8 +25,8 @@ the rules of the gateway that --data or --config names.`,
 		Example: "  cellgate rules check configs/rules\n  cellgate rules test configs/rules",
 	}
 	cmd.AddCommand(
-		rulesToolCommand(c, "check", "are the rules right? errors with file, line and column", workbench.Check),
-		rulesToolCommand(c, "test", "run the rules' tests: the *_test.yaml beside them", workbench.Test),
+		rulesToolCommand(c, "check", "check rules; errors have file, line and column", workbench.Check),
+		rulesToolCommand(c, "test", "run the rules' tests: the *_test.yaml files next to them", workbench.Test),
 		rulesApplyCommand(c), rulesReloadCommand(c), rulesRollbackCommand(c), rulesHistoryCommand(c), rulesLiftCommand(c), rulesStatusCommand(c), rulesNewCommand(c), rulesExplainCommand(c), rulesDiffCommand(c), rulesBacktestCommand(c), rulesFormatCommand(c), rulesSchemaCommand(c),
 	)
 	return cmd
@@ -117,7 +117,7 @@ func rulesExplainCommand(c *cli) *cobra.Command {
 	f := &explainFlags{}
 	cmd := &cobra.Command{
 		Use:   "explain [PATH...]",
-		Short: "tell what the rules do with one message, and why not",
+		Short: "show what the rules do with one message, and why",
 		Long: `explain shows which rules look at a message, which match, and why the others do not. The message is
 given by topic and payload, or taken from a journal. The vehicle has no history: an operator such as
 threshold sees its first message.
@@ -225,7 +225,7 @@ func rulesDiffCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "diff OLD NEW",
 		Short:   "compare two rule sets by what they do",
-		Long:    "diff compares rule by rule; comments, order and spelling do not count. It tells which operators would begin anew.",
+		Long:    "diff compares rule by rule; comments, order and spelling do not count. It shows which operators would lose their state.",
 		Example: "  cellgate rules diff data/configs/rules configs/rules",
 		Args:    takes("OLD", "NEW"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -243,7 +243,7 @@ func rulesFormatCommand(c *cli) *cobra.Command {
 	check := false
 	cmd := &cobra.Command{
 		Use:     "fmt [PATH...]",
-		Short:   "put rule files into the usual form",
+		Short:   "format rule files",
 		Long:    "fmt changes the files and prints the names of those that it changed. With --check it changes none, and the exit code is 1 when it would.",
 		Example: "  cellgate rules fmt configs/rules",
 		RunE: func(_ *cobra.Command, args []string) error {

@@ -23,7 +23,7 @@ func rulesApplyCommand(c *cli) *cobra.Command {
 		Short: "put rules in force on a running gateway",
 		Long: `apply sends the rules and tests of the paths to a running gateway, which checks and tests them and puts them
 in force, whole or not at all. They are in force in place of the gateway's own rule files, also after a restart,
-until these change or reload is called: whoever has spoken last is heard. rollback goes back to what ran before.
+until these change or reload is called: the last call wins. rollback goes back to what ran before.
 
 Without a PATH it is reload: the gateway's own rule files. Rules that are missing, or all gone, never take the
 place of rules that run. When none are wanted, put ` + "`rules: []`" + ` into a file, or say --allow-empty.`,
@@ -41,8 +41,8 @@ place of rules that run. When none are wanted, put ` + "`rules: []`" + ` into a 
 		},
 	}
 	t.flags(cmd)
-	cmd.Flags().BoolVar(&body.Strict, "strict", false, "not when there are warnings")
-	cmd.Flags().BoolVar(&body.AllowEmpty, "allow-empty", false, "also when that leaves no rule: every message is then filtered")
+	cmd.Flags().BoolVar(&body.Strict, "strict", false, "refuse rules that have warnings")
+	cmd.Flags().BoolVar(&body.AllowEmpty, "allow-empty", false, "allow a set without rules: every message is then filtered")
 	c.jsonFlag(cmd)
 	return cmd
 }
@@ -79,7 +79,7 @@ func rulesLiftCommand(c *cli) *cobra.Command {
 	body := func(args []string) any { return map[string]string{"rule": args[0]} }
 	return c.rulesChange("/v1/rules/lift", body, &cobra.Command{
 		Use:   "lift RULE",
-		Short: "have a rule send again that its limits hold",
+		Short: "let a rule send again that its limits hold",
 		Long: `lift has a rule send again that sends nothing because too many of its messages were errors (limits). Errors count
 anew from then on. A rule that is mended needs no lift: a change of it, or of what stands at the top of its file, is enough.`,
 		Example: "  cellgate rules lift battery-watch",

@@ -45,7 +45,7 @@ passes, or neither is written. What no flag says it asks for.`,
 	}
 	f.add(cmd)
 	cmd.Flags().StringVar(&s.ID, "id", "", "id of the rule, and name of the files")
-	cmd.Flags().StringVar(&s.Owner, "owner", "", "who answers for it")
+	cmd.Flags().StringVar(&s.Owner, "owner", "", "who is responsible for it")
 	cmd.Flags().StringVar(&s.Description, "description", "", "what it is for")
 	cmd.Flags().StringVar(&s.Class, "class", "", "class of the messages (default telemetry)")
 	cmd.Flags().StringVar(&s.When, "when", "", "condition")

@@ -160,7 +160,7 @@ func journalFigures(t *table, j *app.JournalStatus, now time.Time) {
 		t.row("", "FULL: "+j.Full)
 	}
 	if j.DroppedQoS0 > 0 {
-		t.row("", fmt.Sprintf("%s messages of QoS 0 dropped for want of room since the start", fleet.Count(j.DroppedQoS0)))
+		t.row("", fmt.Sprintf("%s messages of QoS 0 dropped since the start because there was no room", fleet.Count(j.DroppedQoS0)))
 	}
 	if n := len(j.Corruptions); n > 0 {
 		t.row("", "CORRUPT: "+many(n, "place", "places")+"; `cellgate journal verify DIR` shows where")

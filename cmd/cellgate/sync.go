@@ -23,7 +23,7 @@ func syncCommand(c *cli) *cobra.Command {
 	file := ""
 	cmd := &cobra.Command{
 		Use:   "sync",
-		Short: "show the lanes to the centre, pause them, go on where they stand; or forward as a process of its own",
+		Short: "show, pause and resume the lanes to the centre, skip gaps, or forward as a separate process",
 		Long: `sync --config FILE is the sync worker as a process of its own: it forwards the outbox topics of the cell's Kafka to the
 centres of the configuration, and serves /metrics, /readyz and /v1/sync at http.address. It has the whole outbox, so the
 gateways' configuration has no section central then. It needs a data_dir of its own; auth.keys_dir may be the gateway's,
@@ -45,10 +45,10 @@ whose tokens it takes then. SIGHUP reloads the section central; SIGTERM and Ctrl
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "configuration file")
-	cmd.AddCommand(syncStatusCommand(c), syncPauseCommand(c, "pause", "have lanes to the centre stand",
+	cmd.AddCommand(syncStatusCommand(c), syncPauseCommand(c, "pause", "pause lanes to the centre",
 		`pause has a lane (p0, p1, p2; without one: every lane) stand: nothing more of it is sent to the centre by this
 gateway. What is on its way arrives; the rest waits in the outbox. It holds over restarts, until cellgate sync resume.`),
-		syncPauseCommand(c, "resume", "have paused lanes go on", `resume has a lane (p0, p1, p2; without one: every lane) go on that cellgate sync pause has stopped.`),
+		syncPauseCommand(c, "resume", "resume paused lanes", `resume continues a lane (p0, p1, p2; without one: every lane) that cellgate sync pause has stopped.`),
 		syncSkipCommand(c))
 	return cmd
 }
@@ -71,7 +71,7 @@ func syncStatusCommand(c *cli) *cobra.Command {
 	t := &target{}
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "show how far the lanes are, where they stand, and what was skipped",
+		Short: "show how far the lanes are, which are stopped, and what was skipped",
 		Long: `status shows how far the lanes to the central unit lag, at which gaps they stand, and which gaps operators
 have skipped.`,
 		Example: "  cellgate sync status",
@@ -98,7 +98,7 @@ func lanesOf(args []string, centre string) map[string]string {
 }
 
 func centreFlag(cmd *cobra.Command, centre *string) {
-	cmd.Flags().StringVar(centre, "centre", "", "the lanes to the centre of that name alone, where there are several")
+	cmd.Flags().StringVar(centre, "centre", "", "only the lanes to this centre, if there are several")
 }
 
 func syncPauseCommand(c *cli, verb, short, long string) *cobra.Command {
@@ -119,7 +119,7 @@ func syncSkipCommand(c *cli) *cobra.Command {
 	t, centre := &target{}, ""
 	cmd := &cobra.Command{
 		Use:   "skip [LANE]",
-		Short: "go on after records that are gone",
+		Short: "continue after records that are gone",
 		Long: `skip has a lane (p0, p1, p2; without one: every lane) go on that stands at a gap: records of its outbox
 topic are gone before they were forwarded, since retention removed them, or the topic was made anew or cut off.
 What is gone stays gone. A topic that was made anew is forwarded from its first record. The skip is recorded

@@ -235,14 +235,14 @@ type pageFlags struct {
 }
 
 func (p *pageFlags) flags(cmd *cobra.Command) {
-	cmd.Flags().IntVar(&p.limit, "limit", 100, "at most so many, 1 to 1000")
-	cmd.Flags().StringVar(&p.cursor, "cursor", "", "go on where the list before ended")
+	cmd.Flags().IntVar(&p.limit, "limit", 100, "maximum number, 1 to 1000")
+	cmd.Flags().StringVar(&p.cursor, "cursor", "", "continue where the previous list ended")
 }
 
 // query returns the query of the API call.
 func (p *pageFlags) query() (url.Values, error) {
 	if p.limit < 1 || p.limit > maxPage {
-		return nil, usagef("limit: %d: want 1 to %d; --cursor goes on where a list ended", p.limit, maxPage)
+		return nil, usagef("limit: %d: want 1 to %d; --cursor continues where a list ended", p.limit, maxPage)
 	}
 	query := url.Values{"limit": {strconv.Itoa(p.limit)}}
 	if p.cursor != "" {

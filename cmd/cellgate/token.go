@@ -64,7 +64,7 @@ token needs the scope token:issue.`,
 	cmd.Flags().StringSliceVar(&f.scopes, "scope", nil, "scopes of a service or operator: "+strings.Join(auth.Scopes(), ", "))
 	cmd.Flags().StringSliceVar(&f.commandNames, "command-names", nil, "names of the commands that it may send and cancel (default all)")
 	cmd.Flags().StringSliceVar(&f.commandVINs, "command-vins", nil, "VINs that it may send commands to, or @name of a list in auth.vin_lists (default all)")
-	durationVar(cmd.Flags(), &f.ttl, "ttl", 0, "life of the token (default auth.token_ttl)")
+	durationVar(cmd.Flags(), &f.ttl, "ttl", 0, "lifetime of the token (default auth.token_ttl)")
 	cmd.MarkFlagsOneRequired("vin", "vins", "service", "operator")
 	cmd.MarkFlagsMutuallyExclusive("vin", "vins", "service", "operator")
 	c.jsonFlag(cmd)
@@ -164,9 +164,9 @@ func (c *cli) warnVINs(all []issued) {
 	switch len(bad) {
 	case 0:
 	case 1:
-		fmt.Fprintf(c.err, "cellgate: vin: %s: %s; the token is issued all the same\n", bad[0].Subject, bad[0].Warning) //nolint:errcheck // a hint
+		fmt.Fprintf(c.err, "cellgate: vin: %s: %s; the token is issued anyway\n", bad[0].Subject, bad[0].Warning) //nolint:errcheck // a hint
 	default:
-		fmt.Fprintf(c.err, "cellgate: vin: %s and %d more: %s; the tokens are issued all the same\n", bad[0].Subject, len(bad)-1, bad[0].Warning) //nolint:errcheck // a hint
+		fmt.Fprintf(c.err, "cellgate: vin: %s and %d more: %s; the tokens are issued anyway\n", bad[0].Subject, len(bad)-1, bad[0].Warning) //nolint:errcheck // a hint
 	}
 }
 
@@ -360,7 +360,7 @@ func tokenRevokeCommand(c *cli) *cobra.Command {
 	var before string
 	cmd := &cobra.Command{
 		Use:   "revoke --jti ID | --sub NAME [--before TIME] | --before TIME",
-		Short: "end tokens before their time",
+		Short: "revoke tokens",
 		Long: `revoke ends one token by its jti, every token of a subject, or every token issued up to a time.
 Live connections end within a second. By --sub, tokens of the cell's own issuer end; name another issuer of
 the configuration by --issuer. A new token may then be issued for the subject, and a vehicle with its certificate

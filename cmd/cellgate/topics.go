@@ -17,7 +17,7 @@ import (
 func topicsCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "topics",
-		Short: "list or make the Kafka topics that the configuration and the rules need",
+		Short: "list or create the Kafka topics that the configuration and the rules need",
 		Long: `topics knows the topics of presence, commands, the outbox to the centre, and those that the rules name, error topics
 included. Topics whose names depend on messages (${class}) are not among them.`,
 		Example: `  cellgate topics list --config configs/cell.yaml
@@ -110,7 +110,7 @@ func topicsListCommand(c *cli) *cobra.Command {
 	t := &target{}
 	cmd := &cobra.Command{
 		Use:     "list",
-		Short:   "list the topics, and which of them there are",
+		Short:   "list the topics, and which of them exist",
 		Long:    "list exits with 1 when a topic is missing.",
 		Example: "  cellgate topics list --config configs/cell.yaml",
 		Args:    takes(),
@@ -134,7 +134,7 @@ func topicsCreateCommand(c *cli) *cobra.Command {
 	partitions, replication, dry := 0, 0, false
 	cmd := &cobra.Command{
 		Use:   "create",
-		Short: "make the topics that are missing",
+		Short: "create the topics that are missing",
 		Long: `create makes each topic that is missing, with the partitions and the replication of its cluster's section of the
 configuration unless told otherwise; -1 leaves them to the brokers. Topics that there are stay as they are. With --dry-run the
 cluster only says whether it would.`,
@@ -160,8 +160,8 @@ cluster only says whether it would.`,
 		},
 	}
 	t.localFlags(cmd)
-	cmd.Flags().IntVar(&partitions, "partitions", 0, "of each topic that is made (default the section's partitions)")
-	cmd.Flags().IntVar(&replication, "replication", 0, "of each topic that is made (default the section's replication)")
+	cmd.Flags().IntVar(&partitions, "partitions", 0, "of each topic that is created (default the section's partitions)")
+	cmd.Flags().IntVar(&replication, "replication", 0, "of each topic that is created (default the section's replication)")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "change nothing")
 	c.jsonFlag(cmd)
 	return cmd
@@ -187,7 +187,7 @@ func (l *topicLine) make(ctx context.Context, k *configs.Kafka, dry bool) {
 	case err != nil:
 		l.State, l.failed = err.Error(), true
 	case dry:
-		l.State = "would be made"
+		l.State = "would be created"
 	default:
 		l.State = "made"
 	}

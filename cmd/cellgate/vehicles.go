@@ -48,7 +48,7 @@ func vehiclesDisconnectCommand(c *cli) *cobra.Command {
 	endpoint := ""
 	cmd := &cobra.Command{
 		Use:   "disconnect VIN",
-		Short: "end a vehicle's connection, with where to go if you like",
+		Short: "end a vehicle's connection, with an endpoint to go to if given",
 		Long: `disconnect ends the connection of one vehicle. Its session stays; it may come back at once. To keep it out, revoke its
 tokens.`,
 		Example: `  cellgate vehicles disconnect LTEST000000000001
@@ -67,7 +67,7 @@ tokens.`,
 		},
 	}
 	t.flags(cmd)
-	cmd.Flags().StringVar(&endpoint, "endpoint", "", "host:port that an MQTT 5 vehicle is told to go to")
+	cmd.Flags().StringVar(&endpoint, "endpoint", "", "host:port that the DISCONNECT names to an MQTT 5 vehicle")
 	c.jsonFlag(cmd)
 	return cmd
 }
@@ -83,7 +83,7 @@ func printVehicles(w io.Writer, page *app.VehiclePage, after string, now time.Ti
 	switch {
 	case err != nil:
 	case len(page.Vehicles) == 0 && after != "":
-		_, err = fmt.Fprintf(w, "none behind %s: the list ends there\n", after)
+		_, err = fmt.Fprintf(w, "none after %s: the list ends there\n", after)
 	case len(page.Vehicles) == 0:
 		_, err = fmt.Fprintln(w, "none: no vehicle has a session here")
 	case page.Next != "":

@@ -82,7 +82,7 @@ func (d *Document) failForeign(line, col int, code Code) {
 	suggestion := "name another file; `cellgate rules schema` prints what a rule file holds, and configs/rules has samples"
 	d.report(Diagnostic{
 		File: d.File, Line: max(line, 1), Column: max(col, 1), Level: Error, Code: code, Rule: "file", Suggestion: suggestion,
-		Message: fmt.Sprintf("not %s: a mapping with some of %s is wanted, and none of them is here", d.what, strings.Join(d.keys, ", ")),
+		Message: fmt.Sprintf("not %s: a mapping with some of %s is expected, and it has none of them", d.what, strings.Join(d.keys, ", ")),
 	})
 }
 
@@ -185,33 +185,33 @@ func (d *Document) syntaxError(err error) {
 // yamlWords translates a message of the parser for the author of the file, with a suggestion.
 func yamlWords(message string) (text, suggestion string) {
 	if m := definedTwice.FindStringSubmatch(message); m != nil {
-		return fmt.Sprintf("%s stands here twice, first in line %s", m[1], m[2]), "remove one of the two, or merge them"
+		return fmt.Sprintf("%s appears twice, first in line %s", m[1], m[2]), "remove one of the two, or merge them"
 	}
 	switch {
 	case strings.Contains(message, "reserved character"):
-		return "for YAML a value cannot begin with this sign", "put the whole expression between single quotes"
+		return "in YAML a value cannot begin with this character", "put the whole expression in single quotes"
 	case strings.Contains(message, "escape character"):
-		return `a \ in a text between " stands in front of a sign that it has no meaning for`, "put the whole expression between single quotes, within which a backslash means itself"
+		return `a \ in a text between " is followed by a character that it cannot escape`, "put the whole expression in single quotes, within which a backslash means itself"
 	case strings.Contains(message, "header option"):
-		return "for YAML > and | at the beginning of a value say that the text begins on the next line", "put the whole expression between single quotes, or below |"
+		return "in YAML > and | at the beginning of a value mean that the text begins on the next line", "put the whole expression in single quotes, or below |"
 	case strings.Contains(message, "sequence entries are not allowed"):
-		return `for YAML "- " begins an element of a list here`, "put the whole expression between single quotes"
+		return `in YAML "- " begins an element of a list here`, "put the whole expression in single quotes"
 	case strings.Contains(message, "mapping value is not allowed"), strings.Contains(message, "value is not allowed"):
-		return "for YAML the value ends before this line does", `in YAML ": " and " #" have a meaning, and a value that begins with a quote ends with it; ` +
-			`put the whole expression between single quotes, or below "|" on a line of its own`
+		return "in YAML the value ends before the end of this line", `in YAML ": " and " #" have a meaning, and a value that begins with a quote ends with it; ` +
+			`put the whole expression in single quotes, or below "|" on a line of its own`
 	case strings.Contains(message, "non-map value"):
-		return "this is no key with a value", "behind a key stand a colon and a blank, as in mode: enabled"
+		return "this is not a key with a value", "a colon and a space follow a key, as in mode: enabled"
 	case strings.Contains(message, "must be specified"), strings.Contains(message, "found an invalid key for this map"):
-		return "for YAML the value inside {…} or […] ends here, and no comma follows", quoteInFlow + "; or one of those above is not closed"
+		return "in YAML the value inside {…} or […] ends here, and no comma follows", quoteInFlow + "; or one of those above is not closed"
 	case strings.Contains(message, "sequence end token"), strings.Contains(message, "flow mapping end token"), strings.Contains(message, "could not find flow map content"):
 		return "a { or [ is not closed", "close it with } or ]"
 	case strings.Contains(message, "could not find '"):
-		return "there is a } or ] without its { or [", "remove it, or put the expression between single quotes"
+		return "there is a } or ] without its { or [", "remove it, or put the expression in single quotes"
 	case strings.Contains(message, "end character of double-quoted"), strings.Contains(message, "end character of single-quoted"):
 		return "a quote that is opened here is not closed", "close it; a quote within single quotes is written twice"
 	case strings.Contains(message, "unexpected key name"), strings.Contains(message, "unexpected map key"), strings.Contains(message, "implicit line break"),
 		strings.Contains(message, "could not find value for mapping key"):
-		return "a key with a value is wanted here", "behind a key stand a colon and a blank, as in mode: enabled; a text with a colon stands between quotes"
+		return "a key with a value is expected here", "a colon and a space follow a key, as in mode: enabled; a text with a colon needs quotes"
 	}
 	return "this is not YAML that can be read", "check indentation, quotes and brackets here"
 }
@@ -220,7 +220,7 @@ func yamlWords(message string) (text, suggestion string) {
 var definedTwice = regexp.MustCompile(`^mapping key (".*") already defined at \[(\d+):`)
 
 // quoteInFlow is the suggestion for an expression that a one-line mapping or list has split.
-const quoteInFlow = "inside {…} and […] an expression with a comma, bracket or brace in it stands between single quotes"
+const quoteInFlow = "inside {…} and […] an expression with a comma, bracket or brace in it needs single quotes"
 
 // DecimalPoint is the suggestion for a number that a comma has split.
 const DecimalPoint = "a decimal number is written with a point, not with a comma: 15.5"
@@ -362,7 +362,7 @@ func keysWanted(known []string) string {
 	if len(known) == 0 || len(known) > 6 {
 		return ""
 	}
-	return "write {" + strings.Join(known, ": …, ") + ": …}, with those of the keys that it needs"
+	return "write {" + strings.Join(known, ": …, ") + ": …}, with the keys that it needs"
 }
 
 // DidYouMean suggests the nearest name, or lists all when there are few.

@@ -230,7 +230,7 @@ func ValidID(s string) bool {
 func (d *Document) Expression(n ast.Node, what string) (Scalar, bool) {
 	switch n.(type) {
 	case *ast.SequenceNode, *ast.MappingNode:
-		d.FailAt(n, CodeWrongType, "an expression that begins with a bracket or brace stands between single quotes: '[payload.a, payload.b]'",
+		d.FailAt(n, CodeWrongType, "an expression that begins with a bracket or brace needs single quotes: '[payload.a, payload.b]'",
 			"%s must be an expression, this is %s", what, kindName(n))
 		return Scalar{}, false
 	}

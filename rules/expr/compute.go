@@ -134,7 +134,7 @@ func element(a, b any) bool {
 		_, there := b[name]
 		return a != nil && there
 	}
-	fail("in needs a list behind it, this is %s", typeOf(b))
+	fail("in needs a list after it, this is %s", typeOf(b))
 	return false
 }
 

@@ -140,7 +140,7 @@ func (r *resolver) collect(root ast.Node) []Symbol {
 		switch kind := baseNames[n.Value]; {
 		case flat:
 		case kind == symOperator:
-			r.fail(n, doc.CodeOperatorName, "write operator.x", "operator stands alone")
+			r.fail(n, doc.CodeOperatorName, "write operator.x", "operator needs a field")
 			return
 		case kind != 0 && !r.locals[n.Value]:
 			s = Symbol{kind: kind, key: n.Value}
@@ -255,7 +255,7 @@ func (n *Names) exprError(d *doc.Document, s *doc.Scalar, err error, code doc.Co
 	}
 	if open, ok := openQuote(s.Value); ok && message == "literal not terminated" {
 		line, col = s.At(open)
-		d.Fail(line, col, code, `a text stands between two quotes: "D"`, "the quote that begins here is not closed")
+		d.Fail(line, col, code, `a text is written between two quotes: "D"`, "the quote that begins here is not closed")
 		return
 	}
 	text, suggestion := plainWords(message, s.Value)

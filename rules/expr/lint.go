@@ -46,7 +46,7 @@ func (l *lint) Visit(node *ast.Node) {
 		}
 	case *ast.SequenceNode:
 		for _, part := range n.Nodes[:len(n.Nodes)-1] {
-			l.warn(part, doc.CodeSequence, "join conditions with and, or", "only what stands behind the last ; counts, this does not")
+			l.warn(part, doc.CodeSequence, "join conditions with and, or", "only what follows the last ; counts, this does not")
 		}
 	case *ast.BinaryNode:
 		l.binary(n)
@@ -75,7 +75,7 @@ var nameLike = regexp.MustCompile(`^(payload|properties|operator)(\.[A-Za-z_][A-
 // quoted warns of a name in quotes.
 func (l *lint) quoted(n ast.Node) {
 	if t, ok := n.(*ast.StringNode); ok && nameLike.MatchString(t.Value) {
-		l.warn(n, doc.CodeQuotedName, "write "+t.Value+" without quotes", "%q stands between quotes: it is a text, not the field", t.Value)
+		l.warn(n, doc.CodeQuotedName, "write "+t.Value+" without quotes", "%q is in quotes: it is a text, not the field", t.Value)
 	}
 }
 
@@ -89,7 +89,7 @@ func isConstant(n ast.Node) bool {
 // constant warns of a part that is always true or always false.
 func (l *lint) constant(n ast.Node) {
 	if value, ok := l.value(n); ok {
-		l.warn(n, doc.CodeConstant, "leave it away", "%s is always %t", shorten(n.String()), value)
+		l.warn(n, doc.CodeConstant, "remove it", "%s is always %t", shorten(n.String()), value)
 	}
 }
 
@@ -119,10 +119,10 @@ func (l *lint) whole(n ast.Node, e *Expression) {
 		return
 	}
 	if name := e.Condition.impossible(l.names.Symbols); name != "" {
-		l.warn(n, doc.CodeConstant, "join them with or, if one of them is to do", "no value of %s fulfils all that is asked of it: this is never true", name)
+		l.warn(n, doc.CodeConstant, "join them with or, if one of them is to do", "no value of %s satisfies all of these conditions: this is never true", name)
 	}
 	if name := e.Condition.certain(l.names.Symbols); name != "" {
-		l.warn(n, doc.CodeConstant, "join them with and, or write not in [a, b]", "every value of %s fulfils one of these: this asks nothing", name)
+		l.warn(n, doc.CodeConstant, "join them with and, or write not in [a, b]", "every value of %s satisfies one of these: this is always true", name)
 	}
 }
 

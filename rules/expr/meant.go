@@ -63,7 +63,7 @@ func (r *resolver) fieldCalled(n ast.Node, name string) {
 func meantConstant(name string) string {
 	switch strings.ToLower(name) {
 	case "true", "false":
-		return "true and false are written in small letters"
+		return "true and false are written in lower case"
 	case "null", "none", "undefined", "missing", "nan":
 		return "a field that is missing is nil: payload.soc == nil"
 	}
@@ -125,7 +125,7 @@ func meantTypes(operator, left, right, src string) string {
 	is := func(kind string) bool { return left == kind || right == kind }
 	switch {
 	case quotedName.MatchString(src):
-		return "a field's name stands without quotes"
+		return "a field's name has no quotes"
 	case operator == "and" || operator == "or" || operator == "&&" || operator == "||":
 		return "both sides are conditions: compare a field with something, as in payload.soc > 0"
 	case operator == "in":
@@ -151,7 +151,7 @@ func meantTypes(operator, left, right, src string) string {
 	case operator == "-" && left == right:
 		return "only numbers are subtracted; texts are joined with +"
 	case is("a text"):
-		return "a text stands between quotes, a number does not; check the field's type in schema.fields"
+		return "a text has quotes, a number does not; check the field's type in schema.fields"
 	}
 	return ""
 }

@@ -136,7 +136,7 @@ func (p *Place) add(v *fastjson.Value, points *int, depth int) error {
 	case "Point", "MultiPoint", "LineString", "MultiLineString":
 		return fmt.Errorf("a %s encloses nothing: only Polygon and MultiPolygon can be zones", kind)
 	}
-	return errors.New("this is not GeoJSON: an object with a type, such as FeatureCollection, is wanted")
+	return errors.New("this is not GeoJSON: an object with a type, such as FeatureCollection, is expected")
 }
 
 func (p *Place) each(list []*fastjson.Value, what string, points *int, depth int) error {

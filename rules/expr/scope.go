@@ -241,7 +241,7 @@ type Given struct {
 }
 
 // ErrRender is wrapped by errors about messages that cannot be rendered from a record.
-var ErrRender = errors.New("the message cannot be made")
+var ErrRender = errors.New("the message cannot be built")
 
 // HashValue returns the digest of a value from PassOn. Equal values have equal digests in any notation.
 func (sc *Scope) HashValue(v any) (uint64, error) {

@@ -72,7 +72,7 @@ func ReadTransform(d *doc.Document, n ast.Node) *Tree {
 		o.Missing("set", "say what the message is to hold: set: {name: payload.name}, or keep: payload")
 	}
 	if !s.keep && s.drop != nil {
-		d.FailAt(o.Values["drop"], doc.CodeWrongType, "write keep: payload beside it", `"drop" takes fields out of what "keep" keeps, and nothing is kept`)
+		d.FailAt(o.Values["drop"], doc.CodeWrongType, "write keep: payload next to it", `"drop" takes fields out of what "keep" keeps, and nothing is kept`)
 	}
 	s.written = s.describe(t)
 	return t

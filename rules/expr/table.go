@@ -105,7 +105,7 @@ func csvError(err error, columns int) error {
 	case errors.Is(err, csv.ErrFieldCount):
 		return fmt.Errorf("this row does not have %d cells as the first line does", columns)
 	case errors.Is(err, csv.ErrQuote), errors.Is(err, csv.ErrBareQuote):
-		return errors.New("a quote that is not closed, or stands in a cell without quotes")
+		return errors.New("a quote that is not closed, or is in a cell without quotes")
 	}
 	return errors.New("this is not CSV that can be read")
 }

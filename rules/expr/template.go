@@ -215,7 +215,7 @@ func (n *Names) PerVehicle(d *doc.Document, s doc.Scalar, t *Template) {
 	for i := range t.Parts {
 		if t.Parts[i].kind == symVIN {
 			line, col := s.At(t.Parts[i].offset)
-			d.Warn(line, col, doc.CodeTopicPerVIN, "leave it away: the VIN is the key and a header of every record", "this makes a Kafka topic for each vehicle")
+			d.Warn(line, col, doc.CodeTopicPerVIN, "remove it: the VIN is the key and a header of every record", "this makes a Kafka topic for each vehicle")
 		}
 	}
 }

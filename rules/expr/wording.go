@@ -29,7 +29,7 @@ var wordings = []struct {
 		func(m []string) string { return fmt.Sprintf("%s does not work on %s", m[1], typeWord(m[2])) },
 		func(m []string) string {
 			if m[1] == "not" || m[1] == "!" {
-				return "not stands in front of a condition: not (payload.soc > 0)"
+				return "not is written before a condition: not (payload.soc > 0)"
 			}
 			return ""
 		},
@@ -80,12 +80,12 @@ var wordings = []struct {
 	{
 		regexp.MustCompile(`^non-bool expression \(type (.+)\) used as condition$`),
 		func(m []string) string {
-			return fmt.Sprintf("what stands in front of ? must be true or false, this is %s", typeWord(m[1]))
+			return fmt.Sprintf("the condition before ? must be true or false, this is %s", typeWord(m[1]))
 		}, nil,
 	},
 	{
 		regexp.MustCompile(`^error parsing regexp: (.+)$`),
-		func(m []string) string { return "the pattern cannot be read: " + m[1] }, says(`[, ( and * have a meaning in a pattern; to look for the sign itself write \\[`),
+		func(m []string) string { return "the pattern cannot be read: " + m[1] }, says(`[, ( and * have a meaning in a pattern; to look for the character itself write \\[`),
 	},
 	{
 		regexp.MustCompile(`^invalid number of arguments \(expected (\d+), got (\d+)\)$`),
@@ -113,7 +113,7 @@ var wordings = []struct {
 	},
 	{
 		regexp.MustCompile(`^(invalid char escape|unable to unescape)`),
-		func([]string) string { return `a \ in a text stands in front of a sign that it has no meaning for` }, says(`a backslash itself is written \\`),
+		func([]string) string { return `a \ in a text is followed by a character that it cannot escape` }, says(`a backslash itself is written \\`),
 	},
 	{
 		regexp.MustCompile(`^unrecognized character: U\+\w+ '([^“”„‟«»‘’‚]+)'`),
@@ -122,7 +122,7 @@ var wordings = []struct {
 	},
 	{
 		regexp.MustCompile(`^expected name$`),
-		func([]string) string { return "a name is missing behind the point" }, says("for example payload.soc"),
+		func([]string) string { return "a name is missing after the dot" }, says("for example payload.soc"),
 	},
 	{
 		regexp.MustCompile(`^unclosed comment$`),
@@ -162,13 +162,13 @@ func plainWords(message, src string) (text, suggestion string) {
 	}
 	if message == "unexpected token EOF" {
 		if strings.Count(src, "(") > strings.Count(src, ")") {
-			suggestion = "a ( is not closed; inside {…} and […] a comma ends the expression, unless that stands between single quotes"
+			suggestion = "a ( is not closed; inside {…} and […] a comma ends the expression, unless it is in single quotes"
 		} else if strings.HasSuffix(strings.TrimSpace(src), "%") {
-			suggestion = "leave the % away: it is the rest of a division here"
+			suggestion = "remove the %: it is the remainder of a division here"
 		} else if strings.Contains(strings.ReplaceAll(src, "??", ""), "?") || strings.HasPrefix(strings.TrimSpace(src), "if ") {
 			suggestion = "write condition ? a : b"
 		} else if strings.HasPrefix(strings.TrimSpace(src), "let ") {
-			suggestion = "behind it stands what is made of it: let x = payload.soc; x > 5"
+			suggestion = "the expression that uses it follows: let x = payload.soc; x > 5"
 		}
 		return "the expression ends too soon", suggestion
 	}
@@ -188,7 +188,7 @@ func plainWords(message, src string) (text, suggestion string) {
 // meantOperator suggests a replacement for a sign or word of another language.
 func meantOperator(token, src string) string {
 	if listInParentheses.MatchString(src) && (token == "," || token == ")") {
-		return `a list stands between [ and ]: payload.gear in ["D", "R"]`
+		return `a list is written between [ and ]: payload.gear in ["D", "R"]`
 	}
 	if singlePipe.MatchString(src) && token == "." {
 		return meantOperator("|", src)
@@ -211,9 +211,9 @@ func meantOperator(token, src string) string {
 		}
 	case "and", "or", "not":
 		if token != strings.ToLower(token) {
-			return "and, or, not are written in small letters"
+			return "and, or, not are written in lower case"
 		}
-		return "a condition is missing in front of it"
+		return "a condition is missing before it"
 	case "between":
 		return "write x >= 5 and x <= 15"
 	case "then":
@@ -221,7 +221,7 @@ func meantOperator(token, src string) string {
 	case ")":
 		return "there is a ) without a ("
 	case "<", "<=", ">=":
-		return "what is compared is missing in front of it"
+		return "the value to compare is missing before it"
 	case "%", "km", "kmh", "c", "v", "kw", "s", "ms", "min":
 		return "a number has no unit"
 	case "&", "|":

@@ -57,8 +57,8 @@ type measure struct {
 }
 
 var (
-	latitude  = measure{"a latitude is a number from -90 to 90", -90, 90, "the latitude stands first in [lat, lon], the longitude behind it"}
-	longitude = measure{"a longitude is a number from -180 to 180", -180, 180, "the latitude stands first in [lat, lon], the longitude behind it"}
+	latitude  = measure{"a latitude is a number from -90 to 90", -90, 90, "in [lat, lon] the latitude comes first, then the longitude"}
+	longitude = measure{"a longitude is a number from -180 to 180", -180, 180, "in [lat, lon] the latitude comes first, then the longitude"}
 	metres    = measure{"a radius is a number of metres, from above 0 to 1,000,000", math.SmallestNonzeroFloat64, 1_000_000, "a number without a unit: radius: 500"}
 )
 

@@ -162,7 +162,7 @@ func (c *compiler) rule(f *ruleFile, def *ruleDef, n expr.Names) {
 	for _, o := range def.operators {
 		if n.Timed && o.op.Ends {
 			d.FailAt(o.args.Node, doc.CodeTwoWindows, "write two rules, or aggregate: {window: 5m, average: …, max: …} for several values of one window",
-				"%q stands behind an operator that sends at the end of a time, and gets no messages", o.op.Name)
+				"%q follows an operator that sends at the end of a time, and gets no messages", o.op.Name)
 			continue
 		}
 		if compiled := c.operator(d, def.id.Value, o, &n, r.Event); compiled != nil {

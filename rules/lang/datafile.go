@@ -182,12 +182,12 @@ func (f *ruleFile) data(s doc.Scalar, files map[string][]byte, suffixes ...strin
 	}
 	name, ok = dataPath(f.name, s.Value)
 	if !ok {
-		f.doc.Fail(s.Line, s.Col, doc.CodeBadTable, "put it beside the rule file, or into a folder below it", "%q lies outside of the rule file's folder", s.Value)
+		f.doc.Fail(s.Line, s.Col, doc.CodeBadTable, "put it next to the rule file, or into a folder below", "%q is outside of the rule file's folder", s.Value)
 		return "", nil, false
 	}
 	data, ok = files[name]
 	if !ok {
-		f.doc.Fail(s.Line, s.Col, doc.CodeBadTable, "put it beside the rule file, or into a folder below it", "there is no file %q", s.Value)
+		f.doc.Fail(s.Line, s.Col, doc.CodeBadTable, "put it next to the rule file, or into a folder below", "there is no file %q", s.Value)
 	}
 	return name, data, ok
 }
@@ -197,5 +197,5 @@ func (f *ruleFile) reportData(name string, data []byte, line int, code doc.Code,
 	display := path.Join(strings.TrimSuffix(f.doc.File, f.name), name)
 	d := doc.New(display, data, f.report, "a data file")
 	d.Rule = f.doc.Rule
-	d.Fail(line, 1, code, "mend the file, or take it out", "%s", err.Error())
+	d.Fail(line, 1, code, "fix the file, or remove it", "%s", err.Error())
 }

@@ -23,7 +23,7 @@ var (
 )
 
 // SayNone tells the user how to confirm that there are no rules.
-const SayNone = "put rules there, or, if none are wanted, a file none" + RulesSuffix + " with `rules: []`"
+const SayNone = "put rules there, or, to run without rules, a file none" + RulesSuffix + " with `rules: []`"
 
 // Folder is a snapshot of a rule folder: the rules and their tests.
 type Folder struct {
@@ -93,7 +93,7 @@ func (f *Folder) Loses(set, inForce *Set) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("rules: %s: %w; put them back, or, if none are wanted, write `rules: []` into another file or call "+
+	return fmt.Errorf("rules: %s: %w; put them back, or, to run without rules, write `rules: []` into another file or call "+
 		"`cellgate rules apply --allow-empty`", f.Source.root, ErrAllRulesGone)
 }
 

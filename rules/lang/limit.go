@@ -56,14 +56,14 @@ func (r *ruleDef) readLimits(n ast.Node) {
 	share, shareOK := r.limitShare(&s, words[0])
 	window, windowOK := r.limitWindow(&s, words[2])
 	if words[4] != "shadow" {
-		r.doc.Fail(s.Line, s.Col, doc.CodeBadLimit, "write then shadow: matches go on being counted, and nothing is sent", "a rule cannot become %q", words[4])
+		r.doc.Fail(s.Line, s.Col, doc.CodeBadLimit, "write then shadow: matches are still counted, and nothing is sent", "a rule cannot become %q", words[4])
 		return
 	}
 	if shareOK && windowOK {
 		r.Limit = &Limit{Share: share, Window: window}
 	}
 	if r.Mode.Shadow || r.Mode.Disabled {
-		r.doc.Warn(s.Line, s.Col, doc.CodeIdleLimit, "take the limit out, or enable the rule", "the rule is %s and sends nothing, so the limit changes nothing", r.Mode)
+		r.doc.Warn(s.Line, s.Col, doc.CodeIdleLimit, "remove the limit, or enable the rule", "the rule is %s and sends nothing, so the limit changes nothing", r.Mode)
 	}
 }
 

@@ -130,7 +130,7 @@ func (r *ruleDef) readFrom(o *doc.Object) {
 			continue
 		}
 		if _, _, shared := message.SplitShare(s.Value); shared {
-			o.Doc.Fail(s.Line, s.Col, doc.CodeBadFilter, "leave $share/{group}/ away", "%q: rules see every message, shares have no meaning here", s.Value)
+			o.Doc.Fail(s.Line, s.Col, doc.CodeBadFilter, "remove $share/{group}/", "%q: rules see every message, shares have no meaning here", s.Value)
 			continue
 		}
 		if name := wordMeantAsWildcard(s.Value); name != "" {
@@ -233,7 +233,7 @@ func (r *ruleDef) readCanary(o *doc.Object, suggestion string) {
 	case arm.Value != "canary" && arm.Value != "control":
 		r.doc.Fail(arm.Line, arm.Col, doc.CodeBadMode, "write canary, or control for as many of the others", "%q is not an arm of an experiment", arm.Value)
 	case r.Mode.Control && v > 50:
-		r.doc.Fail(s.Line, s.Col, doc.CodeBadMode, "write 50% or less", "beside %s there are not as many others for arm: control", s.Value)
+		r.doc.Fail(s.Line, s.Col, doc.CodeBadMode, "write 50% or less", "there are not as many vehicles besides %s for arm: control", s.Value)
 	}
 }
 
@@ -289,7 +289,7 @@ func (r *ruleDef) readOnError(n ast.Node) {
 	}
 	if s, ok := k.Text("payload"); ok {
 		if s.Value != "none" {
-			r.doc.Fail(s.Line, s.Col, doc.CodeWrongType, "write none, or leave the key away", "%q is not something that can be left out", s.Value)
+			r.doc.Fail(s.Line, s.Col, doc.CodeWrongType, "write none, or remove the key", "%q is not something that can be left out", s.Value)
 		}
 		r.onError.empty = true
 	}

@@ -20,7 +20,7 @@ var count = Operator{
 	GivesOf: givenByCount,
 	Keyed:   true,
 	Example: "count: {at_least: 3, window: 10m}",
-	Does: "the third message within ten minutes; then counting begins anew. `count: {of: payload.speed, window: 5m}`, without `at_least`, " +
+	Does: "the third message within ten minutes; then counting starts again. `count: {of: payload.speed, window: 5m}`, without `at_least`, " +
 		"is one of the windows above: how many values",
 	New: newCount,
 }

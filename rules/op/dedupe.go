@@ -76,5 +76,5 @@ func (o *dedupeOp) Run(in *Input, out *Outputs) error {
 
 // Why implements Runner.
 func (o *dedupeOp) Why(*Input) string {
-	return fmt.Sprintf("the same has passed within the last %s", ms(o.within))
+	return fmt.Sprintf("an equal message has passed within the last %s", ms(o.within))
 }

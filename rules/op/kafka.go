@@ -20,8 +20,8 @@ var Kafka = Target{
 	View:   kafkaView,
 	Expect: []string{"topic", "key", "value", "headers"},
 	Reference: "`kafka: {topic: vehicle.alerts, key: payload.battery_id}`: the key is the VIN unless given, and where the field " +
-		"is missing; order is kept per key. `headers: none` sends no header, so nothing but key and value tells of the vehicle; " +
-		"a message whose `key` is missing then goes to `on_error`. `payload: none` sends an empty value: the headers tell all.",
+		"is missing; order is kept per key. `headers: none` sends no header, so only key and value identify the vehicle; " +
+		"a message whose `key` is missing then goes to `on_error`. `payload: none` sends an empty value: the headers have everything.",
 }
 
 // recordKeys returns the keys of a record other than its topic.
@@ -31,7 +31,7 @@ func recordKeys() []Key {
 
 // NoneValue is the value of a key that leaves a part of a message out.
 func NoneValue() Value {
-	return oneOfValue("something that can be left out", doc.CodeWrongType, "write none, or leave the key away", nothing)
+	return oneOfValue("something that can be left out", doc.CodeWrongType, "write none, or remove the key", nothing)
 }
 
 // None reports whether a key with NoneValue leaves its part out.

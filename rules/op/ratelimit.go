@@ -50,5 +50,5 @@ func (o *rateLimitOp) Run(in *Input, out *Outputs) error {
 
 // Why implements Runner.
 func (o *rateLimitOp) Why(*Input) string {
-	return fmt.Sprintf("as many as may pass (%d) have passed within the last %s", o.count, ms(o.per))
+	return fmt.Sprintf("the limit of %d has passed within the last %s", o.count, ms(o.per))
 }

@@ -146,11 +146,11 @@ var redisOperations = [RedisKinds]redisOperation{
 	},
 	RedisPublish: {
 		key: "publish", options: []string{"value"}, render: (*redisTarget).renderValue,
-		written: `"alerts:${vin}"`, does: "tells whoever listens now",
+		written: `"alerts:${vin}"`, does: "publishes to current subscribers",
 	},
 	RedisExpire: {
 		key: "expire", options: []string{"ttl"}, needs: []string{"ttl"}, example: "for example ttl: 1h",
-		written: `"veh:${vin}"`, does: "lets a key end later",
+		written: `"veh:${vin}"`, does: "sets the time after which a key expires",
 	},
 	RedisDelete: {key: "delete", written: `"veh:${vin}"`, does: "removes a key"},
 }

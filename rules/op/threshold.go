@@ -106,7 +106,7 @@ func (o *thresholdOp) Why(in *Input) string {
 	case before.Num == thresholdActive:
 		return fmt.Sprintf("enter true since %s; it has fired, and is not rearmed before exit is true", in.since(before.At))
 	case err != nil || !known:
-		return "a field is missing, so enter cannot be told"
+		return "a field is missing, so enter is not known"
 	case !holds:
 		return "enter is false"
 	case before.Num != thresholdWaiting:

@@ -75,7 +75,7 @@ func (o *keyed) Why(in *Input) string {
 func byEventTime(a *Args, run Runner) Runner {
 	switch r := run.(type) {
 	case *silentOp:
-		a.d.FailAt(a.Node, doc.CodeWrongType, "leave time: event away: silence is time at the gateway", "\"silent\" cannot go by the vehicle's clock")
+		a.d.FailAt(a.Node, doc.CodeWrongType, "remove time: event: silence is measured at the gateway", "\"silent\" cannot go by the vehicle's clock")
 	case *windowOp:
 		return &eventWindow{r}
 	}

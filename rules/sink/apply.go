@@ -71,7 +71,7 @@ func (d *Dispatcher) ApplyRules(ctx context.Context, src *lang.Source) error {
 	}
 	for _, k := range set.kinds() {
 		if d.pipelineOf(k) == nil {
-			return fmt.Errorf("%w: %s; configure it, or take the targets out", ErrNoSink, k)
+			return fmt.Errorf("%w: %s; configure it, or remove the targets", ErrNoSink, k)
 		}
 	}
 	d.unsure = true

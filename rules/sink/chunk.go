@@ -81,7 +81,7 @@ func (c *chunkReader) next(decisions []engine.Decision) (uint64, []engine.Decisi
 	delta, n := binary.Uvarint(c.rest)
 	count, m := binary.Uvarint(c.rest[max(n, 0):])
 	if n <= 0 || m <= 0 {
-		return 0, nil, false, fmt.Errorf("%w: behind record %d", errChunk, c.seq)
+		return 0, nil, false, fmt.Errorf("%w: after record %d", errChunk, c.seq)
 	}
 	c.rest = c.rest[n+m:]
 	c.seq += delta

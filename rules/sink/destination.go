@@ -106,7 +106,7 @@ func (d *destination) store(ctx context.Context) {
 }
 
 // errHeld means that a message cannot be parked and waits.
-var errHeld = errors.New("the sink takes nothing")
+var errHeld = errors.New("the sink accepts nothing")
 
 // take writes a message to the log, or gives it up if there is no room. On an error it stays in the queue.
 func (d *destination) take(m *parking, e *parkedEntry) error {

@@ -51,7 +51,7 @@ func checkParked(db *statefile.DB, dir string, epoch uint64, sinks []loggedSink)
 			return nil
 		})
 		if err == nil && last != s.Written {
-			err = fmt.Errorf("%w: %s has its entries up to %d, the checkpoint tells of %d", wal.ErrDamaged, c.logDir(s), last, s.Written)
+			err = fmt.Errorf("%w: %s has its entries up to %d, the checkpoint says %d", wal.ErrDamaged, c.logDir(s), last, s.Written)
 		}
 		c.err = cmpErr(c.err, err)
 		if readErr != nil {
@@ -60,7 +60,7 @@ func checkParked(db *statefile.DB, dir string, epoch uint64, sinks []loggedSink)
 	}
 	for _, s := range sinks {
 		if c.found[s.name] != s.Parked {
-			c.err = cmpErr(c.err, fmt.Errorf("%w: %d parked records of %s are there, the checkpoint tells of %d", wal.ErrDamaged, c.found[s.name], s.name, s.Parked))
+			c.err = cmpErr(c.err, fmt.Errorf("%w: %d parked records of %s are there, the checkpoint says %d", wal.ErrDamaged, c.found[s.name], s.name, s.Parked))
 		}
 	}
 	return c, nil

@@ -32,10 +32,10 @@ type ParkedLimits struct {
 func (l *ParkedLimits) segmentBytes() int64 { return min(8<<20, max(4<<10, l.DestinationBytes/8)) }
 
 // errFull sends a message to its rule's error topic because its parked destination has no room.
-var errFull = errors.New("the destination takes no records, and no more can be parked for it")
+var errFull = errors.New("the destination accepts no records, and no more can be parked for it")
 
 // errMany is the same for a destination that cannot be parked because of their number.
-var errMany = errors.New("the destination takes no records, and no more destinations can be parked")
+var errMany = errors.New("the destination accepts no records, and no more destinations can be parked")
 
 // parkedStore keeps the parked messages: one log per parked destination, on disk and in order. A message in such a log occupies
 // no place in its sink's window and holds back neither the sink's cursor nor the journal. When the destination takes

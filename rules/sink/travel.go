@@ -28,9 +28,9 @@ type export struct {
 
 // Errors of Export and Import.
 var (
-	errExporting  = errors.New("what the rules remember of the vehicle is being exported already")
-	errTooMuch    = errors.New("it is larger than what rules may remember of a vehicle")
-	errNotReached = errors.New("the rules have not come to the vehicle's last message in time")
+	errExporting  = errors.New("the vehicle's operator state is being exported already")
+	errTooMuch    = errors.New("it is larger than the bound of a vehicle's operator state")
+	errNotReached = errors.New("the vehicle's last message was not evaluated in time")
 )
 
 // Remembers reports whether the rules in force have operators, and so may have state of a vehicle.
@@ -83,7 +83,7 @@ func (d *Dispatcher) Import(vin string, data []byte) error {
 
 func (d *Dispatcher) append(rec message.Record) error {
 	if _, err := d.o.Journal.Append([]message.Record{rec}, nil); err != nil {
-		return fmt.Errorf("what rules remember of %s: %w", rec.Client, err)
+		return fmt.Errorf("operators' state of %s: %w", rec.Client, err)
 	}
 	return nil
 }
@@ -95,7 +95,7 @@ func (d *Dispatcher) operatorState(rec *message.Record) {
 		d.answerExport(rec)
 	}
 	if _, err := d.state.Apply(rec); err != nil {
-		d.o.Log.Error("what another gateway's rules remember of a vehicle cannot be read", "vin", rec.Client, "seq", rec.Seq, "err", err)
+		d.o.Log.Error("operators' state of a vehicle from another gateway cannot be read", "vin", rec.Client, "seq", rec.Seq, "err", err)
 	}
 }
 

@@ -203,7 +203,7 @@ func (rep *DiffReport) Write(w io.Writer) error {
 			fmt.Fprintf(&b, "         %s:\n           - %s\n           + %s\n", p.Key, p.Old, p.New)
 		}
 		if len(c.StateLost) > 0 {
-			fmt.Fprintf(&b, "         begins anew for every vehicle, unless it comes back within a day: %s\n", strings.Join(c.StateLost, ", "))
+			fmt.Fprintf(&b, "         loses its state of every vehicle, unless it is added again within a day: %s\n", strings.Join(c.StateLost, ", "))
 		}
 	}
 	fmt.Fprintf(&b, "%s, %d the same\n", counted(len(rep.Changes), "rule")+" different", rep.Same)

@@ -138,7 +138,7 @@ func TestExplainShowsMemory(t *testing.T) {
 		"threshold: {enter: payload.a > 1, for: 30s}":                "threshold: enter true since 00:53:20, 18s of 30s",
 		"threshold: {enter: payload.a > 1, for: 30s, by: payload.b}": "threshold: for this value of payload.b: enter true since 00:53:20, 18s of 30s",
 		"threshold: {enter: payload.a > 5, for: 30s}":                "threshold: enter is false",
-		"threshold: {enter: payload.c > 5}":                          "threshold: a field is missing, so enter cannot be told",
+		"threshold: {enter: payload.c > 5}":                          "threshold: a field is missing, so enter is not known",
 		"count: {at_least: 3, window: 1m}":                           "count: this is message 2 of 3 within 1m",
 		"on_change: {of: payload.a, deadband: 5}":                    "on_change: the value differs by less than 5 from the one that passed, 2",
 		"on_change: payload.d":                                       "on_change: the value is missing",
@@ -186,7 +186,7 @@ rules:
 		t.Errorf("outputs %v", x.Outputs)
 	}
 	for _, want := range []string{
-		"element 0 stopped at dedupe: the same has passed within the last 1h; element 1 stopped at when: the condition is false; element 2 matches; element 3 is an error:",
+		"element 0 stopped at dedupe: an equal message has passed within the last 1h; element 1 stopped at when: the condition is false; element 2 matches; element 3 is an error:",
 		"element 0: item.level = 4\n", "element 1: item.level = 1\n", "element 2: item.code = \"E3\"\n", " payload.on = true\n",
 	} {
 		if strings.Count(text, want) != 1 {

@@ -11,7 +11,7 @@ import (
 	"cellgate/rules/lang"
 )
 
-var errTestTime = errors.New("rules: the tests beside them take too long")
+var errTestTime = errors.New("rules: the tests next to them take too long")
 
 // failedTestsError lists the failing tests of a folder.
 type failedTestsError []TestResult
@@ -79,7 +79,7 @@ func refusal(err error) string {
 	case errors.As(err, &unsettled):
 		return "the rule files are still being written"
 	case errors.As(err, &failed), errors.Is(err, errTestTime):
-		return "a test beside the rules fails"
+		return "a test of the rules fails"
 	case errors.As(err, &found):
 		return "the rule files have errors"
 	}

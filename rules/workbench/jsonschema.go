@@ -42,9 +42,9 @@ func jsonSchema(all op.Targets) op.JSON {
 		"properties": op.JSON{
 			"lists": op.JSON{"type": "object", "description": "constants by name", "additionalProperties": op.JSON{"type": "array", "items": op.JSON{"type": []string{"string", "number", "boolean"}}}},
 			"zones": op.JSON{"type": "object", "description": "zones by name, for inside(lat, lon, name)", "additionalProperties": op.OneOf(op.Ref("zone"),
-				op.Shape(op.JSON{"file": op.TextOf("a GeoJSON file beside this one")}, "file"))},
+				op.Shape(op.JSON{"file": op.TextOf("a GeoJSON file next to this one")}, "file"))},
 			"tables": op.JSON{"type": "object", "description": "CSV files by name, for name[key].column", "additionalProperties": op.Shape(op.JSON{
-				"file": op.TextOf("a CSV file beside this one"), "key": op.TextOf("the column by which rows are found"),
+				"file": op.TextOf("a CSV file next to this one"), "key": op.TextOf("the column by which rows are found"),
 			}, "file", "key")},
 			"macros": op.JSON{"type": "object", "description": "expressions by name", "additionalProperties": op.Ref("expression")},
 			"schema": op.Ref("schema"),
@@ -91,7 +91,7 @@ func ruleSchema() op.JSON {
 	percent := op.JSON{"type": "string", "pattern": `^[0-9.]+ *%$`}
 	keys := op.JSON{
 		"id":          op.JSON{"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", "description": "unique among all files"},
-		"owner":       op.TextOf("who answers for the rule"),
+		"owner":       op.TextOf("who is responsible for the rule"),
 		"description": op.TextOf("what it is for"),
 		"from":        op.OneOf(filter, op.JSON{"type": "array", "items": filter, "minItems": 1, "maxItems": lang.MaxFilters}),
 		"when":        op.Ref("expression"),
@@ -104,7 +104,7 @@ func ruleSchema() op.JSON {
 			"topic": op.TextOf("a Kafka topic"), "payload": op.JSON{"const": "none"},
 		}, "topic")}, "kafka")),
 		"mode": op.OneOf(op.JSON{"enum": []string{"enabled", "disabled", "shadow"}}, op.Shape(op.JSON{
-			"canary": percent, "salt": op.TextOf("a word that draws the vehicles anew"), "arm": op.JSON{"enum": []string{"canary", "control"}},
+			"canary": percent, "salt": op.TextOf("a word that selects other vehicles"), "arm": op.JSON{"enum": []string{"canary", "control"}},
 		}, "canary")),
 	}
 	keys["limits"] = op.Shape(op.JSON{"errors": op.JSON{"type": "string", "pattern": `^[0-9.]+% per [0-9.]+(s|m|h) then shadow$`}}, "errors")

@@ -17,7 +17,7 @@ import (
 )
 
 // errNoTests means that the paths have no tests.
-var errNoTests = errors.New("no tests found: they stand in files that end with _test.yaml")
+var errNoTests = errors.New("no tests found: they are in files that end with _test.yaml")
 
 // ToolOptions are the common options of the command-line tools.
 type ToolOptions struct {

@@ -84,7 +84,7 @@ func TestRefresh(t *testing.T) {
 			other, _ := i.short("LTEST00000000000X1", time.Hour)
 			_, _ = c.refresh(m, c.vin, other)
 			reason, why := ended(m)
-			if c.version == 5 && (reason != reasonNotAuthorized || !strings.Contains(why, "somebody else")) {
+			if c.version == 5 && (reason != reasonNotAuthorized || !strings.Contains(why, "another subject")) {
 				t.Errorf("another's token: 0x%02x %q", reason, why)
 			}
 			awaitAudit(t, g, `"event":"refuse"`, `"reason":"other-subject"`)

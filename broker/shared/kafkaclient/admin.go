@@ -70,7 +70,7 @@ func (c Config) cause(ctx context.Context, err error) error {
 			return fmt.Errorf("%s: %w", broker, said)
 		}
 	}
-	return fmt.Errorf("the brokers close the connection: their listener may want TLS, or a login: %w", err)
+	return fmt.Errorf("the brokers close the connection: their listener may require TLS, or a login: %w", err)
 }
 
 // Versions of the requests, supported by brokers from 2.3 to 4.x.
@@ -125,16 +125,16 @@ func (a *Admin) login(ctx context.Context, c *protocol.Conn) error {
 	}
 	msg, err := c.RoundTrip(&saslhandshake.Request{Mechanism: m.Name()})
 	if err != nil {
-		return closedBy(err, "its listener may want TLS, or no login")
+		return closedBy(err, "its listener may require TLS, or no login")
 	}
 	if r, ok := msg.(*saslhandshake.Response); ok && r.ErrorCode != 0 {
-		return fmt.Errorf("the cluster does not take %s, only %v", m.Name(), r.Mechanisms)
+		return fmt.Errorf("the cluster does not accept %s, only %v", m.Name(), r.Mechanisms)
 	}
 	session, state, err := m.Start(ctx)
 	for done := false; err == nil && !done; {
 		var msg protocol.Message
 		if msg, err = c.RoundTrip(&saslauthenticate.Request{AuthBytes: state}); err != nil {
-			return closedBy(err, "user or password are not accepted, or it wants another mechanism")
+			return closedBy(err, "user or password are not accepted, or it requires another mechanism")
 		}
 		r, ok := msg.(*saslauthenticate.Response)
 		if !ok || r.ErrorCode != 0 {
@@ -148,7 +148,7 @@ func (a *Admin) login(ctx context.Context, c *protocol.Conn) error {
 func refusedLogin(r *saslauthenticate.Response) error {
 	switch {
 	case r == nil:
-		return errors.New("the answer is not that of a Kafka broker")
+		return errors.New("the answer is not from a Kafka broker")
 	case r.ErrorMessage != "":
 		return errors.New(r.ErrorMessage)
 	case r.ErrorCode == authenticationError:
@@ -191,11 +191,11 @@ func (a *Admin) metadata(ctx context.Context, broker string, names []string) (*m
 	msg, err := c.RoundTrip(&metadata.Request{TopicNames: names, IncludeTopicAuthorizedOperations: true})
 	_ = c.Close() //nolint:errcheck // the response, or a more specific error, is already there
 	if err != nil {
-		return nil, closedBy(err, "its listener may want TLS, or a login")
+		return nil, closedBy(err, "its listener may require TLS, or a login")
 	}
 	r, ok := msg.(*metadata.Response)
 	if !ok {
-		return nil, errors.New("no answer of a Kafka broker")
+		return nil, errors.New("no answer from a Kafka broker")
 	}
 	return r, nil
 }
@@ -277,7 +277,7 @@ func (a *Admin) validate(ctx context.Context, name string, partitions, replicati
 	case err != nil:
 		return err
 	case !ok || len(r.Topics) != 1:
-		return errors.New("the answer is not that of a Kafka broker")
+		return errors.New("the answer is not from a Kafka broker")
 	case r.Topics[0].ErrorCode == 0:
 		return nil
 	case r.Topics[0].ErrorMessage != "":

@@ -57,7 +57,7 @@ func NewConsumer(o ConsumerOptions) (*Consumer, error) {
 		return nil, fmt.Errorf("%w: a consumer needs a topic", errConfig)
 	}
 	o.Log = o.Log.With("kafka", o.Name)
-	c := &Consumer{o: o, client: o.client(slices.Clone(o.Topics)), health: remote.NewHealthTracker(o.Log, "kafka", "reading goes on when it is back")}
+	c := &Consumer{o: o, client: o.client(slices.Clone(o.Topics)), health: remote.NewHealthTracker(o.Log, "kafka", "reading continues when it is back")}
 	c.end, c.cut = context.WithCancel(context.Background())
 	return c, nil
 }

@@ -25,7 +25,7 @@ var (
 	errParkedBefore = errors.New("parked before the restart")
 	errResized      = errors.New("the number of partitions changes")
 	errLeft         = errors.New("the partition is gone")
-	errStuck        = errors.New("the partition takes no records")
+	errStuck        = errors.New("the partition accepts no records")
 )
 
 // answered reports whether a broker answered, so that the fault is not in the connection.

@@ -24,7 +24,7 @@ type GapError struct {
 // Error implements error.
 func (g *GapError) Error() string {
 	if g.Recreated {
-		return fmt.Sprintf("%s/%d is not what was read up to record %d: it was made anew or cut off, and holds %s", g.Topic, g.ID, g.From-1, g.holds())
+		return fmt.Sprintf("%s/%d is not what was read up to record %d: it was recreated or truncated, and holds %s", g.Topic, g.ID, g.From-1, g.holds())
 	}
 	return fmt.Sprintf("%s/%d: records %d to %d are gone: they were removed before they were read; it holds %s", g.Topic, g.ID, g.From, g.To-1, g.holds())
 }

@@ -403,7 +403,7 @@ func (l *lane) identify() error {
 	case err == nil:
 		l.own.state, l.own.plain = state, false
 	case noIdempotence(err) && p.o.TransactionalID == "":
-		p.o.Log.Warn("kafka gives no producer ids; a batch that is sent again may be written twice",
+		p.o.Log.Warn("kafka assigns no producer ids; a batch that is resent may be written twice",
 			"topic", l.t.name, "err", err)
 		l.own.state, l.own.plain = producerState{id: -1, epoch: -1, seq: -1}, true
 	default:

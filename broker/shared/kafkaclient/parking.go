@@ -63,7 +63,7 @@ func (p *Producer) Open(dest string, empty func() bool) {
 		return
 	}
 	delete(t.parked, i)
-	p.o.Log.Info("kafka destination takes records again", "destination", dest)
+	p.o.Log.Info("kafka destination accepts records again", "destination", dest)
 }
 
 func splitDest(dest string) (topic string, partition int) {
@@ -91,7 +91,7 @@ func (t *topic) closeLocked(i int, why error) {
 	}
 	t.parked[i] = why
 	if !errors.Is(why, errParkedBefore) {
-		t.p.o.Log.Warn("kafka destination takes no records; they are parked", "destination", t.destOf(i), "err", why)
+		t.p.o.Log.Warn("kafka destination accepts no records; they are parked", "destination", t.destOf(i), "err", why)
 	}
 }
 

@@ -20,7 +20,7 @@ type UnsettledError struct{ Reads int }
 
 // Error implements error.
 func (e *UnsettledError) Error() string {
-	return fmt.Sprintf("it is still being written: no two of %d reads agree; try again when it rests", e.Reads)
+	return fmt.Sprintf("it is still being written: no two of %d reads agree; try again when it has been written", e.Reads)
 }
 
 // Read calls read until two consecutive calls, Gap apart, agree, and returns the last result. read returns a digest of

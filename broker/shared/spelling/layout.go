@@ -20,7 +20,7 @@ func Layout(lines []string, at int) (f Fault, ok bool) {
 		if near(i+1, at) && strings.HasPrefix(blanks, "\t") && strings.TrimSpace(line) != "" {
 			return Fault{
 				Line: i + 1, Column: len(line) - len(blanks) + 1,
-				Why: "a tab indents this line, and YAML takes blanks only", Fix: "write blanks instead, as many as the lines beside it have",
+				Why: "this line is indented with a tab; YAML allows only spaces", Fix: "use as many spaces as the lines next to it",
 			}, true
 		}
 	}
@@ -84,7 +84,7 @@ func (o *outline) odd(indent int, text string) (why, fix string) {
 		return "", ""
 	case indent > last:
 		return "this line is indented further than the one above, which has a value of its own",
-			fmt.Sprintf("begin it in column %d, in line with the keys above it", last+1)
+			fmt.Sprintf("begin it in column %d, aligned with the keys above it", last+1)
 	}
 	for len(o.open) > 0 && o.open[len(o.open)-1].indent > indent {
 		last, o.open = o.open[len(o.open)-1].indent, o.open[:len(o.open)-1]
@@ -93,9 +93,9 @@ func (o *outline) odd(indent int, text string) (why, fix string) {
 		if !o.open[n-1].list || isElement(text) {
 			return "", ""
 		}
-		return `this line is in line with the "-" of a list and has none itself`, fmt.Sprintf("begin it in column %d, in line with the keys of the element above", last+1)
+		return `this line is in line with the "-" of a list and has none itself`, fmt.Sprintf("begin it in column %d, aligned with the keys of the element above", last+1)
 	}
-	return "this line is in line with none of those above it", fmt.Sprintf("begin it in column %d, in line with the keys that it belongs to", last+1)
+	return "this line is aligned with none of the lines above it", fmt.Sprintf("begin it in column %d, aligned with the keys that it belongs to", last+1)
 }
 
 // follow opens the levels of a line.

@@ -13,7 +13,7 @@ func TestLayout(t *testing.T) {
 		line, column int // 0: no fault
 		why, fix     string
 	}{
-		{"a line begins too early", "rules:\n  - id: a\n    from: [x]\n   when: b\n    to: c\n", 4, 4, 4, "in line with none", "column 5"},
+		{"a line begins too early", "rules:\n  - id: a\n    from: [x]\n   when: b\n    to: c\n", 4, 4, 4, "aligned with none", "column 5"},
 		{"a key below a value", "cell:\n  id: a\n   region: b\n", 2, 3, 4, "further than the one above", "column 3"},
 		{"a tab", "cell:\n\tid: a\n", 2, 2, 1, "a tab", "blanks"},
 		{"a tab after blanks", "cell:\n  id: a\n \tregion: b\n", 3, 3, 2, "a tab", "blanks"},

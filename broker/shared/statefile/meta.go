@@ -74,7 +74,7 @@ func bitFlipped(b []byte) bool {
 var (
 	errNoMeta = errors.New("neither of its two meta pages can be read")
 	errFlip   = errors.New("a bit of a meta page has flipped")
-	errTurn   = errors.New("its meta pages are not of two transactions in turn")
+	errTurn   = errors.New("its meta pages are not of two consecutive transactions")
 	errShort  = errors.New("the file ends within its meta pages")
 )
 

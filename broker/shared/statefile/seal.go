@@ -34,8 +34,8 @@ const (
 var ErrDamaged = errors.New("state file damaged")
 
 // remedy ends every message about damage.
-const remedy = "stop the gateway and check the disk; put data_dir back from a copy, or let `cellgate repair` take this file away " +
-	"to begin without the sessions, commands and positions in it"
+const remedy = "stop the gateway and check the disk; restore data_dir from a backup, or have `cellgate repair` move this file away " +
+	"to start without the sessions, commands and positions in it"
 
 func damage(file, what string, args ...any) error {
 	return fmt.Errorf("%s: %w: %s; %s", file, ErrDamaged, fmt.Sprintf(what, args...), remedy)

@@ -99,7 +99,7 @@ func (tx *Tx) checksums() *Bucket {
 	found := tx.bolt.Bucket([]byte(reservedName))
 	tx.inBolt = false
 	if found == nil {
-		tx.fail("its checksums are gone")
+		tx.fail("its checksums are missing")
 	}
 	path := appendPath("", []byte(reservedName))
 	tx.checks = &Bucket{tx: tx, bolt: found, path: path, seed: seed(path)}
@@ -153,7 +153,7 @@ func (b *Bucket) loadDigest() *digest {
 	key := []byte(b.path)
 	d, ok := decodeDigest(b.tx.checksums().Get(key))
 	if !ok {
-		b.tx.fail("the digest of bucket %s is gone", showPath(b.path))
+		b.tx.fail("the digest of bucket %s is missing", showPath(b.path))
 	}
 	b.digest = &d
 	return b.digest
@@ -163,7 +163,7 @@ func (b *Bucket) loadDigest() *digest {
 func (b *Bucket) open(key, sealed []byte) []byte {
 	value, ok := unseal(b.seed, key, sealed)
 	if !ok {
-		b.tx.fail("the value of key %s in bucket %s does not have its checksum", hex.EncodeToString(key), showPath(b.path))
+		b.tx.fail("the value of key %s in bucket %s fails its checksum", hex.EncodeToString(key), showPath(b.path))
 	}
 	return value
 }

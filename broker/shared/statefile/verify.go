@@ -23,7 +23,7 @@ func verify(f *os.File, name string) (fellBack bool, err error) {
 	case found == nil:
 		return fellBack, nil
 	case errors.Is(found, ErrFormat):
-		return false, fmt.Errorf("%s: %w; start the version that wrote it, or begin with an empty data_dir", name, found)
+		return false, fmt.Errorf("%s: %w; start the version that wrote it, or use an empty data_dir", name, found)
 	}
 	return false, damage(name, "%v", found)
 }
@@ -102,19 +102,19 @@ type page struct {
 
 func (s *scan) read(id uint64) (page, error) {
 	if id < firstPage || id >= s.pages {
-		return page{}, fmt.Errorf("page %d is referred to, of %d", id, s.pages)
+		return page{}, fmt.Errorf("page %d is referenced, but there are %d", id, s.pages)
 	}
 	data := s.data[id*pageSize:]
 	n := 1 + uint64(binary.NativeEndian.Uint32(data[12:]))
 	switch {
 	case binary.NativeEndian.Uint64(data) != id:
-		return page{}, fmt.Errorf("page %d says that it is another", id)
+		return page{}, fmt.Errorf("page %d has the number of another page", id)
 	case n > s.pages-id:
-		return page{}, fmt.Errorf("page %d goes on for %d pages, of %d", id, n, s.pages)
+		return page{}, fmt.Errorf("page %d spans %d pages, of %d", id, n, s.pages)
 	}
 	for i := id; i < id+n; i++ {
 		if s.seen[i/64]&(1<<(i%64)) != 0 {
-			return page{}, fmt.Errorf("page %d is referred to twice", i)
+			return page{}, fmt.Errorf("page %d is referenced twice", i)
 		}
 		s.seen[i/64] |= 1 << (i % 64)
 	}
@@ -131,7 +131,7 @@ func asPage(id uint64, data []byte) page {
 func (p *page) cut(element int, at, size uint64) ([]byte, error) {
 	from := uint64(element) + at //nolint:gosec // within a page
 	if from < uint64(pageHeader+p.count*elementSize) || from+size > uint64(len(p.data)) {
-		return nil, fmt.Errorf("page %d: an element lies outside of it", p.id)
+		return nil, fmt.Errorf("page %d: an element is outside of it", p.id)
 	}
 	return p.data[from : from+size : from+size], nil
 }
@@ -186,7 +186,7 @@ func (w *walk) children(p page) ([]byte, error) {
 			return nil, err
 		}
 		if len(below) == 0 || !bytes.Equal(below, key) {
-			return nil, fmt.Errorf("page %d: a child does not begin with the key that it is under", p.id)
+			return nil, fmt.Errorf("page %d: a child does not begin with its key in the branch", p.id)
 		}
 		if i == 0 {
 			first = key
@@ -231,7 +231,7 @@ func (w *walk) elements(p page) (first []byte, err error) {
 // whole reads the bucket from its root page; that of an inline bucket is in its value.
 func (w *walk) whole(value []byte) error {
 	if len(value) < bucketHeader {
-		return fmt.Errorf("bucket %s: its header is cut short", showPath(w.path))
+		return fmt.Errorf("bucket %s: its header is truncated", showPath(w.path))
 	}
 	w.sum.sequence = binary.NativeEndian.Uint64(value[8:])
 	root := binary.NativeEndian.Uint64(value)
@@ -240,12 +240,12 @@ func (w *walk) whole(value []byte) error {
 		return err
 	}
 	if len(value) < bucketHeader+pageHeader {
-		return fmt.Errorf("bucket %s: its page is cut short", showPath(w.path))
+		return fmt.Errorf("bucket %s: its page is truncated", showPath(w.path))
 	}
 	data := value[bucketHeader:]
 	// When an inline bucket outgrows its parent, bbolt uses the page's number and frees the page of that number.
 	if binary.NativeEndian.Uint64(data) != 0 || binary.NativeEndian.Uint32(data[12:]) != 0 {
-		return fmt.Errorf("bucket %s: its page is none of its own", showPath(w.path))
+		return fmt.Errorf("bucket %s: its page is not its own", showPath(w.path))
 	}
 	_, err := w.elements(asPage(0, data))
 	return err
@@ -298,7 +298,7 @@ func (s *scan) bucket(parent string, name, header []byte) error {
 // value checks a value that is not a bucket.
 func (w *walk) value(flags uint32, key, sealed []byte) error {
 	if _, ok := unseal(w.seed, key, sealed); !ok || flags != 0 {
-		return fmt.Errorf("the value of key %s in bucket %s does not have its checksum", hex.EncodeToString(key), showPath(w.path))
+		return fmt.Errorf("the value of key %s in bucket %s fails its checksum", hex.EncodeToString(key), showPath(w.path))
 	}
 	return nil
 }
@@ -335,7 +335,7 @@ func checkFormat(value []byte) error {
 // compare checks the computed digests against the stored ones.
 func (s *scan) compare() error {
 	if !s.known {
-		return errors.New("the format is gone")
+		return errors.New("the format is missing")
 	}
 	for path, found := range s.found {
 		kept, ok := s.kept[path]
@@ -345,12 +345,12 @@ func (s *scan) compare() error {
 		case kept.keys != found.keys:
 			return fmt.Errorf("bucket %s has %d keys, its digest says %d", showPath(path), found.keys, kept.keys)
 		case kept != found:
-			return fmt.Errorf("bucket %s is not as its digest says", showPath(path))
+			return fmt.Errorf("bucket %s does not match its digest", showPath(path))
 		}
 	}
 	for path := range s.kept {
 		if _, ok := s.found[path]; !ok {
-			return fmt.Errorf("bucket %s is gone", showPath(path))
+			return fmt.Errorf("bucket %s is missing", showPath(path))
 		}
 	}
 	return nil

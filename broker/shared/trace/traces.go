@@ -13,8 +13,8 @@ import (
 
 // Errors of Begin.
 var (
-	errFull  = errors.New("as many look on as may")
-	ErrShare = errors.New("half of those who may look on are this one's")
+	errFull  = errors.New("the maximum number of traces is open")
+	ErrShare = errors.New("half of all traces are of this subject")
 )
 
 // Options configure Traces.

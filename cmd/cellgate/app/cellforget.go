@@ -38,9 +38,9 @@ type ForgottenGateway struct {
 // Reasons for which a gateway is not forgotten.
 var (
 	errForgetSelf   = errors.New("a gateway cannot forget itself: ask another one of the cell")
-	errForgetLiving = errors.New("it lives: stop it first; one that was killed counts as living for 10 s")
-	errForgetNobody = errors.New("no member of the cell has this name: it never had one, or is forgotten")
-	errForgetEarly  = errors.New("this gateway has not joined itself everywhere yet: try again")
+	errForgetLiving = errors.New("it is running: stop it first; one that was killed counts as running for 10 s")
+	errForgetNobody = errors.New("no member of the cell has this name: it never joined, or was forgotten")
+	errForgetEarly  = errors.New("this gateway has not joined on every slot yet: try again")
 )
 
 // noticeMembers makes the other gateways read the members again.

@@ -64,7 +64,7 @@ type member struct {
 // Errors of commands that Redis cannot decide now.
 var (
 	errCellAway   = errors.New("redis does not answer")
-	errCellClosed = errors.New("redis is another server than before, and not every gateway has told it what it remembers")
+	errCellClosed = errors.New("the Redis server was replaced, and not every gateway has restored its state in it")
 )
 
 func openMember(store *cell.Store, self cell.Gateway, wait time.Duration, db *statefile.DB, log *slog.Logger) (*member, error) {
@@ -98,7 +98,7 @@ func openMember(store *cell.Store, self cell.Gateway, wait time.Duration, db *st
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("data_dir: state.db: what is remembered of the cell: %w", err)
+		return nil, fmt.Errorf("data_dir: state.db: the state of the cell: %w", err)
 	}
 	return m, nil
 }
@@ -115,7 +115,7 @@ func (m *member) ready(slot int) error {
 		return nil
 	}
 	if names := m.missing(); len(names) > 0 {
-		return fmt.Errorf("%w: waiting for %s (`cellgate gateways forget NODE` for one that is gone for good)", errCellClosed, strings.Join(names, ", "))
+		return fmt.Errorf("%w: waiting for %s (`cellgate gateways forget NODE` for one that does not return)", errCellClosed, strings.Join(names, ", "))
 	}
 	return errCellClosed
 }
@@ -328,7 +328,7 @@ func (m *member) offerPending(ctx context.Context) {
 	answers, empty := 0, 0
 	m.store.Rejoin(ctx, m.self.Node, all, m.begins(), func(joined map[int]cell.Joined, err error) bool {
 		if timeOver(err) { // a pipeline takes long: look decides whether Redis answers
-			m.log.Debug("offering to Redis takes longer than a call may", slog.Any("err", err))
+			m.log.Debug("restoring state in Redis takes longer than a call may", slog.Any("err", err))
 		} else if m.note(err) != nil {
 			m.log.Debug("offering to Redis", slog.Any("err", err))
 		}

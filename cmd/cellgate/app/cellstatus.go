@@ -93,7 +93,7 @@ func (a *gateway) cellHealth() []remote.Health {
 	for _, g := range a.gateways() {
 		// Versions differ during an upgrade. That is no fault.
 		if what := slices.DeleteFunc(g.Differs, func(s string) bool { return s == "version" }); g.Lives && len(what) > 0 {
-			degraded("gateway "+g.Node, "it runs otherwise than this one: "+strings.Join(what, ", "))
+			degraded("gateway "+g.Node, "it runs with other settings than this one: "+strings.Join(what, ", "))
 		}
 	}
 	return all

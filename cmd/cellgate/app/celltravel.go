@@ -123,7 +123,7 @@ func (t *travel) fetch(ctx context.Context, vin string, got *cell.Claimed, h *ho
 	state, how := t.find(ctx, vin, got)
 	if state != nil {
 		if err := t.rules.Import(vin, state); err != nil {
-			t.log.Error("what another gateway's rules remember of a vehicle is lost: the rules here begin anew with it",
+			t.log.Error("operators' state of a vehicle from another gateway is lost; the rules here start without it",
 				slog.String("vehicle", vin), slog.String("gateway", got.Former.Node), slog.Any("err", err))
 			state, how = nil, stateLost
 		} else if h.ended() {
@@ -255,7 +255,7 @@ func (t *travel) leave(ctx context.Context) error {
 		put()
 	}
 	if err := errors.Join(caughtUp, failed); err != nil {
-		t.log.Warn("not all that the rules remember is left for the other gateways: they begin anew with some vehicles", slog.Any("err", err))
+		t.log.Warn("operators' state was not left for the other gateways completely; they start without it for some vehicles", slog.Any("err", err))
 	}
 	return nil
 }
@@ -302,7 +302,7 @@ func (o *outlets) startTravel(ctx context.Context) {
 	limit, cancel := context.WithTimeout(ctx, stopDispatch)
 	defer cancel()
 	if err := o.travel.sweep(limit, 0); err != nil {
-		o.log.Warn("which vehicles have gone to other gateways is not known yet: rules may tell that one is silent which is not", slog.Any("err", err))
+		o.log.Warn("it is not known yet which vehicles have moved to other gateways; rules with silent may fire for them", slog.Any("err", err))
 	}
 	o.background("vehicles of other gateways", o.travel.run)
 	o.life.onStop("what rules remember", stopDispatch, o.travel.leave)

@@ -112,7 +112,7 @@ func (c *cellPresence) endLeft(ctx context.Context) error {
 	ends.Wait()
 	c.left = left
 	for node, n := range lost {
-		c.log.Warn("a gateway is gone; its vehicles are reported as disconnected", slog.String("node", node), slog.Int("vehicles", n))
+		c.log.Warn("a gateway no longer runs; its vehicles are reported as disconnected", slog.String("node", node), slog.Int("vehicles", n))
 	}
 	return nil
 }

@@ -147,7 +147,7 @@ func rungText(rung int32) string {
 	case rungRefuse:
 		return "short, QoS 0 is dropped and new connections are refused"
 	case rungHold:
-		return "used up, nothing more is read from vehicles until a sink has taken what is there"
+		return "used up, nothing is read from vehicles until a sink has accepted what is there"
 	}
 	return "enough"
 }

@@ -202,7 +202,7 @@ func checkServerTLS(setting string, t *configs.ServerTLS) error {
 		return err
 	}
 	if _, err := settled.KeyPair(string(t.Cert), string(t.Key)); err != nil {
-		return fmt.Errorf("%s: cert %s and key %s are no PEM files of a pair: %w", setting, t.Cert, t.Key, err)
+		return fmt.Errorf("%s: cert %s and key %s are not a PEM pair: %w", setting, t.Cert, t.Key, err)
 	}
 	if t.ClientCA == "" || t.ClientAuth == "none" {
 		return nil

@@ -43,7 +43,7 @@ func TestListenerFilesAreNamedByTheirKeys(t *testing.T) {
 	for _, c := range []struct{ cert, key, want string }{
 		{"/nonexistent.crt", junk, "listeners[0].tls.cert: /nonexistent.crt: no such file or directory; name a PEM file"},
 		{junk, "/nonexistent.key", "listeners[0].tls.key: /nonexistent.key: no such file or directory; name a PEM file"},
-		{junk, junk, "listeners[0].tls: cert " + junk + " and key " + junk + " are no PEM files of a pair"},
+		{junk, junk, "listeners[0].tls: cert " + junk + " and key " + junk + " are not a PEM pair"},
 	} {
 		cfg := &configs.Config{Listeners: []configs.Listener{
 			{Name: "v", TLS: &configs.ServerTLS{Cert: configs.Path(c.cert), Key: configs.Path(c.key)}},

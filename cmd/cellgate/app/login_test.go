@@ -67,7 +67,7 @@ func TestRefusedLoginsAreNamed(t *testing.T) {
 		{"authority", `{brokers: ["` + encrypted + `"], timeout: 1s, tls: {ca: "` + otherCA + `", server_name: localhost}}`, "", "kafka", "TLS is refused"},
 		{"name", `{brokers: ["` + encrypted + `"], timeout: 1s, tls: {ca: "` + ca + `", server_name: elsewhere}}`, "", "kafka", "TLS is refused"},
 		{"expired", `{brokers: ["` + expired + `"], timeout: 1s, tls: {ca: "` + oldCA + `", server_name: localhost}}`, "", "kafka", "expired"},
-		{"no TLS", `{brokers: ["` + encrypted + `"], timeout: 1s}`, "", "kafka", "their listener may want TLS"},
+		{"no TLS", `{brokers: ["` + encrypted + `"], timeout: 1s}`, "", "kafka", "their listener may require TLS"},
 		{"Redis password", "", `{addresses: ["` + redis.Addr() + `"], timeout: 1s, password: wrong}`, "redis", "login is refused"},
 		{"Redis, none", "", `{addresses: ["` + redis.Addr() + `"], timeout: 1s}`, "redis", "login is refused"},
 		{"Redis authority", "", `{addresses: ["` + redisTLS.Addr() + `"], timeout: 1s, tls: {ca: "` + otherCA + `", server_name: localhost}}`, "redis", "TLS is refused"},

@@ -86,7 +86,7 @@ func (t *trust) openProducer(m *kafkaclient.Metrics) (*kafkaclient.Producer, err
 	producer.Prepare(topicPresence, topicResults)
 	t.life.onStop("kafka producer", stopShort, func(ctx context.Context) error {
 		if err := producer.Close(ctx); err != nil {
-			t.log.Debug("records that Kafka has not taken are kept", slog.Any("err", err)) // they are in the outboxes of presence and results
+			t.log.Debug("records that Kafka has not accepted are kept", slog.Any("err", err)) // they are in the outboxes of presence and results
 		}
 		return nil
 	})
@@ -119,7 +119,7 @@ func (t *trust) openDispatch(m *kafkaclient.Metrics) (*sink.Dispatcher, *settlem
 		closeSinks(bindings)
 		return nil, nil, err
 	}
-	t.life.onStop("dispatch", stopDispatch, t.life.patient("what the sinks have not taken", dispatch.Stop))
+	t.life.onStop("dispatch", stopDispatch, t.life.patient("what the sinks have not accepted", dispatch.Stop))
 	return dispatch, settled, nil
 }
 

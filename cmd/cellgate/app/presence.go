@@ -41,7 +41,7 @@ func (o *outlets) openPresence(sessions *session.Manager) (*presence.Outbox, err
 		return nil, err
 	}
 	outbox.Start()
-	o.life.onStop("presence", stopShort, o.life.patient("presence that Kafka has not taken", outbox.Close))
+	o.life.onStop("presence", stopShort, o.life.patient("presence that Kafka has not accepted", outbox.Close))
 	if o.numbers == nil {
 		sessions.OnPresence(func(p session.Presence) {
 			report(outbox, &p)

@@ -31,10 +31,10 @@ type appliedSet struct {
 var errNoEarlierRules = errors.New("no earlier rule set")
 
 // errApplied is why the files are not in force after rules were applied over the API.
-var errApplied = errors.New("applied over the API: that is in force until the files change or a reload is asked for")
+var errApplied = errors.New("applied over the API: in force until the files change or a reload is requested")
 
 // errRolledBack is why the files are not in force after a rollback.
-var errRolledBack = errors.New("rolled back: what ran before is in force until the files change or a reload is asked for")
+var errRolledBack = errors.New("rolled back: the previous set is in force until the files change or a reload is requested")
 
 // remember appends to the history. The set that ran last is not added again: a restart is no change.
 func (k *ruleKeeper) remember(s appliedSet) error {

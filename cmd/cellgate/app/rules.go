@@ -353,18 +353,18 @@ func (k *ruleKeeper) dependencies() []remote.Health {
 	var all []remote.Health
 	if k.broken != nil && !errors.Is(k.broken, errApplied) {
 		all = append(all, remote.Health{
-			Name: "rules", Since: k.changed.UTC(), Reason: reasonOf(k.broken) + ": what ran before goes on; GET /v1/rules tells more",
+			Name: "rules", Since: k.changed.UTC(), Reason: reasonOf(k.broken) + ": the previous rules stay in force; GET /v1/rules has details",
 		})
 	}
 	if len(k.unforwarded) > 0 {
 		all = append(all, remote.Health{
-			Name: "sync", Since: k.since.UTC(), Reason: "rules send to the centre, and the configuration has no section central: " +
-				"nobody forwards it from the outbox topics; add the section, or take the targets out",
+			Name: "sync", Since: k.since.UTC(), Reason: "rules send to the centre, but the configuration has no section central: " +
+				"nothing forwards the outbox topics; add the section, or remove the targets",
 		})
 	}
 	for _, h := range k.held() {
 		all = append(all, remote.Health{Name: "rule " + h.Rule, Since: h.Since, Reason: fmt.Sprintf(
-			"it sends nothing: %d of %d messages were errors, its limit is %s; mend it, or call cellgate rules lift %s", h.Errors, h.Messages, h.Limit, h.Rule)})
+			"it sends nothing: %d of %d messages were errors, its limit is %s; fix it, or call cellgate rules lift %s", h.Errors, h.Messages, h.Limit, h.Rule)})
 	}
 	return all
 }

@@ -26,8 +26,8 @@ type RuleFiles struct {
 
 // Errors in the files sent by an operator.
 var (
-	errFileName   = errors.New("is no file of rules, tests, zones or tables")
-	errUnusedData = errors.New("is the file of no zone or table")
+	errFileName   = errors.New("is not a file of rules, tests, zones or tables")
+	errUnusedData = errors.New("is not the file of a zone or table")
 )
 
 // folder divides the files into tests and rules with their zones and tables.
@@ -82,7 +82,7 @@ func (k *ruleKeeper) applyGiven(ctx context.Context, f *lang.Folder, o prepareOp
 		return err
 	}
 	if running := k.current(); len(set.Compiled) == 0 && !o.allowEmpty && running != nil && len(running.Compiled) > 0 {
-		return fmt.Errorf("%w; if none are wanted, say so: --allow-empty", lang.ErrAllRulesGone)
+		return fmt.Errorf("%w; to run without rules give --allow-empty", lang.ErrAllRulesGone)
 	}
 	if o.strict && len(set.Warnings) > 0 {
 		return set.Warnings

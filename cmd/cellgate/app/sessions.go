@@ -45,7 +45,7 @@ func (a *gateway) listSessions(w http.ResponseWriter, r *http.Request) {
 	}
 	after, err := base64.RawURLEncoding.DecodeString(r.URL.Query().Get("cursor"))
 	if err != nil {
-		problem.Write(w, http.StatusBadRequest, "", "cursor is the next of the page before", nil)
+		problem.Write(w, http.StatusBadRequest, "", "cursor must be the next of the previous page", nil)
 		return
 	}
 	found := a.sessions.List(string(after), limit)

@@ -53,7 +53,7 @@ func (t *trust) openSync(m *kafkaclient.Metrics) (*centres, error) {
 	c := &centres{trust: t, kafka: m, metrics: syncer.NewMetrics(t.reg.own, len(t.cfg.Central) > 1)}
 	for i := range t.cfg.Central {
 		one := &centre{name: t.cfg.Central[i].Name}
-		t.life.onStop("sync", stopShort, t.life.patient("what is bound for the centre", one.stop))
+		t.life.onStop("sync", stopShort, t.life.patient("records for the centre", one.stop))
 		if err := c.open(one, t.cfg, i); err != nil {
 			return nil, err
 		}

@@ -68,7 +68,7 @@ func (c *centres) skipSync(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case !found:
-		problem.Write(w, http.StatusConflict, "", "no lane stands at a gap on this gateway; /readyz of the one that has the partition names it", nil)
+		problem.Write(w, http.StatusConflict, "", "no lane waits at a gap on this gateway; /readyz of the gateway that has the partition names it", nil)
 	case failed != nil:
 		problem.Write(w, http.StatusServiceUnavailable, "not every gap was skipped", failed.Error(), map[string]any{"skipped": answer.Skipped})
 	default:
@@ -94,7 +94,7 @@ func (c *centres) skipGap(ctx context.Context, r *http.Request, worker *syncer.S
 	s.Since = g.Since.UTC()
 	c.audit.Write(auth.AuditEvent{
 		At: time.Now(), Event: auth.AuditSkip, Caller: by, Outcome: "skipped",
-		What: fmt.Sprintf("%s; goes on at record %d", s.Reason, s.Next),
+		What: fmt.Sprintf("%s; continues at record %d", s.Reason, s.Next),
 	})
 	_, err = c.recordSkip(n, &s)
 	return s, err

@@ -96,7 +96,7 @@ func (t *timekeeper) dependency() (remote.Health, bool) {
 	if step == 0 || ago >= doubtClock {
 		return remote.Health{}, false
 	}
-	reason := fmt.Sprintf("the wall clock stepped by %s, %s ago: look after the time service of this machine", step, ago.Round(time.Second))
+	reason := fmt.Sprintf("the wall clock stepped by %s, %s ago: check the time service of this machine", step, ago.Round(time.Second))
 	return remote.Health{Name: "clock", Since: t.Wall().Add(-ago).UTC(), Reason: reason}, true
 }
 

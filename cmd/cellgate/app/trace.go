@@ -81,9 +81,9 @@ func (a *gateway) getTrace(w http.ResponseWriter, r *http.Request) {
 	defer a.gate.Leave(feed)
 	tracer, err := a.traces.Begin(f, ownerOf(r))
 	if err != nil {
-		text := fmt.Sprintf("%d trace already, which is the most there may be: end one of them", configs.MaxTracers)
+		text := fmt.Sprintf("%d trace is open, which is the maximum: end one of them", configs.MaxTracers)
 		if errors.Is(err, trace.ErrShare) {
-			text = fmt.Sprintf("%d of the %d traces that there may be are yours, and the others are for others: end one of them", configs.MaxTracers/2, configs.MaxTracers)
+			text = fmt.Sprintf("%d of at most %d traces are yours, and the rest is for others: end one of them", configs.MaxTracers/2, configs.MaxTracers)
 		}
 		w.Header().Set("Retry-After", "10")
 		problem.Write(w, http.StatusTooManyRequests, "", text, nil)

@@ -300,7 +300,7 @@ func (v *visit) page(of view) *page {
 // act performs the action of a form and shows the page that it names.
 func (c *Console) act(v *visit, w http.ResponseWriter, do action) {
 	if err := v.r.ParseForm(); err != nil || v.r.PostForm.Get("csrf") != v.s.csrf {
-		http.Error(w, "the form is not one of this session: go back, load the page anew, and try again", http.StatusForbidden)
+		http.Error(w, "the form is not one of this session: go back, reload the page, and try again", http.StatusForbidden)
 		return
 	}
 	text, to, err := do(v)

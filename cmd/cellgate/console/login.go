@@ -40,7 +40,7 @@ func (c *Console) showLogin(w http.ResponseWriter, r *http.Request) {
 
 // whyEnded has the texts for why a session ended.
 var whyEnded = map[string]string{
-	"ended":                          "The session has ended: the gateway was started anew, or it was not used for a long time.",
+	"ended":                          "The session has ended: the gateway was restarted, or the session was not used for a long time.",
 	auth.Reason(auth.ErrExpired):     "The token has expired. Issue another one.",
 	auth.Reason(auth.ErrRevoked):     "The token has been revoked.",
 	auth.Reason(auth.ErrKeyRetired):  "The key that signed the token is no longer in force. Issue another one.",
@@ -74,7 +74,7 @@ func (c *Console) login(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	known, err := r.Cookie(c.cookieName() + "-login")
 	if err != nil || r.ParseForm() != nil || subtle.ConstantTimeCompare([]byte(known.Value), []byte(r.PostForm.Get("csrf"))) != 1 {
-		c.loginPage(w, r, http.StatusForbidden, "The form was not this one. Try again.")
+		c.loginPage(w, r, http.StatusForbidden, "The form is out of date. Try again.")
 		return
 	}
 	if !c.attempts.allow(r.RemoteAddr) {

@@ -110,7 +110,7 @@ func (c *checks) cluster(ctx context.Context, section string, k *configs.Kafka, 
 	defer cancel()
 	states, err := admin.Topics(limit, names)
 	if err != nil {
-		c.bad("topic", section, "no broker tells of the topics", "mend what is said of "+section+".brokers")
+		c.bad("topic", section, "no broker answers for the topics", "fix what is reported for "+section+".brokers")
 		return
 	}
 	for i := range states {
@@ -126,7 +126,7 @@ func kafkaRemedy(section string, err error) string {
 	case errors.Is(err, kafkaclient.ErrTLS):
 		return "look at " + section + ".tls: ca, server_name, cert and key; a listener without TLS needs no tls section"
 	}
-	return "look at the address, the network and whether the broker runs"
+	return "check the address, the network and whether the broker runs"
 }
 
 func (c *checks) topic(k *configs.Kafka, t *Topic, s *kafkaclient.TopicState) {
@@ -144,7 +144,7 @@ func (c *checks) topic(k *configs.Kafka, t *Topic, s *kafkaclient.TopicState) {
 	case t.reads && !s.MayRead:
 		c.bad("topic", where, user(k)+" may not read it", "add an ACL: READ on topic "+t.Name)
 	case k.Partitions > 0 && s.Partitions < k.Partitions:
-		c.warn("topic", where, fmt.Sprintf("has %d partitions, fewer than %s.partitions (%d)", s.Partitions, t.Cluster, k.Partitions), "add partitions while nothing of it is awaited in order, or lower the key")
+		c.warn("topic", where, fmt.Sprintf("has %d partitions, fewer than %s.partitions (%d)", s.Partitions, t.Cluster, k.Partitions), "add partitions while no consumer relies on the order of keys, or lower the setting")
 	case s.InSync < s.Replicas:
 		c.warn("topic", where, fmt.Sprintf("%d of %d replicas of a partition are in sync", s.InSync, s.Replicas), "see which broker is away")
 	default:

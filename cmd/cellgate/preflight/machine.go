@@ -57,11 +57,11 @@ func redisRemedy(err error) string {
 	text := err.Error()
 	switch {
 	case strings.Contains(text, "WRONGPASS"), strings.Contains(text, "NOAUTH"), strings.Contains(text, "NOPERM"):
-		return "look at redis.username and redis.password"
+		return "check redis.username and redis.password"
 	case strings.Contains(text, "tls:"), strings.Contains(text, "x509:"):
-		return "look at redis.tls: ca, server_name, cert and key"
+		return "check redis.tls: ca, server_name, cert and key"
 	}
-	return "look at the address, the network and whether Redis runs"
+	return "check the address, the network and whether Redis runs"
 }
 
 // disk checks the disk of the journal.
@@ -171,16 +171,16 @@ func (c *checks) clock(ctx context.Context, others map[string]time.Duration) {
 		}
 	}
 	if len(others) == 0 {
-		c.warn("clock", "clock", "no other clock could be asked", "have time synchronised: chronyd, systemd-timesyncd")
+		c.warn("clock", "clock", "no other clock answered", "synchronise the time: chronyd, systemd-timesyncd")
 		return
 	}
 	for who, drift := range others {
 		text := fmt.Sprintf("is %s off that of %s", drift.Abs().Round(time.Millisecond), who)
 		switch {
 		case drift.Abs() > c.cfg.Auth.Leeway.Std():
-			c.bad("clock", "clock", text+", more than auth.leeway: good tokens are refused", "have time synchronised: chronyd, systemd-timesyncd")
+			c.bad("clock", "clock", text+", more than auth.leeway: good tokens are refused", "synchronise the time: chronyd, systemd-timesyncd")
 		case drift.Abs() > driftLimit:
-			c.warn("clock", "clock", text, "have time synchronised: chronyd, systemd-timesyncd")
+			c.warn("clock", "clock", text, "synchronise the time: chronyd, systemd-timesyncd")
 		default:
 			c.good("clock", "clock", "%s", text)
 		}

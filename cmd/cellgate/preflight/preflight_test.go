@@ -91,7 +91,7 @@ func TestWhatIsWrong(t *testing.T) {
 	} {
 		needs(t, found, Bad, words)
 	}
-	needs(t, found, Warning, "no other clock could be asked")
+	needs(t, found, Warning, "no other clock answered")
 	cfg.Rules.Path = configs.Path(filepath.Join(filepath.Dir(string(cfg.Rules.Path)), "rules", "a.rules.yaml"))
 	needs(t, Run(t.Context(), cfg), Warning, "vehicle.telemetry has 2 partitions, fewer than kafka.partitions (4)")
 }

@@ -269,7 +269,7 @@ func (d *data) keys() error {
 		}
 		if bad.Lines > 0 {
 			f.Action = fmt.Sprintf("keep the %d entries that can be read, and the file in %s", bad.Lines-bad.Unreadable, d.keep(path))
-			f.Lost = fmt.Sprintf("%d revocations: tokens that they named are accepted again until they end; revoke them anew, or all "+
+			f.Lost = fmt.Sprintf("%d revocations: tokens that they named are accepted again until they end; revoke them again, or all "+
 				"tokens issued before now", bad.Unreadable)
 			f.do = func() error {
 				if err := os.MkdirAll(filepath.Dir(d.keep(path)), 0o700); err != nil {
@@ -279,8 +279,8 @@ func (d *data) keys() error {
 			}
 		} else {
 			f.Action = "move it to " + d.keep(path)
-			f.Lost = "tokens signed with this key are refused; if no other key is there, the start makes a new one. Put the file back from " +
-				"a copy instead if there is one"
+			f.Lost = "tokens signed with this key are refused; if no other key is there, the start makes a new one. Restore the file from " +
+				"a backup instead if there is one"
 			f.do = func() error { return d.away(path) }
 		}
 		d.add(f)

@@ -39,7 +39,7 @@ func (g *guard) check(address string) error {
 	}
 	switch {
 	case g.plain:
-		return fmt.Errorf("%w: %v: plain http is for the networks of private_networks alone", errAddress, ip)
+		return fmt.Errorf("%w: %v: plain http is for the networks of private_networks only", errAddress, ip)
 	case !public(ip):
 		return fmt.Errorf("%w: %v; private_networks may allow it", errAddress, ip)
 	}

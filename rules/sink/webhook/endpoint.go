@@ -99,7 +99,7 @@ func (e *endpoint) count(n int) {
 
 func (e *endpoint) reason() error {
 	if e.why == nil {
-		return errors.New("it takes fewer messages than come")
+		return errors.New("it accepts fewer messages than arrive")
 	}
 	return e.why
 }

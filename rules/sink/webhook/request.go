@@ -160,7 +160,7 @@ func judge(res *http.Response) error {
 	case code >= 200 && code < 300:
 		return nil
 	case code >= 300 && code < 400:
-		return &waitError{status: status + ": redirects are not followed; write the url that it leads to"}
+		return &waitError{status: status + ": redirects are not followed; use the url that it redirects to"}
 	case code == http.StatusBadRequest, code == http.StatusRequestEntityTooLarge, code == http.StatusUnsupportedMediaType, code == http.StatusUnprocessableEntity:
 		return &refusalError{status}
 	}

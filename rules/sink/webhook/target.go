@@ -22,7 +22,7 @@ var Target = op.Target{
 	View:   view,
 	Expect: []string{"name", "value", "headers"},
 	Reference: "`webhook: {name: crm}`: a signed POST to the endpoint `crm` of the configuration's `webhooks`, at least once, in order " +
-		"per vehicle. `headers: none` sends no header that tells of the vehicle. See [Webhooks](#webhooks).",
+		"per vehicle. `headers: none` sends no header that identifies the vehicle. See [Webhooks](#webhooks).",
 }
 
 // target renders request bodies.
