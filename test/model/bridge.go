@@ -12,7 +12,7 @@ import (
 	"cellgate/broker/cell"
 )
 
-// Transition is one run of a script: what was in Redis before, what after, and what it answered.
+// Transition is one run of a script: the data in Redis before and after it, and the answer.
 type Transition struct {
 	before, after data
 	called        uint8
@@ -29,12 +29,12 @@ func (t Transition) Decided() string {
 	return out
 }
 
-// String tells what ran on what.
+// String shows what ran on which data.
 func (t Transition) String() string {
 	return fmt.Sprintf("%v at server %d, %+v,\nwith    %+v", t.call.Script, t.called, t.call, t.before)
 }
 
-// Transitions are the different ones that some searches meet, in the order in which they do.
+// Transitions returns the distinct transitions that searches of these cases meet, in that order.
 func Transitions(cases []Case) ([]Transition, error) {
 	var all []Transition
 	seen := map[Transition]bool{}
@@ -53,7 +53,7 @@ func Transitions(cases []Case) ([]Transition, error) {
 	return all, nil
 }
 
-// plain is the transition as every Redis shows it. Its clock is not the model's: an epoch is the next one.
+// plain returns the transition as a real Redis shows it. Epochs are renumbered, because the clocks differ.
 func (t Transition) plain() Transition {
 	t.call.Time = 0
 	t.after = t.before
@@ -65,12 +65,12 @@ func (t Transition) plain() Transition {
 type Bridge struct {
 	client *redis.Client
 	store  *cell.Store
-	server string // what it is called
-	// notices are those of all gateways.
+	server string // its name
+	// notices receives the notices of all gateways.
 	notices *redis.PubSub
 }
 
-// The vehicle, and what stands for the model's small numbers. Epochs lie far ahead, so that the clock does not matter.
+// The vehicle, and the real values of the model's small numbers. Epochs are far ahead, so the clock does not matter.
 const (
 	vin      = "LMODEL00000000001"
 	vehicle  = cell.Prefix + "{" + vin + "}:"
@@ -82,7 +82,7 @@ const (
 	channels = cell.Prefix + "model:to:"
 )
 
-// NewBridge takes a Redis that it may write to: one server without slots.
+// NewBridge takes a Redis that it may write to: one server, not a cluster.
 func NewBridge(ctx context.Context, client *redis.Client) (*Bridge, error) {
 	store, err := cell.NewStore(client, "model", cell.Confirmation{Wait: time.Second}, time.Hour)
 	if err != nil {
@@ -100,7 +100,7 @@ func NewBridge(ctx context.Context, client *redis.Client) (*Bridge, error) {
 	return b, err
 }
 
-// Replay puts into Redis what was there before, runs the script, and compares its answer and what is there after it.
+// Replay writes the data before a transition to Redis, runs the script, and compares its answer and the data after it.
 func (b *Bridge) Replay(ctx context.Context, t Transition) error {
 	if err := b.load(ctx, t); err != nil {
 		return fmt.Errorf("loading %v: %w", t, err)
@@ -121,7 +121,7 @@ func (b *Bridge) Replay(ctx context.Context, t Transition) error {
 
 func node(g uint8) string { return string('A' + rune(g)) }
 
-// named is what a server of the model is called: the real one, or others that are not there.
+// named returns the name of a server of the model: that of the real one, or of one that does not exist.
 func (b *Bridge) named(t Transition, called uint8) string {
 	switch called {
 	case 0:
@@ -134,7 +134,7 @@ func (b *Bridge) named(t Transition, called uint8) string {
 
 func id(c uint8) string { return "command-" + strconv.Itoa(int(c)) }
 
-// states are a command's in Redis, by state of the model.
+// states are the values of a command in Redis for each state of the model.
 var states = map[status][3]string{ // state, cause, outcome
 	queued: {"queued"}, sent: {"sent"}, cancelled: {"cancelled"}, unsent: {"expired", "not_sent"}, unclear: {"expired", "unknown"},
 	unanswered: {"expired", "not_acknowledged"}, late: {"late", "", "succeeded"}, done: {"succeeded"},
@@ -156,7 +156,7 @@ func endOf(t Transition) int64 {
 	return far
 }
 
-// recordOf is a command of the model as Redis has it.
+// recordOf returns a command of the model in the form of Redis.
 func recordOf(t Transition, c uint8, r record) cell.Record {
 	names := states[r.State]
 	return cell.Record{
@@ -199,7 +199,7 @@ func epochOf(e uint8) int64 {
 	return far + int64(e)
 }
 
-// small is an epoch of the model. The first of a vehicle is the time.
+// small returns the model's number of an epoch. A vehicle's first epoch is the time.
 func small(epoch int64) uint8 {
 	switch {
 	case epoch == 0:
@@ -210,7 +210,7 @@ func small(epoch int64) uint8 {
 	return uint8(epoch - far)
 }
 
-// run calls what the transition calls.
+// run runs the transition's call.
 func (b *Bridge) run(ctx context.Context, t Transition) (answer, error) {
 	c := t.call
 	conn := cell.Connection{Node: node(c.Gateway), Boot: "boot", Number: uint64(c.Since), Epoch: epochOf(c.Epoch), Since: far + int64(c.Since)}
@@ -243,12 +243,12 @@ func (b *Bridge) run(ctx context.Context, t Transition) (answer, error) {
 	if got.Record.State != "" {
 		a.Record, err = smallRecord(got.Record)
 	} else if c.Script != accept && a.Verdict != closed && a.Verdict != missing {
-		a.Record = t.before.Commands[c.Command] // it refuses without showing the record
+		a.Record = t.before.Commands[c.Command] // a refusal does not return the record
 	}
 	return a, err
 }
 
-// told is who was told of a claim, before a notice to nobody.
+// told returns who was notified of a claim: it reads notices up to its own marker.
 func (b *Bridge) told(ctx context.Context, c call, got cell.Claimed) (told uint8, err error) {
 	if err := b.store.Notify(ctx, "nobody", ""); err != nil {
 		return 0, err
@@ -267,7 +267,7 @@ func (b *Bridge) told(ctx context.Context, c call, got cell.Claimed) (told uint8
 	}
 }
 
-// Close ends the bridge. The client is its owner's.
+// Close ends the bridge. It does not close the client.
 func (b *Bridge) Close() error { return b.notices.Close() }
 
 func (b *Bridge) command(ctx context.Context, t Transition, conn cell.Connection) (cell.Answer, error) {
@@ -310,7 +310,7 @@ func smallRecord(r cell.Record) (record, error) {
 	return record{State: s, Gen: uint8(r.Gen), Content: uint8(content)}, err
 }
 
-// read is what is in Redis now.
+// read returns the data now in Redis.
 func (b *Bridge) read(ctx context.Context, t Transition) (data, error) {
 	var d data
 	var marked, vehicles *redis.MapStringStringCmd
@@ -366,7 +366,7 @@ func number(s string) int {
 	return n
 }
 
-// Replayed are the cases whose transitions are run against the scripts: together they meet every verdict of each.
+// Replayed returns the cases whose transitions are run against the scripts: together they reach every verdict of each.
 func Replayed() []Case {
 	return []Case{
 		{Gateways: 2, Servers: 2, Connects: 2, Promotions: 1, Late: true, Depth: 9, States: 1e6},

@@ -1,6 +1,6 @@
 package model
 
-// eachOfRequest is what a living gateway may ask of Redis, and what may become of what it has asked.
+// eachOfRequest tries every request that a running gateway may send to Redis, and every outcome of one under way.
 func (m *search) eachOfRequest(s *state, g uint8, try try) {
 	r := &s.Gateways[g].Request
 	switch r.Stage {
@@ -28,7 +28,7 @@ func (m *search) eachOfRequest(s *state, g uint8, try try) {
 	}
 }
 
-// eachAsk is what an idle gateway may ask: only what can make a difference.
+// eachAsk tries the requests of an idle gateway that can make a difference.
 func (m *search) eachAsk(s *state, g uint8, try try) {
 	w := &s.Gateways[g]
 	ask := func(sc script, c uint8) {
@@ -73,7 +73,7 @@ func (m *search) eachAsk(s *state, g uint8, try try) {
 	}
 }
 
-// anywhere reports whether anybody can know the command.
+// anywhere reports whether anything still knows the command.
 func (s *state) anywhere(c uint8) bool {
 	for i := range s.Servers {
 		if s.Servers[i].Data.Commands[c].State != none {
@@ -83,13 +83,13 @@ func (s *state) anywhere(c uint8) bool {
 	return false
 }
 
-// mustJoin reports whether the gateway learns from Redis that it has to offer or to register.
+// mustJoin reports whether Redis shows the gateway that it has to offer or to register.
 func (m *search) mustJoin(s *state, g uint8) bool {
 	w, v := &s.Gateways[g], &s.Servers[s.Current]
 	return !w.Remembers || s.Gone&bit(g) != 0 || v.Data.Open != v.Called && v.Data.Offered[g] != v.Called
 }
 
-// everybody is the members that a gateway remembers.
+// everybody returns the members that a gateway remembers.
 func (m *search) everybody(s *state) uint8 { return (bit(uint8(m.Gateways)) - 1) &^ s.Gone }
 
 func (m *search) ask(s *state, g uint8, sc script, c uint8) {
@@ -115,7 +115,7 @@ func (m *search) callOf(s *state, g uint8, sc script, c uint8) call {
 	return k
 }
 
-// run runs a script at a server. Time is the server's: it is asked when the script runs.
+// run runs a script at a server, at the server's time.
 func (m *search) run(s *state, i uint8, c call) answer {
 	v := &s.Servers[i]
 	if c.Script == offer {
@@ -125,7 +125,7 @@ func (m *search) run(s *state, i uint8, c call) answer {
 	if c.Script != claim {
 		return m.script(&v.Data, v.Called, c)
 	}
-	s.Clock++ // no two epochs are given at one time
+	s.Clock++ // no two epochs have the same time
 	c.Time = s.Clock
 	before := v.Data.Epoch
 	a := m.script(&v.Data, v.Called, c)
@@ -148,7 +148,7 @@ func (m *search) script(d *data, called uint8, c call) answer {
 	return a
 }
 
-// offerAll offers what the gateway remembers of all commands: it is one request in the model.
+// offerAll offers all commands that the gateway remembers, as one request.
 func (m *search) offerAll(s *state, i uint8, c call) answer {
 	for n, r := range s.Gateways[c.Gateway].Known {
 		if r.State != none {
@@ -159,7 +159,7 @@ func (m *search) offerAll(s *state, i uint8, c call) answer {
 	return answer{}
 }
 
-// land runs what a gateway has asked, and has it hear the answer. What is not to be told needs no confirmation.
+// land runs a gateway's request and gives it the answer. An answer that is not published needs no confirmation.
 func (m *search) land(s *state, g, i uint8) {
 	w, v := &s.Gateways[g], &s.Servers[i]
 	c := w.Request.Call
@@ -195,8 +195,8 @@ func (m *search) land(s *state, g, i uint8) {
 	}
 }
 
-// claimed has a gateway hear that a vehicle is its own. It sends from now on; it tells of the connection when that is
-// confirmed.
+// claimed handles the answer that a vehicle is the gateway's own. It may send at once; it reports the connection once
+// the claim is confirmed.
 func (m *search) claimed(s *state, g uint8, c call, a answer) bool {
 	w := &s.Gateways[g]
 	switch {
@@ -210,7 +210,7 @@ func (m *search) claimed(s *state, g uint8, c call, a answer) bool {
 	return true
 }
 
-// memoryless reports whether a command was told or executed and no gateway remembers it.
+// memoryless reports whether a command was reported or executed and no gateway remembers it.
 func (s *state) memoryless(c uint8) bool {
 	for g := range s.Gateways {
 		if s.Gateways[g].Known[c].State != none {
@@ -220,7 +220,7 @@ func (s *state) memoryless(c uint8) bool {
 	return s.Told[c] != 0 || s.Accepted[c] != 0 || s.Executed&bit(c) != 0
 }
 
-// announce tells of a connection, in its epoch.
+// announce reports a connection with its epoch.
 func (s *state) announce(g uint8, c call, a answer) {
 	if s.At == g && s.Conn == c.Since {
 		s.Ours = a.Epoch
@@ -253,7 +253,7 @@ func (m *search) joined(s *state, g uint8, a answer) {
 	}
 }
 
-// sweepFinds reports whether comparing claims shows the gateway something.
+// sweepFinds reports whether comparing claims finds a difference.
 func (m *search) sweepFinds(s *state, g, i uint8) bool {
 	w, d := &s.Gateways[g], &s.Servers[i].Data
 	if w.Conn == 0 || w.Epoch == 0 || w.Request.Stage != nothing {
@@ -274,7 +274,7 @@ func (m *search) laterClaim(d *data, w *gateway) bool {
 	return d.Since > w.Conn
 }
 
-// sweep compares the gateway's claim with Redis'.
+// sweep compares the gateway's claim with the claim in Redis.
 func (m *search) sweep(s *state, g, i uint8) {
 	if m.laterClaim(&s.Servers[i].Data, &s.Gateways[g]) {
 		m.end(s, g)
@@ -283,8 +283,8 @@ func (m *search) sweep(s *state, g, i uint8) {
 	m.ask(s, g, claim, 0)
 }
 
-// hear has a gateway learn of a later claim. One that is of an older connection, at a Redis that has lost the gateway's own, is answered
-// with that.
+// hear handles the notice of a later claim. If that is of an older connection, at a Redis that has lost the gateway's
+// own claim, the gateway claims again.
 func (m *search) hear(s *state, g uint8) {
 	w := &s.Gateways[g]
 	n := w.Notice
@@ -298,7 +298,7 @@ func (m *search) hear(s *state, g uint8) {
 	}
 }
 
-// confirmed reports whether enough replicas have what the script did.
+// confirmed reports whether enough replicas have the script's changes.
 func (m *search) confirmed(s *state, r *request) bool {
 	wait := m.WaitBeforeTelling
 	switch r.Call.Script {
@@ -320,7 +320,7 @@ func (m *search) confirmed(s *state, r *request) bool {
 	return r.Acks&all == all
 }
 
-// confirm writes what is confirmed to the disk.
+// confirm writes a confirmed change to the disk.
 func (m *search) confirm(s *state, g uint8) {
 	w := &s.Gateways[g]
 	w.Request.Stage = stored
@@ -332,7 +332,7 @@ func (m *search) confirm(s *state, g uint8) {
 	}
 }
 
-// act tells what is confirmed, or puts it on the wire. The vehicle executes a command once.
+// act reports a confirmed change, or sends it to the vehicle. The vehicle executes a command once.
 func (m *search) act(s *state, g uint8) {
 	w := &s.Gateways[g]
 	c, a := w.Request.Call, w.Request.Answer

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// broken takes each rule out and names a case that shows what it is for.
+// broken removes each rule and names a case that shows why it is needed.
 var broken = []struct {
 	rule string
 	out  func(*Rules)
@@ -37,7 +37,7 @@ var broken = []struct {
 	{"ExpiredNotAccepted", func(r *Rules) { r.ExpiredNotAccepted = false }, Case{Gateways: 2, Commands: 1, Servers: 1, Connects: 1, Expiry: true, Removal: true}},
 }
 
-// TestRulesAreNeeded takes out each rule, and prints the shortest history in which a promise is broken then.
+// TestRulesAreNeeded removes each rule and prints the shortest history that then breaks a promise.
 func TestRulesAreNeeded(t *testing.T) {
 	t.Parallel()
 	for _, b := range broken {
@@ -66,8 +66,8 @@ func upTo(c Case, depth int) Case {
 	return c
 }
 
-// TestOwnerSendsForOrderAlone records that outcomes do not depend on who sends: vehicles drop what they know. The rule is there
-// so that nothing is marked as sent by a gateway that has no connection.
+// TestOwnerSendsForOrderAlone checks that outcomes do not depend on who sends, because vehicles drop repetitions. The
+// rule only keeps gateways without a connection from marking commands as sent.
 func TestOwnerSendsForOrderAlone(t *testing.T) {
 	t.Parallel()
 	r := All()
@@ -78,7 +78,7 @@ func TestOwnerSendsForOrderAlone(t *testing.T) {
 	}
 }
 
-// Cases that hold. Depth is that of the quick search; `make soak` goes on to MODEL_STATES states each.
+// Cases that hold. Depth is that of the quick search; `make soak` searches up to MODEL_STATES states each.
 var held = map[string]Case{
 	"claims, requests that land late, failovers":       {Gateways: 2, Servers: 2, Connects: 2, Promotions: 2, Late: true, Depth: 9},
 	"claims, three gateways":                           {Gateways: 3, Servers: 2, Connects: 3, Promotions: 1, Kills: 1, Late: true, Depth: 7},
@@ -119,7 +119,7 @@ func TestPromisesHold(t *testing.T) {
 	}
 	for name, c := range held {
 		t.Run(name, func(t *testing.T) {
-			if states == 0 { // one at a time otherwise: a search takes gigabytes
+			if states == 0 { // a search takes gigabytes: one at a time
 				t.Parallel()
 			}
 			c.Depth -= spared

@@ -2,5 +2,6 @@
 
 package model
 
-// spared is by how many steps the quick searches are shorter: the race detector makes them slow, and they have no goroutines.
+// spared is the number of steps by which the quick searches are shorter: the race detector is slow, and they have no
+// goroutines.
 const spared = 3

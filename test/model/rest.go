@@ -1,6 +1,6 @@
 package model
 
-// atRest ends all faults, does what is left to do, and says which promise does not hold then.
+// atRest ends all faults, does the remaining work, and returns the promise that is then broken.
 func (m *search) atRest(s state) string {
 	quiet := *m
 	quiet.transition = nil
@@ -11,7 +11,7 @@ func (m *search) atRest(s state) string {
 	return quiet.checkRest(&s)
 }
 
-// settle is a history without faults: requests on the way are lost, everybody is there, and does what it has to.
+// settle continues a history without faults: requests under way are lost, every gateway runs and does its work.
 func (m *search) settle(s *state) {
 	for i := range uint8(m.Servers) {
 		if i != s.Current {
@@ -28,12 +28,12 @@ func (m *search) settle(s *state) {
 	if s.Conn == 0 || s.Gateways[s.At].Conn != s.Conn {
 		s.connect(0)
 	}
-	for range 2 { // whoever has lost its memory joins again when the others have offered
+	for range 2 { // a gateway without memory joins again after the others have offered
 		for g := range uint8(m.Gateways) {
 			m.rejoin(s, g)
 		}
 	}
-	for range 2 { // whose epoch was another's too claims twice
+	for range 2 { // a gateway whose epoch was taken claims twice
 		m.reclaim(s)
 	}
 	for c := range uint8(m.Commands) {
@@ -72,7 +72,7 @@ func (m *search) reclaim(s *state) {
 	}
 }
 
-// finish brings a command to its end: the owner sends it, the vehicle answers, what has expired is expired.
+// finish brings a command to its end: the owner sends it, the vehicle answers, expired commands expire.
 func (m *search) finish(s *state, c uint8) {
 	if s.Gateways[s.At].Epoch != 0 {
 		m.now(s, s.At, send, c)
@@ -94,7 +94,7 @@ func (m *search) checkRest(s *state) string {
 	d := &s.Servers[s.Current].Data
 	switch {
 	case d.Open != s.Servers[s.Current].Called && s.DiskLost == bit(uint8(m.Gateways))-1 && s.RedisLost:
-		return "" // nobody remembers anything: the cell begins anew, which is not in the model
+		return "" // nobody remembers anything: the cell starts again, which is not modelled
 	case d.Open != s.Servers[s.Current].Called:
 		return "nothing is decided, though everybody is there"
 	case d.Node != s.At+1 || d.Since != s.Conn:
@@ -120,7 +120,7 @@ func (m *search) checkCommand(s *state, c uint8) string {
 	case r.State == queued && r.Gen < s.Servers[s.Current].Data.Doubt:
 		return "" // it expires as unclear
 	case r.State == sent && s.Executed&bit(c) != 0 && s.DiskLost != 0:
-		return "" // the result may have been in the journal that is lost
+		return "" // the result may have been in the lost journal
 	case r.State == queued || r.State == sent:
 		return "a command is stuck"
 	}

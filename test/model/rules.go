@@ -1,29 +1,29 @@
 package model
 
-// Rules are what broker/cell holds to. Each is needed: a test takes one out and finds what breaks.
+// Rules are the rules of broker/cell. Each is needed: a test removes one and finds what breaks.
 type Rules struct {
-	// WaitBeforeTelling and WaitBeforeWire: nothing is told, or put on the wire, before the replicas have it. WaitForAll:
-	// before every replica that may be promoted has it.
+	// WaitBeforeTelling and WaitBeforeWire: a change is reported, or sent, only after the replicas have it. WaitForAll:
+	// after every replica that may be promoted has it.
 	WaitBeforeTelling, WaitBeforeWire, WaitForAll bool
-	// SameServerBehindWait: the server is still called what it was called when the script ran. A server that was demoted and
-	// promoted counts bytes of another history, and its WAIT says yes to what is gone.
+	// SameServerBehindWait: the server still has the name that it had when the script ran. A server that was demoted
+	// and promoted counts bytes of another history, so its WAIT confirms what is lost.
 	SameServerBehindWait bool
-	// ReadsWrite: scripts that change nothing write too, so that WAIT covers what they have read.
+	// ReadsWrite: scripts that change nothing write too, so that WAIT covers what they read.
 	ReadsWrite bool
-	// Store: what was confirmed is on the gateway's disk before it is told or on the wire.
+	// Store: a confirmed change is on the gateway's disk before it is reported or sent.
 	Store bool
-	// Closed: commands are decided at a server only when it is open; AcceptOpen: they are accepted only there too.
+	// Closed: commands are decided only at a server that is open. AcceptOpen: they are accepted only there, too.
 	Closed, AcceptOpen bool
-	// Offers: members offer what they remember. AllOffer: a server opens when all have. OffersLanded: at that server.
-	// MergeLater: merging keeps the later state.
+	// Offers: members offer what they remember. AllOffer: a server opens when all have offered. OffersLanded: at that
+	// server. MergeLater: merging keeps the later state.
 	Offers, AllOffer, OffersLanded, MergeLater bool
-	// Doubt: when a member's memory is gone, what is not known to be sent may have been. FreshWaits: who remembers nothing
-	// does not open a Redis that is empty.
+	// Doubt: if a member's memory is lost, a command not known to be sent may have been. FreshWaits: a member without
+	// memory does not open an empty Redis.
 	Doubt, FreshWaits bool
-	// YoungerConnection: the claim of an older connection is refused. Clock: an epoch is at least the time. Reclaim: whoever
-	// does not find its claim claims again. ConfirmEpoch: nothing is told in an epoch that is not confirmed.
+	// YoungerConnection: the claim of an older connection is refused. Clock: an epoch is at least the time. Reclaim: a
+	// gateway that does not find its claim claims again. ConfirmEpoch: nothing is reported with an unconfirmed epoch.
 	YoungerConnection, Clock, Reclaim, ConfirmEpoch bool
-	// NoticeYounger: a notice ends a connection only for one that is not older.
+	// NoticeYounger: a notice ends a connection only if its own is not older.
 	NoticeYounger bool
 	// Salt: a Redis that was flushed is another server.
 	Salt bool
@@ -43,21 +43,21 @@ func All() Rules {
 	}
 }
 
-// Case is what a search may use up: it bounds the histories.
+// Case bounds the histories of a search.
 type Case struct {
 	Gateways, Commands, Servers int
-	// Connects, and how often a server is promoted, Redis loses its data (flushed, or restored from a backup), a gateway
-	// is killed, and loses its disk. Forgets: how often an operator forgets a gateway that is down.
+	// Connects, and how often a server is promoted, Redis loses its data (flushed, or restored from a backup), a
+	// gateway is killed, and a gateway loses its disk. Forgets: how often an operator forgets a stopped gateway.
 	Connects, Promotions, Losses, Kills, Disks, Forgets int
-	// Expiry: time may run out for commands. Late: requests may land after their caller has given up.
+	// Expiry: commands may expire. Late: requests may arrive after their caller has given up.
 	Expiry, Late bool
 	// Looks: states are read. Contents: an id may be used for two different commands.
 	Looks, Contents bool
-	// Removal: commands are removed when keep_for is over.
+	// Removal: commands are removed after keep_for.
 	Removal bool
-	// Notices: who had the vehicle is told of a claim, or not, and hears it at any time.
+	// Notices: the previous owner may be notified of a claim, at any time or never.
 	Notices bool
-	// InDoubt: it begins with a command that somebody whose memory is gone may have sent.
+	// InDoubt: the history starts with a command that a gateway without memory may have sent.
 	InDoubt bool
 	// Depth is the longest history in steps, 0 for all. States ends the search as too large.
 	Depth, States int

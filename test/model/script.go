@@ -1,13 +1,13 @@
 package model
 
-// Bounds of the model. A gateway is 0 to 2; what names a gateway in Redis is one more, so that 0 is nobody.
+// Bounds of the model. Gateways are 0 to 2; Redis has gateway numbers plus 1, so that 0 is none.
 const (
 	maxGateways = 3
 	maxCommands = 2
 	maxServers  = 3
 )
 
-// status is where a command is in Redis, in a gateway's memory, or in an answer.
+// status is the state of a command in Redis, in a gateway's memory, or in an answer.
 type status uint8
 
 const (
@@ -15,14 +15,14 @@ const (
 	queued
 	sent
 	cancelled
-	unsent     // expired, and was never sent
-	unclear    // expired, and nobody knows whether it was sent
+	unsent     // expired, never sent
+	unclear    // expired, unknown whether sent
 	unanswered // expired after it was sent
-	late       // expired, and the vehicle spoke afterwards
+	late       // expired, then the vehicle answered
 	done
 )
 
-// final reports whether nothing but the word of the vehicle changes it. States are in the order in which merging prefers them.
+// final reports whether only the vehicle's result can change it. States are in the order in which merging prefers them.
 func (s status) final() bool { return s >= cancelled }
 
 // record is a command in Redis or in a gateway's memory: its state, the generation in which it was accepted, and which of
@@ -33,11 +33,11 @@ type record struct {
 	Content uint8
 }
 
-// data is what a copy of Redis holds: the mark of its generation, the vehicle's claim, its commands.
+// data is a copy of Redis: the mark of its generation, the vehicle's claim, its commands.
 type data struct {
-	// The mark. Open is the server for which it is open: commands are decided only there. Members offered what they
-	// remember to server Offered. Gen counts generations. A command accepted before generation Doubt may have been
-	// sent by somebody whose memory is gone. Floor is Doubt of the next opening; Fresh: somebody without memory has come.
+	// The mark. Open is the server at which commands are decided. Members offered what they remember to server Offered.
+	// Gen counts generations. A command accepted before generation Doubt may have been sent by a member that lost its
+	// memory. Floor is Doubt at the next opening. Fresh: a member without memory has joined.
 	Open    uint8
 	Gen     uint8
 	Floor   uint8
@@ -45,13 +45,13 @@ type data struct {
 	Members uint8
 	Fresh   bool
 	Offered [maxGateways]uint8
-	// The claim: who has the vehicle, by which of its connections, in which epoch.
+	// The claim: the vehicle's gateway, connection and epoch.
 	Node, Since, Epoch uint8
 
 	Commands [maxCommands]record
 }
 
-// Script names what is called.
+// script names a script.
 type script uint8
 
 const (
@@ -77,14 +77,14 @@ type call struct {
 	Script  script
 	Gateway uint8
 	Command uint8
-	// Since and Epoch: of the caller's connection. Expired: the command's time is over.
+	// Since and Epoch are of the caller's connection. Expired: the command has expired.
 	Since, Epoch uint8
 	Expired      bool
 	// Time is the server's when the script runs.
 	Time uint8
-	// Content is what accept asks for.
+	// Content is the content of the command to accept.
 	Content uint8
-	// Of an offer, what the caller remembers; of join, its memory, and the server that its offers landed at.
+	// Of an offer, what the caller remembers; of join, its memory, and the server that received its offers.
 	Record     record
 	Remembers  bool
 	Gen, Floor uint8
@@ -92,22 +92,22 @@ type call struct {
 	Server     uint8
 }
 
-// verdict is what a script answers.
+// verdict is a script's decision.
 type verdict uint8
 
 const (
 	ok verdict = iota
 	closed
 	missing
-	older    // the claim of a younger connection stands
-	notOwner // the caller is not, or not in this epoch
+	older    // a younger connection has the claim
+	notOwner // the caller is not the owner, or not with this epoch
 	doubtful
 	early   // not expired yet
 	tooLate // expired
-	already // in a state that the call does not change
-	moved   // the offers landed at another server
+	already // the call does not change this state
+	moved   // another server received the offers
 	waiting // for other members
-	empty   // nobody is registered, and the caller remembers nothing
+	empty   // nobody is registered, and the caller has no memory
 	conflict
 )
 
@@ -115,17 +115,17 @@ var verdictNames = [...]string{"ok", "closed", "missing", "older", "not-owner", 
 
 func (v verdict) String() string { return verdictNames[v] }
 
-// answer is a script's.
+// answer is a script's answer.
 type answer struct {
 	Verdict    verdict
 	Record     record
 	Epoch      uint8
 	Gen, Floor uint8
-	// Told is who is told that a claim has its vehicle.
+	// Told is the gateway that is notified of a claim.
 	Told uint8
 }
 
-// apply runs a script on a server's data. server is what the server is called now: another one after every promotion and restart.
+// apply runs a script on a server's data. server is its present name, which changes with every promotion and restart.
 func (r Rules) apply(d *data, server uint8, c call) answer {
 	switch c.Script {
 	case claim:
@@ -151,9 +151,9 @@ func (r Rules) apply(d *data, server uint8, c call) answer {
 	return answer{Verdict: v, Record: *cmd}
 }
 
-// change carries out what is done to a command that is there.
+// change applies a call to an existing command.
 func (r Rules) change(d *data, cmd *record, c call) verdict {
-	lost := cmd.Gen < d.Doubt // somebody whose memory is gone may know more
+	lost := cmd.Gen < d.Doubt // a member without memory may know more
 	switch c.Script {
 	case send:
 		return r.send(d, cmd, c, lost)
@@ -226,7 +226,7 @@ func (r Rules) accept(d *data, cmd *record, c call) answer {
 	return answer{Record: *cmd}
 }
 
-// claim gives the vehicle to the younger connection, in an epoch later than every one that the caller or Redis knows.
+// claim assigns the vehicle to the younger connection, with an epoch later than all that the caller or Redis knows.
 func (r Rules) claim(d *data, c call) answer {
 	mine := d.Node == c.Gateway+1 && d.Since == c.Since
 	loses := d.Node != 0 && !mine && c.Since < d.Since
@@ -264,7 +264,7 @@ func (r Rules) offer(d *data, c call) answer {
 	return answer{Record: *cmd}
 }
 
-// join registers a member, and opens the mark for this server when every member has offered.
+// join registers a member, and opens the mark for this server once every member has offered.
 func (r Rules) join(d *data, server uint8, c call) answer {
 	if d.Members == 0 && !c.Remembers && r.FreshWaits {
 		return answer{Verdict: empty}
@@ -295,7 +295,7 @@ func (r Rules) join(d *data, server uint8, c call) answer {
 	return answer{Verdict: v, Gen: d.Gen, Floor: d.Floor}
 }
 
-// openFor opens the mark if nobody's offers are missing.
+// openFor opens the mark if no offers are missing.
 func (r Rules) openFor(d *data, server uint8) verdict {
 	if r.AllOffer {
 		for g := range uint8(maxGateways) {
@@ -315,7 +315,7 @@ func (r Rules) openFor(d *data, server uint8) verdict {
 	return ok
 }
 
-// forget removes a member that will not come back, for an operator and through another member. What it remembered is gone.
+// forget removes a member that does not return, for an operator, through another member. Its memory is lost.
 func (r Rules) forget(d *data, server uint8, c call) answer {
 	if !r.FreshWaits || c.Remembers {
 		d.Members |= c.Members

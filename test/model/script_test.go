@@ -46,7 +46,7 @@ func TestScriptsDecideAsTheModel(t *testing.T) {
 	}
 }
 
-// decided is what each script can decide, but for what lies outside of the model (full queues, ids).
+// decided lists the verdicts of each script, except those outside of the model (full queues, ids).
 func decided() (all []string) {
 	for script, verdicts := range map[string]string{
 		"claim": "ok older", "accept": "ok already conflict expired closed", "send": "ok already doubt not-owner expired missing closed",

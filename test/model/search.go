@@ -15,22 +15,22 @@ type search struct {
 	seeds  [2]maphash.Seed
 	orders []order
 	seen   map[[2]uint64]struct{}
-	// from and by lead back from each state to the first.
+	// from and by lead from each state back to the first.
 	from []uint32
 	by   []step
 }
 
-// Result is what a search has found.
+// Result is the result of a search.
 type Result struct {
 	States, Steps, Depth int
-	// Broken is the promise that does not hold, "" for none; Trace the shortest history that shows it.
+	// Broken is the broken promise, "" for none. Trace is the shortest history that shows it.
 	Broken string
 	Trace  []string
-	// Whole: every history of the case was walked, not only those up to its depth.
+	// Whole: the search visited every history of the case, not only those up to its depth.
 	Whole bool
 }
 
-// String is the counterexample, a line for each step.
+// String shows the counterexample, one line per step.
 func (r Result) String() string {
 	if r.Broken == "" {
 		return fmt.Sprintf("holds: %d states, %d steps, depth %d", r.States, r.Steps, r.Depth)
@@ -43,7 +43,8 @@ func (r Result) String() string {
 	return b.String()
 }
 
-// Search walks a case breadth first until a promise is broken. transition, if not nil, hears of every script that ran.
+// Search walks a case breadth first until a promise is broken. It calls transition, if not nil, for every script that
+// ran.
 func Search(c Case, r Rules, transition func(Transition)) (Result, error) {
 	m := &search{
 		Case: c, Rules: r, transition: transition, seen: map[[2]uint64]struct{}{},
@@ -52,7 +53,7 @@ func Search(c Case, r Rules, transition func(Transition)) (Result, error) {
 	return m.walk()
 }
 
-// orders lists the permutations of so many gateways.
+// orders lists the permutations of that many gateways.
 func orders(gateways int) []order {
 	all := []order{{0, 1, 2}, {1, 0, 2}, {0, 2, 1}, {2, 1, 0}, {1, 2, 0}, {2, 0, 1}}
 	return all[:[...]int{0, 1, 2, 6}[gateways]]
@@ -62,7 +63,7 @@ func (m *search) hash(s *state) [2]uint64 {
 	return [2]uint64{maphash.Comparable(m.seeds[0], *s), maphash.Comparable(m.seeds[1], *s)}
 }
 
-// add keeps a state that was not seen before.
+// add keeps a new state.
 func (m *search) add(s *state, from uint32, by step) bool {
 	k := m.key(s)
 	if _, ok := m.seen[k]; ok {

@@ -1,13 +1,13 @@
 package model
 
-// stage is how far a request has come.
+// stage is the progress of a request.
 type stage uint8
 
 const (
 	nothing stage = iota
 	asked         // on its way to Redis
 	landed        // the script has run; its caller waits for the replicas
-	stored        // confirmed, and on the disk: told or put on the wire next
+	stored        // confirmed and on the disk: reported or sent next
 )
 
 // request is a script that a gateway has called.
@@ -15,36 +15,36 @@ type request struct {
 	Stage  stage
 	Call   call
 	Answer answer
-	// At is the server where it landed, Called what that was called then, Acks the replicas that have what it did.
+	// At is the server where it arrived, Called that server's name then, Acks the replicas that have its change.
 	At, Called, Acks uint8
 }
 
 // gateway is a gateway's memory and disk.
 type gateway struct {
 	Up bool
-	// Conn is the connection that it believes to have, 0 for none; Epoch of its claim, 0 before it has one.
+	// Conn is the connection that it believes to have, 0 for none. Epoch is that of its claim, 0 before it has one.
 	Conn, Epoch uint8
-	// Offered is the server that its offers landed at.
+	// Offered is the server that received its offers.
 	Offered uint8
-	// On the disk: what it remembers of the commands, whether it remembers at all, and results that the journal has.
+	// On the disk: the commands that it remembers, whether it remembers any, and results in the journal.
 	Remembers  bool
 	Gen, Floor uint8
 	Known      [maxCommands]record
 	Results    uint8
 
 	Request request
-	Late    call // given up, and not landed
-	// Notice is of the last claim that it was told of.
+	Late    call // given up, not arrived
+	// Notice is the last claim that it was notified of.
 	Notice notice
 }
 
 // notice says that another gateway has the vehicle.
 type notice struct{ Since, Epoch uint8 }
 
-// server is a Redis.
+// server is a Redis server.
 type server struct {
-	Primary bool  // it takes itself for one
-	Called  uint8 // its name: another one after every promotion and restart
+	Primary bool  // it believes that it is the primary
+	Called  uint8 // its name; changes with every promotion and restart
 	Follows uint8
 	Data    data
 }
@@ -57,30 +57,30 @@ type state struct {
 	Current  uint8 // the server that was promoted last
 	Named    uint8 // names given to servers
 
-	// The vehicle: its connection and the gateway that it is to; what it has executed, and results that it has not
+	// The vehicle: its connection and gateway, the commands that it has executed, and results that it has not
 	// published.
 	At, Conn, Connects uint8
 	Executed, Results  uint8
 
-	Clock     uint8 // the servers' time, in steps that are longer than what one connection needs
-	Expired   uint8 // commands whose time is over
-	Forgotten uint8 // commands that keep_for has removed
+	Clock     uint8 // the servers' time, in steps longer than one connection needs
+	Expired   uint8 // expired commands
+	Forgotten uint8 // commands removed after keep_for
 	Told      [maxCommands]uint16
-	Accepted  [maxCommands]uint8 // gateways that told so
-	// Earlier is the highest epoch in which something was told of a connection before the vehicle's present one, Ours the
-	// present one's.
+	Accepted  [maxCommands]uint8 // gateways that answered so
+	// Earlier is the highest epoch reported for a previous connection of the vehicle, Ours the epoch of the present
+	// one.
 	Earlier, Ours uint8
-	// WrongEnd: a connection was ended for an older one. SentLate: a command was sent for the first time when it had expired.
+	// WrongEnd: a connection was ended for an older one. SentLate: an expired command was sent for the first time.
 	WrongEnd, SentLate bool
 	// Contents of accepted commands, as bits.
 	Contents [maxCommands]uint8
-	// Anew: commands of which every memory was lost before their id was accepted anew: another command.
+	// Anew: commands that everything had forgotten when their id was accepted again. They are other commands.
 	Anew uint8
 
 	DiskLost  uint8 // gateways
-	Gone      uint8 // gateways that an operator has forgotten
+	Gone      uint8 // gateways forgotten by an operator
 	RedisLost bool
-	// Restored: a backup may have a claim that was given up since, and keeps its epoch (DECISIONS.md of broker/cell).
+	// Restored: a backup may have a claim that was given up later, and keeps its epoch (DECISIONS.md of broker/cell).
 	Restored bool
 	Backed   bool
 
@@ -89,7 +89,7 @@ type state struct {
 
 func bit(n uint8) uint8 { return 1 << n }
 
-// first is the cell at rest: everybody registered, the first server open.
+// first is the cell at rest: all gateways registered, the first server open.
 func first(c Case) state {
 	var s state
 	for g := range c.Gateways {
@@ -108,12 +108,12 @@ func first(c Case) state {
 	return s
 }
 
-// tell notes what the outside learns of a command.
+// tell records a published state of a command.
 func (s *state) tell(c uint8, st status) { s.Told[c] |= 1 << st }
 
 func (s *state) told(c uint8, st status) bool { return s.Told[c]&(1<<st) != 0 }
 
-// broken says which promise the state breaks, "" for none.
+// broken returns the promise that the state breaks, "" for none.
 func (s *state) broken() string {
 	if s.WrongEnd {
 		return "a connection is ended for one that is older"
@@ -138,8 +138,8 @@ func (s *state) broken() string {
 	return ""
 }
 
-// finals counts the final states that a command was told to have. Nobody knows what became of an unclear one, and a late one
-// was expired before.
+// finals counts the published final states of a command. An unclear one has none that is known, and a late one expired
+// before.
 func (s *state) finals(c uint8) int {
 	n := 0
 	for _, st := range []status{cancelled, unsent, unanswered, done} {
@@ -153,8 +153,8 @@ func (s *state) finals(c uint8) int {
 	return n
 }
 
-// key tells states apart: like gateways may be swapped, and like commands. Gateways differ in nothing but their number, which
-// decides nothing, because no two connections are of the same age.
+// key identifies a state; equal gateways may be swapped, and so may equal commands. Gateways differ only by their
+// number, which decides nothing, because no two connections have the same age.
 func (m *search) key(s *state) [2]uint64 {
 	best := [2]uint64{^uint64(0), ^uint64(0)}
 	for _, order := range m.orders {
@@ -171,7 +171,7 @@ func (m *search) key(s *state) [2]uint64 {
 	return best
 }
 
-// order gives each gateway another number.
+// order renumbers the gateways.
 type order [maxGateways]uint8
 
 func (o order) mask(m uint8) (out uint8) {

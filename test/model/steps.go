@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// kind is what may happen.
+// kind is the kind of a step.
 type kind uint8
 
 const (
@@ -34,7 +34,7 @@ const (
 	forgets
 )
 
-// step is one thing that happens: its kind, to which gateway or command, at which server or by which script.
+// step is one event: its kind, its gateway or command, and its server or script.
 type step struct {
 	Kind kind
 	Who  uint8
@@ -42,7 +42,7 @@ type step struct {
 	Call script
 }
 
-// String is the step as a counterexample shows it.
+// String returns the step as a counterexample shows it.
 func (s step) String() string {
 	told := map[kind]string{
 		connects:  "the vehicle connects to gateway G",
@@ -76,7 +76,7 @@ func (s step) String() string {
 		" N ", " "+strconv.Itoa(int(s.Who)+1)+" ", "SCRIPT", s.Call.String()).Replace(told)
 }
 
-// each calls yield with everything that may happen next.
+// each calls yield with every possible next step.
 func (m *search) each(s *state, yield func(step, state)) {
 	try := func(st step, do func(*state)) {
 		t := *s
@@ -100,7 +100,7 @@ func (m *search) each(s *state, yield func(step, state)) {
 	}
 }
 
-// remove forgets a command everywhere: keep_for is over by every clock.
+// remove forgets a command everywhere, after keep_for by every clock.
 func (s *state) remove(c uint8) {
 	s.Forgotten |= bit(c)
 	for i := range s.Servers {
@@ -113,7 +113,7 @@ func (s *state) remove(c uint8) {
 
 type try func(step, func(*state))
 
-// eachOf is what may happen at and to a gateway.
+// eachOf tries every step at a gateway.
 func (m *search) eachOf(s *state, g uint8, try try) {
 	w := &s.Gateways[g]
 	if !w.Up {
@@ -163,7 +163,7 @@ func (m *search) eachOfLiving(s *state, g uint8, try try) {
 	m.eachOfRequest(s, g, try)
 }
 
-// connect moves the vehicle. Its connection before may seem alive at the other end for long.
+// connect moves the vehicle. The other gateway may keep its previous connection for a long time.
 func (s *state) connect(g uint8) {
 	s.Connects++
 	s.Clock++
@@ -172,7 +172,7 @@ func (s *state) connect(g uint8) {
 	s.Gateways[g].Conn, s.Gateways[g].Epoch = s.Conn, 0
 }
 
-// kill ends a gateway's process. What it has asked may still land.
+// kill ends a gateway's process. Its requests may still arrive.
 func (m *search) kill(s *state, g uint8) {
 	w := &s.Gateways[g]
 	if m.Late && w.Request.Stage == asked && w.Late.Script == idle {
@@ -204,7 +204,7 @@ func (m *search) canForget(s *state, gone uint8) bool {
 	return false
 }
 
-// eachOfRedis is what may happen to the servers.
+// eachOfRedis tries every step of the servers.
 func (m *search) eachOfRedis(s *state, try try) {
 	for i := range uint8(m.Servers) {
 		v := &s.Servers[i]
@@ -248,7 +248,7 @@ func (s *state) promote(i uint8) {
 	s.Servers[i].Primary, s.Servers[i].Called = true, s.Named
 }
 
-// follow gives a server up to the present primary: what it had alone is gone.
+// follow makes a server a replica of the present primary: data that only it had is lost.
 func (s *state) follow(i uint8) {
 	v := &s.Servers[i]
 	v.Primary, v.Called, v.Follows, v.Data = false, 0, s.Current, s.Servers[s.Current].Data
@@ -267,7 +267,7 @@ func (s *state) restore(servers int) {
 	}
 }
 
-// copyMatters reports whether a copy changes anything: the replica's data, or what somebody waits for.
+// copyMatters reports whether a copy changes the replica's data, or completes a wait.
 func (m *search) copyMatters(s *state, i uint8) bool {
 	v := &s.Servers[i]
 	if v.Data != s.Servers[v.Follows].Data {
@@ -281,8 +281,8 @@ func (m *search) copyMatters(s *state, i uint8) bool {
 	return false
 }
 
-// acknowledges reports whether what replica i acknowledges counts for a request: what it has is of the history in which the
-// script ran. By its bytes alone WAIT cannot tell.
+// acknowledges reports whether the acknowledgement of replica i counts for a request: its data must be of the history
+// in which the script ran. WAIT cannot tell that, because it only counts bytes.
 func (m *search) acknowledges(s *state, r *request, i uint8) bool {
 	p := s.Servers[i].Follows
 	return r.At == p && (r.Called == s.Servers[p].Called || !m.SameServerBehindWait)

@@ -12,29 +12,29 @@ import (
 	"time"
 )
 
-// Patience is how long a client waits for what must come.
+// Patience is how long a client waits for an expected packet.
 const Patience = 30 * time.Second
 
-// Client is one connection. It reads only when it is asked to, by one goroutine at a time.
+// Client is one connection. It reads only when a method needs a packet, on one goroutine at a time.
 type Client struct {
 	Conn     net.Conn
 	Version  byte
 	ID       string        // of the last Connect
 	Ack      Packet        // the CONNACK that answered it
-	Patience time.Duration // for each packet that is read or written
+	Patience time.Duration // for each packet read or written
 
 	in    *bufio.Reader
 	last  uint16   // packet identifier used
-	later []Packet // read while something else was awaited
+	later []Packet // read while another was awaited
 	bye   Packet   // the gateway's DISCONNECT
 }
 
-// New makes a client of a connection.
+// New returns a client of a connection.
 func New(conn net.Conn, version byte) *Client {
 	return &Client{Conn: conn, Version: version, Patience: Patience, in: bufio.NewReader(conn)}
 }
 
-// Dial opens a connection without sending anything of MQTT; config may be nil, for plain TCP.
+// Dial opens a connection and sends nothing of MQTT. A nil config means plain TCP.
 func Dial(addr string, version byte, config *tls.Config) (*Client, error) {
 	dialer := &net.Dialer{Timeout: Patience}
 	if config == nil {
@@ -51,7 +51,7 @@ func Dial(addr string, version byte, config *tls.Config) (*Client, error) {
 	return New(conn, version), nil
 }
 
-// Open dials and connects; a CONNECT that is refused is an error.
+// Open dials and connects; a refused CONNECT is an error.
 func Open(addr string, o Connect, config *tls.Config) (*Client, error) {
 	c, err := Dial(addr, cmp.Or(o.Version, V4), config)
 	if err != nil {
@@ -64,7 +64,7 @@ func Open(addr string, o Connect, config *tls.Config) (*Client, error) {
 	return c, nil
 }
 
-// Enter is Connect for a CONNECT that has to be accepted.
+// Enter is Connect, with an error if the CONNECT is refused.
 func (c *Client) Enter(o Connect) error {
 	ack, err := c.Connect(o)
 	if err == nil && ack.Reason != 0 {
@@ -80,7 +80,7 @@ func (c *Client) Send(frames ...[]byte) error {
 	return err
 }
 
-// ReadFrame gives the next frame as it came: its first byte and its body.
+// ReadFrame returns the next frame as received: its first byte and its body.
 func (c *Client) ReadFrame() (first byte, body []byte, err error) {
 	_ = c.Conn.SetReadDeadline(time.Now().Add(c.Patience))
 	first, body, _, err = c.readFrame()
@@ -105,7 +105,8 @@ func (c *Client) readFrame() (first byte, body []byte, size int, err error) {
 	return first, body, 1 + n + length, err
 }
 
-// Read gives the next packet, or the error that ended the connection; a packet that a server may not send is an error too.
+// Read returns the next packet, or the error that ended the connection. A packet that a server may not send is an
+// error.
 func (c *Client) Read() (Packet, error) {
 	if len(c.later) > 0 {
 		p := c.later[0]
@@ -128,7 +129,7 @@ func (c *Client) Read() (Packet, error) {
 	return p, err
 }
 
-// Await reads on to a packet of the type, with the identifier if it has one, and keeps everything else for later.
+// Await reads up to a packet of the type, with the identifier if it has one, and keeps the others for later.
 func (c *Client) Await(typ byte, id uint16) (Packet, error) {
 	var later []Packet
 	for {
@@ -146,7 +147,7 @@ func (c *Client) Await(typ byte, id uint16) (Packet, error) {
 	}
 }
 
-// Connect sends a CONNECT, in the connection's version, and gives what comes back, which is a CONNACK.
+// Connect sends a CONNECT of the connection's version and returns the CONNACK.
 func (c *Client) Connect(o Connect) (Packet, error) {
 	c.ID, o.Version = o.ID, c.Version
 	if err := c.Send(o.Encode()); err != nil {
@@ -160,7 +161,7 @@ func (c *Client) Connect(o Connect) (Packet, error) {
 	return p, err
 }
 
-// PacketID gives the next packet identifier.
+// PacketID returns the next packet identifier.
 func (c *Client) PacketID() uint16 {
 	if c.last++; c.last == 0 {
 		c.last = 1
@@ -168,7 +169,7 @@ func (c *Client) PacketID() uint16 {
 	return c.last
 }
 
-// Publish publishes, goes through the whole exchange that the QoS asks for, and gives the reason that the gateway answered.
+// Publish publishes with the whole exchange of the QoS and returns the gateway's reason code.
 func (c *Client) Publish(p Publish) (reason byte, err error) {
 	if p.QoS > 0 && p.ID == 0 {
 		p.ID = c.PacketID()
@@ -187,7 +188,7 @@ func (c *Client) Publish(p Publish) (reason byte, err error) {
 	return cmp.Or(answer.Reason, done.Reason), err
 }
 
-// Subscribe subscribes and gives the codes of the SUBACK.
+// Subscribe subscribes and returns the codes of the SUBACK.
 func (c *Client) Subscribe(props [][]byte, filters ...Subscription) ([]byte, error) {
 	id := c.PacketID()
 	if err := c.Send(Subscribe(c.Version, id, props, filters...)); err != nil {
@@ -200,7 +201,7 @@ func (c *Client) Subscribe(props [][]byte, filters ...Subscription) ([]byte, err
 	return p.Codes, err
 }
 
-// Unsubscribe gives the codes of the UNSUBACK.
+// Unsubscribe returns the codes of the UNSUBACK.
 func (c *Client) Unsubscribe(filters ...string) ([]byte, error) {
 	id := c.PacketID()
 	if err := c.Send(Unsubscribe(c.Version, id, filters...)); err != nil {
@@ -210,7 +211,7 @@ func (c *Client) Unsubscribe(filters ...string) ([]byte, error) {
 	return p.Codes, err
 }
 
-// Acknowledge goes through the exchange that a PUBLISH of the gateway asks for.
+// Acknowledge runs the exchange for a PUBLISH of the gateway.
 func (c *Client) Acknowledge(p Packet) error {
 	switch p.QoS() {
 	case 1:
@@ -227,7 +228,7 @@ func (c *Client) Acknowledge(p Packet) error {
 	return nil
 }
 
-// Next gives the next packet, which is a PUBLISH, and acknowledges it to the end.
+// Next returns the next packet, which must be a PUBLISH, and acknowledges it.
 func (c *Client) Next() (Packet, error) {
 	p, err := c.Read()
 	if err == nil && p.Type != PUBLISH {
@@ -239,7 +240,7 @@ func (c *Client) Next() (Packet, error) {
 	return p, c.Acknowledge(p)
 }
 
-// Ping sends a PINGREQ and awaits the PINGRESP; what comes before it is kept.
+// Ping sends a PINGREQ and waits for the PINGRESP; packets before it are kept.
 func (c *Client) Ping() error {
 	if err := c.Send(Pingreq()); err != nil {
 		return err
@@ -248,8 +249,8 @@ func (c *Client) Ping() error {
 	return err
 }
 
-// ReadToEnd reads until the gateway closes, and gives its DISCONNECT, whatever the version, also when it has been read before;
-// the zero Packet is none.
+// ReadToEnd reads until the gateway closes and returns its DISCONNECT, also one that was read before; the zero Packet
+// if there was none.
 func (c *Client) ReadToEnd() (bye Packet, err error) {
 	for {
 		first, body, ended := c.ReadFrame()
@@ -277,10 +278,11 @@ func (c *Client) Silence(d time.Duration) error {
 	return nil
 }
 
-// Drop is HangUp for a client.
+// Drop hangs up the client's connection.
 func (c *Client) Drop() { HangUp(c.Conn) }
 
-// HangUp ends a connection, also one over TLS, as a broken network does: one that is closed in order holds its port for a minute.
+// HangUp resets a connection, also one over TLS, as a broken network does. An orderly close would hold its port for a
+// minute.
 func HangUp(conn net.Conn) {
 	if over, ok := conn.(*tls.Conn); ok {
 		conn = over.NetConn()

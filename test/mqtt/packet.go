@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// serverMaySend are the properties that a server may send, by packet type (MQTT 5, table 2-4).
+// serverMaySend lists the properties that a server may send, by packet type (MQTT 5, table 2-4).
 var serverMaySend = map[byte][]byte{
 	CONNACK: {
 		SessionExpiry, ReceiveMaximum, MaximumQoS, RetainAvailable, MaximumPacketSize, AssignedClientID,
@@ -19,7 +19,7 @@ var serverMaySend = map[byte][]byte{
 	DISCONNECT: {ReasonString, UserProperty, ServerReference}, AUTH: {AuthMethod, AuthData, ReasonString, UserProperty},
 }
 
-// Packet is one that the gateway sent, taken apart.
+// Packet is a decoded packet of the gateway.
 type Packet struct {
 	Type, Flags byte
 	Size        int
@@ -32,7 +32,7 @@ type Packet struct {
 	Props       []Property
 }
 
-// Property is one of a packet that the gateway sent.
+// Property is a property of a packet of the gateway.
 type Property struct {
 	ID    byte
 	Num   uint32
@@ -44,16 +44,16 @@ func (p Packet) String() string {
 	return fmt.Sprintf("a packet of type %d (identifier %d, reason 0x%02X, topic %q)", p.Type, p.ID, p.Reason, p.Topic)
 }
 
-// QoS of a PUBLISH.
+// QoS returns the QoS of a PUBLISH.
 func (p Packet) QoS() byte { return p.Flags >> 1 & 3 }
 
-// Retain is a PUBLISH's flag.
+// Retain returns the retain flag of a PUBLISH.
 func (p Packet) Retain() bool { return p.Flags&1 == 1 }
 
-// Dup is a PUBLISH's flag.
+// Dup returns the DUP flag of a PUBLISH.
 func (p Packet) Dup() bool { return p.Flags&8 == 8 }
 
-// Prop is the first property with the identifier.
+// Prop returns the first property with the identifier.
 func (p Packet) Prop(id byte) (Property, bool) {
 	for _, x := range p.Props {
 		if x.ID == id {
@@ -63,7 +63,7 @@ func (p Packet) Prop(id byte) (Property, bool) {
 	return Property{}, false
 }
 
-// All are the properties with the identifier.
+// All returns the properties with the identifier.
 func (p Packet) All(id byte) []Property {
 	var list []Property
 	for _, x := range p.Props {
@@ -74,7 +74,7 @@ func (p Packet) All(id byte) []Property {
 	return list
 }
 
-// reader takes a packet's body apart; its first fault sticks.
+// reader decodes a packet's body; its first error sticks.
 type reader struct {
 	b   []byte
 	err error
@@ -139,7 +139,7 @@ func (r *reader) properties(typ byte) []Property {
 	return list
 }
 
-// check holds what a property section may contain.
+// check checks a property against the packet type.
 func (r *reader) check(typ, id byte, seen map[byte]bool) {
 	many := id == UserProperty || (id == SubscriptionID && typ == PUBLISH)
 	if seen[id] && !many && r.err == nil {
@@ -151,7 +151,7 @@ func (r *reader) check(typ, id byte, seen map[byte]bool) {
 	}
 }
 
-// decode takes a whole packet apart, and finds everything in it that a server may not send.
+// decode decodes a whole packet. Anything that a server may not send is an error.
 func decode(first byte, body []byte, version byte) (Packet, error) {
 	p := Packet{Type: first >> 4, Flags: first & 15}
 	r := reader{b: body}

@@ -13,23 +13,23 @@ import (
 	"time"
 )
 
-// T is a Client that fails its test where Client returns an error. It ends with the test.
+// T is a Client that fails its test instead of returning errors. It is closed with the test.
 type T struct {
 	*Client
 	TB testing.TB
 
-	// Got are the messages that were read, with their topics where there was only an alias.
+	// Got holds the messages read, with their topics filled in from aliases.
 	Got     []Packet
 	aliases map[uint32]string // the gateway's
 }
 
-// Over makes a client of a connection.
+// Over returns a client of a connection.
 func Over(t testing.TB, version byte, conn net.Conn) *T {
 	t.Cleanup(func() { _ = conn.Close() })
 	return &T{Client: New(conn, version), TB: t}
 }
 
-// DialT opens a connection without sending anything of MQTT; config may be nil, for plain TCP.
+// DialT opens a connection and sends nothing of MQTT. A nil config means plain TCP.
 func DialT(t testing.TB, addr string, version byte, config *tls.Config) *T {
 	t.Helper()
 	c, err := Dial(addr, version, config)
@@ -48,7 +48,7 @@ func (c *T) fatal(err error) {
 	}
 }
 
-// Open sends a CONNECT that has to be accepted.
+// Open sends a CONNECT that must be accepted.
 func (c *T) Open(o Connect) Packet {
 	c.TB.Helper()
 	c.fatal(c.Enter(o))
@@ -61,7 +61,7 @@ func (c *T) Send(frames ...[]byte) {
 	c.fatal(c.Client.Send(frames...))
 }
 
-// Expect gives the next packet, which must be of the type.
+// Expect returns the next packet, which must be of the type.
 func (c *T) Expect(typ byte) Packet {
 	c.TB.Helper()
 	p, err := c.Read()
@@ -74,7 +74,7 @@ func (c *T) Expect(typ byte) Packet {
 	return p
 }
 
-// ExpectAck gives the next packet, which must acknowledge id with the reason.
+// ExpectAck returns the next packet, which must acknowledge id with the reason.
 func (c *T) ExpectAck(typ byte, id uint16, reason byte) {
 	c.TB.Helper()
 	if p := c.Expect(typ); p.ID != id || p.Reason != reason {
@@ -94,7 +94,7 @@ func (c *T) ExpectFrame(first byte, body ...byte) {
 	}
 }
 
-// Connack gives the code of the next frame, which must be a CONNACK, whatever the version.
+// Connack returns the code of the next frame, which must be a CONNACK, of either version.
 func (c *T) Connack() byte {
 	c.TB.Helper()
 	first, body, err := c.ReadFrame()
@@ -104,7 +104,8 @@ func (c *T) Connack() byte {
 	return body[1]
 }
 
-// ExpectEnd awaits the end of the connection: on MQTT 5 a DISCONNECT with one of the reasons first, on 3.1.1 nothing.
+// ExpectEnd waits for the end of the connection: on MQTT 5 a DISCONNECT with one of the reasons first, on 3.1.1
+// nothing.
 func (c *T) ExpectEnd(reasons ...byte) {
 	c.TB.Helper()
 	if c.Version == V5 {
@@ -115,7 +116,7 @@ func (c *T) ExpectEnd(reasons ...byte) {
 	c.ExpectClosed()
 }
 
-// ExpectClosed awaits that the gateway closes without another packet.
+// ExpectClosed waits until the gateway closes without another packet.
 func (c *T) ExpectClosed() {
 	c.TB.Helper()
 	p, err := c.Read()
@@ -125,7 +126,7 @@ func (c *T) ExpectClosed() {
 	c.CheckEnd(err)
 }
 
-// CheckEnd holds that a read failed because the gateway has closed.
+// CheckEnd checks that a read failed because the gateway has closed.
 func (c *T) CheckEnd(err error) {
 	c.TB.Helper()
 	switch {
@@ -136,7 +137,7 @@ func (c *T) CheckEnd(err error) {
 	}
 }
 
-// Ended reads until the gateway closes, whatever comes before, and gives its DISCONNECT; the zero Packet is none.
+// Ended reads until the gateway closes and returns its DISCONNECT; the zero Packet if there was none.
 func (c *T) Ended() Packet {
 	c.TB.Helper()
 	bye, err := c.ReadToEnd()
@@ -144,13 +145,13 @@ func (c *T) Ended() Packet {
 	return bye
 }
 
-// Quiet holds that the gateway neither sends anything nor closes within d.
+// Quiet checks that the gateway neither sends anything nor closes within d.
 func (c *T) Quiet(d time.Duration) {
 	c.TB.Helper()
 	c.fatal(c.Silence(d))
 }
 
-// Subscribe subscribes and gives the granted codes.
+// Subscribe subscribes and returns the granted codes.
 func (c *T) Subscribe(filters ...Subscription) []byte {
 	c.TB.Helper()
 	return c.SubscribeWith(nil, filters...)
@@ -164,7 +165,7 @@ func (c *T) SubscribeWith(props [][]byte, filters ...Subscription) []byte {
 	return codes
 }
 
-// Unsubscribe gives the codes of the UNSUBACK.
+// Unsubscribe returns the codes of the UNSUBACK.
 func (c *T) Unsubscribe(filters ...string) []byte {
 	c.TB.Helper()
 	codes, err := c.Client.Unsubscribe(filters...)
@@ -172,7 +173,7 @@ func (c *T) Unsubscribe(filters ...string) []byte {
 	return codes
 }
 
-// Publish publishes what has to be accepted, and goes through the whole exchange that the QoS asks for.
+// Publish publishes a message that must be accepted, with the whole exchange of the QoS.
 func (c *T) Publish(p Publish) {
 	c.TB.Helper()
 	if reason, err := c.Client.Publish(p); err != nil || reason != 0 {
@@ -180,7 +181,7 @@ func (c *T) Publish(p Publish) {
 	}
 }
 
-// Await reads on to a successful acknowledgement and keeps everything else for later.
+// Await reads up to a successful acknowledgement and keeps the others for later.
 func (c *T) Await(typ byte, id uint16) {
 	c.TB.Helper()
 	if p := c.AwaitAny(typ, id); p.Reason != 0 {
@@ -188,7 +189,7 @@ func (c *T) Await(typ byte, id uint16) {
 	}
 }
 
-// AwaitAny is Await whatever the reason.
+// AwaitAny is Await for any reason code.
 func (c *T) AwaitAny(typ byte, id uint16) Packet {
 	c.TB.Helper()
 	p, err := c.Client.Await(typ, id)
@@ -196,7 +197,7 @@ func (c *T) AwaitAny(typ byte, id uint16) Packet {
 	return p
 }
 
-// AwaitTopic takes messages until there is one, now or of before, whose topic begins with prefix.
+// AwaitTopic returns the first message, read or to come, whose topic begins with prefix.
 func (c *T) AwaitTopic(prefix string) Packet {
 	c.TB.Helper()
 	for seen := 0; ; seen++ {
@@ -209,7 +210,7 @@ func (c *T) AwaitTopic(prefix string) Packet {
 	}
 }
 
-// Received are all messages that came before the answer to a PINGREQ, and before.
+// Received returns all messages up to the answer to a PINGREQ.
 func (c *T) Received() []Packet {
 	c.TB.Helper()
 	c.Ping()
@@ -219,7 +220,7 @@ func (c *T) Received() []Packet {
 	return c.Got
 }
 
-// Message gives the next packet, which must be a PUBLISH, and acknowledges it to the end.
+// Message returns the next packet, which must be a PUBLISH, and acknowledges it.
 func (c *T) Message() Packet {
 	c.TB.Helper()
 	p, err := c.Next()
@@ -237,7 +238,7 @@ func (c *T) Message() Packet {
 	return p
 }
 
-// Messages gives the payloads of the next n messages.
+// Messages returns the payloads of the next n messages.
 func (c *T) Messages(n int) []string {
 	c.TB.Helper()
 	var list []string
@@ -247,19 +248,19 @@ func (c *T) Messages(n int) []string {
 	return list
 }
 
-// Acknowledge goes through the exchange that a PUBLISH of the gateway asks for.
+// Acknowledge runs the exchange for a PUBLISH of the gateway.
 func (c *T) Acknowledge(p Packet) {
 	c.TB.Helper()
 	c.fatal(c.Client.Acknowledge(p))
 }
 
-// Ping awaits a PINGRESP; what comes before it is kept.
+// Ping waits for a PINGRESP; packets before it are kept.
 func (c *T) Ping() {
 	c.TB.Helper()
 	c.fatal(c.Client.Ping())
 }
 
-// Disconnect says goodbye and waits until the gateway has closed.
+// Disconnect sends a DISCONNECT and waits until the gateway has closed.
 func (c *T) Disconnect() {
 	c.TB.Helper()
 	c.Send(Disconnect())

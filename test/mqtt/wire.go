@@ -1,6 +1,6 @@
-// Package mqtt is the MQTT client of the tests: it speaks 3.1.1 and 5, sends what it is told, wrong packets too, and takes
-// apart what the gateway sends, finding everything in it that a server may not send. It has a codec of its own, so that it can
-// hold the gateway's against the standard, and imports nothing of the gateway.
+// Package mqtt is the MQTT client of the tests. It speaks 3.1.1 and 5, sends any packet, invalid ones too, decodes what
+// the gateway sends, and reports everything in it that a server may not send. It has its own codec and imports nothing
+// of the gateway, so that it checks the gateway's codec against the standard.
 //
 // Client returns errors, for load and for goroutines; T fails its test.
 package mqtt
@@ -67,7 +67,7 @@ const (
 	SharedAvailable         byte = 0x2A
 )
 
-// kind is the wire form of a property: bytes of a fixed width, or one of these.
+// kind is the wire form of a property: a fixed number of bytes, or one of these.
 type kind int
 
 const (
@@ -85,13 +85,13 @@ var propertyKinds = map[byte]kind{
 	SubscriptionIDAvailable: 1, SharedAvailable: 1,
 }
 
-// Frame makes a packet of its first byte and its body's parts.
+// Frame builds a packet from its first byte and the parts of its body.
 func Frame(first byte, parts ...[]byte) []byte {
 	body := slices.Concat(parts...)
 	return slices.Concat([]byte{first}, Varint(uint32(len(body))), body)
 }
 
-// Varint is a variable byte integer.
+// Varint encodes a variable byte integer.
 func Varint(v uint32) []byte {
 	var b []byte
 	for ; v >= 0x80; v >>= 7 {
@@ -100,16 +100,16 @@ func Varint(v uint32) []byte {
 	return append(b, byte(v))
 }
 
-// Uint16 is a two byte integer.
+// Uint16 encodes a two byte integer.
 func Uint16(v uint16) []byte { return binary.BigEndian.AppendUint16(nil, v) }
 
-// Uint32 is a four byte integer.
+// Uint32 encodes a four byte integer.
 func Uint32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
 
-// Text is a length of two bytes and the bytes.
+// Text encodes a length of two bytes and the bytes.
 func Text(s string) []byte { return slices.Concat(Uint16(uint16(len(s))), []byte(s)) }
 
-// Number makes a property that is a number.
+// Number encodes a numeric property.
 func Number(id byte, v uint32) []byte {
 	switch propertyKinds[id] {
 	case kindVarint:
@@ -123,15 +123,15 @@ func Number(id byte, v uint32) []byte {
 	}
 }
 
-// String makes a property that is text or binary data.
+// String encodes a property of text or binary data.
 func String(id byte, s string) []byte { return slices.Concat([]byte{id}, Text(s)) }
 
-// User makes a user property.
+// User encodes a user property.
 func User(name, value string) []byte {
 	return slices.Concat([]byte{UserProperty}, Text(name), Text(value))
 }
 
-// Properties is a whole property section.
+// Properties encodes a whole property section.
 func Properties(list ...[]byte) []byte {
 	b := slices.Concat(list...)
 	return slices.Concat(Varint(uint32(len(b))), b)
@@ -144,10 +144,10 @@ func when(there bool, part []byte) []byte {
 	return nil
 }
 
-// On5 is a property section on MQTT 5, and nothing on 3.1.1.
+// On5 returns a property section on MQTT 5, and nothing on 3.1.1.
 func On5(v byte, list ...[]byte) []byte { return when(v == V5, Properties(list...)) }
 
-// Will is a CONNECT's.
+// Will is the will of a CONNECT.
 type Will struct {
 	Topic, Payload string
 	QoS            byte
@@ -155,20 +155,20 @@ type Will struct {
 	Props          [][]byte
 }
 
-// Connect is a CONNECT before it is encoded. Zero values give a correct one.
+// Connect is a CONNECT before it is encoded. Zero values give a valid one.
 type Connect struct {
 	Version   byte // V4 when 0
 	ID        string
-	Keep      bool   // no clean session: what there is is resumed
+	Keep      bool   // no clean session: an existing one is resumed
 	Keepalive uint16 // seconds
-	User      string // User and Password are sent when they are not empty
+	User      string // User and Password are sent if not empty
 	Password  string
 	Will      *Will
 	Props     [][]byte
 
 	Name     *string // another protocol name than MQTT
-	Level    *byte   // another level than version, the form staying version's
-	Flip     byte    // connect flags to flip, the payload staying as it is
+	Level    *byte   // another level than that of Version; the form stays
+	Flip     byte    // connect flags to flip; the payload stays
 	Trailing []byte  // bytes after the payload
 }
 
@@ -192,7 +192,7 @@ func (c Connect) flags() byte {
 	return flags ^ c.Flip
 }
 
-// Encode is the packet.
+// Encode returns the packet.
 func (c Connect) Encode() []byte {
 	c.Version = cmp.Or(c.Version, V4)
 	name, level := "MQTT", c.Version
@@ -223,7 +223,7 @@ type Publish struct {
 	Props          [][]byte
 }
 
-// Encode is the packet.
+// Encode returns the packet.
 func (p Publish) Encode(version byte) []byte {
 	first := PUBLISH<<4 | p.QoS<<1
 	if p.Dup {
@@ -235,16 +235,16 @@ func (p Publish) Encode(version byte) []byte {
 	return Frame(first, Text(p.Topic), when(p.QoS > 0, Uint16(p.ID)), On5(version, p.Props...), []byte(p.Payload))
 }
 
-// Subscription is one of a SUBSCRIBE.
+// Subscription is a subscription of a SUBSCRIBE.
 type Subscription struct {
 	Filter  string
 	Options byte // the QoS, and on MQTT 5 the others
 }
 
-// Filter is a subscription to a filter.
+// Filter returns a subscription to a filter.
 func Filter(name string, options byte) Subscription { return Subscription{name, options} }
 
-// Options of a Subscription, beside its QoS (MQTT 5, 3.8.3.1).
+// Options of a Subscription other than its QoS (MQTT 5, 3.8.3.1).
 const (
 	NoLocal           = 0x04
 	RetainAsPublished = 0x08
@@ -252,7 +252,7 @@ const (
 	RetainNever       = 0x20
 )
 
-// Subscribe is a SUBSCRIBE.
+// Subscribe encodes a SUBSCRIBE.
 func Subscribe(version byte, id uint16, props [][]byte, filters ...Subscription) []byte {
 	body := slices.Concat(Uint16(id), On5(version, props...))
 	for _, f := range filters {
@@ -261,7 +261,7 @@ func Subscribe(version byte, id uint16, props [][]byte, filters ...Subscription)
 	return Frame(SUBSCRIBE<<4|2, body)
 }
 
-// Unsubscribe is an UNSUBSCRIBE.
+// Unsubscribe encodes an UNSUBSCRIBE.
 func Unsubscribe(version byte, id uint16, filters ...string) []byte {
 	body := slices.Concat(Uint16(id), On5(version))
 	for _, f := range filters {
@@ -270,7 +270,7 @@ func Unsubscribe(version byte, id uint16, filters ...string) []byte {
 	return Frame(UNSUBSCRIBE<<4|2, body)
 }
 
-// Ack makes a PUBACK, PUBREC, PUBREL or PUBCOMP in its shortest form, with a reason where it is not 0.
+// Ack encodes a PUBACK, PUBREC, PUBREL or PUBCOMP in its shortest form, with a reason if not 0.
 func Ack(typ byte, id uint16, reason byte) []byte {
 	first := typ << 4
 	if typ == PUBREL {
@@ -279,8 +279,8 @@ func Ack(typ byte, id uint16, reason byte) []byte {
 	return Frame(first, Uint16(id), when(reason != 0, []byte{reason}))
 }
 
-// Pingreq is a PINGREQ.
+// Pingreq encodes a PINGREQ.
 func Pingreq() []byte { return Frame(PINGREQ << 4) }
 
-// Disconnect is a DISCONNECT in its shortest form.
+// Disconnect encodes a DISCONNECT in its shortest form.
 func Disconnect() []byte { return Frame(DISCONNECT << 4) }
