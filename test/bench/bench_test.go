@@ -27,22 +27,22 @@ var (
 	idle   = flag.Int("idle", 15000, "connections of the idle comparison")
 )
 
-// server is one contestant in a comparison.
+// server is a server in a comparison.
 type server struct {
 	name string
 	load Load
 	proc *harness.Process
 	// gateway is nil for others.
 	gateway *harness.Gateway
-	// settle waits until the server has done all the work that the load caused.
+	// settle waits until the server has done all work of the load.
 	settle func()
-	// span is how long it is loaded; -span when 0.
+	// span is the duration of the load; -span when 0.
 	span time.Duration
-	// against is the index of the contestant that it is compared with.
+	// against is the index of the server that it is compared with.
 	against int
 }
 
-// sample is what one measurement of one server gave.
+// sample is the result of one measurement of one server.
 type sample struct {
 	rate float64 // acknowledged messages per second
 	cpu  float64 // µs of server CPU per message
@@ -123,7 +123,7 @@ func middle[T any](s []T, value func(T) float64) float64 {
 	return v[len(v)/2]
 }
 
-// unlimited lifts the per-vehicle quotas, which a saturated bench connection would run into.
+// unlimited lifts the per-vehicle quotas, which a saturated bench connection would exceed.
 const unlimited = `limits: {messages_per_second: 1000000, bytes_per_second: 1GiB, connect_rate: 100000}
 uplink: {journal: {max_bytes: 8GiB}}
 log: {level: warn}
@@ -137,9 +137,9 @@ func gateway(t *testing.T, name string, load Load, o harness.Options) server {
 	return server{name: name, load: load, proc: g.Process, settle: func() {}}
 }
 
-// withRules is the gateway with the sample rules, delivering to an embedded Kafka and Redis in the
-// bench's own process; its CPU is measured until everything has been delivered. They are slower than the gateway,
-// and how long it is loaded is how much they have to take.
+// withRules returns the gateway with the sample rules, delivering to an embedded Kafka and Redis in the bench's own
+// process; its CPU is measured until everything has been delivered. They are slower than the gateway, so the load is as
+// short as they can follow.
 func withRules(t *testing.T, load Load) server {
 	t.Helper()
 	g := harness.StartGateway(t, harness.Options{Kafka: harness.EmbeddedKafka(t), Redis: harness.EmbeddedRedis(t), Extra: unlimited})
@@ -150,8 +150,8 @@ func withRules(t *testing.T, load Load) server {
 	}}
 }
 
-// mosquitto starts Debian's mosquitto, in memory only and without limits: one process, plain and TLS, with a
-// certificate of the kind that the gateway has and the cipher that Go's clients choose.
+// mosquitto starts Debian's mosquitto, in memory only and without limits: one process, plain and TLS, with the
+// gateway's kind of certificate and the cipher that Go's clients choose.
 func mosquitto(t *testing.T, load Load) (plain, secure server) {
 	t.Helper()
 	dir := t.TempDir()
@@ -191,7 +191,7 @@ func startMosquitto(t *testing.T, dir, listeners string) *harness.Process {
 	return harness.StartProcess(t, "mosquitto", dir, nil, bin, "-c", conf)
 }
 
-// clientTLS is a client's TLS that trusts an authority: TLS 1.3 with one key exchange, the same for every server.
+// clientTLS returns a client's TLS that trusts an authority: TLS 1.3 with one key exchange, the same for every server.
 func clientTLS(t *testing.T, authority string) *tls.Config {
 	t.Helper()
 	pem, err := os.ReadFile(authority)
@@ -203,7 +203,7 @@ func clientTLS(t *testing.T, authority string) *tls.Config {
 	}
 }
 
-// TestIdleConnections states the resident memory per idle connection, plain and TLS.
+// TestIdleConnections reports the resident memory per idle connection, plain and TLS.
 func TestIdleConnections(t *testing.T) {
 	out := table{
 		Title:   fmt.Sprintf("idle connections, %d, all alive, resident bytes per connection", *idle),
@@ -249,8 +249,7 @@ func idleMemory(t *testing.T, g *harness.Gateway, load Load) (connected, publish
 	return connected, published
 }
 
-// perConnection waits until the resident memory has stopped falling: the runtime gives pages back over
-// some seconds.
+// perConnection waits until the resident memory no longer falls: the runtime returns pages over some seconds.
 func perConnection(t *testing.T, g *harness.Gateway, empty int64) float64 {
 	t.Helper()
 	last := rss(t, g.Process)

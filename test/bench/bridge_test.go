@@ -20,7 +20,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// bridgeEnv makes this binary the bridge: its address, the Kafka brokers and the Redis, with spaces between.
+// bridgeEnv makes this binary the bridge: its address, the Kafka brokers and the Redis, separated by spaces.
 const bridgeEnv = "CELLGATE_BENCH_BRIDGE"
 
 // Packet types, in the first byte of a frame.
@@ -29,8 +29,8 @@ const (
 	typePublish = 3
 )
 
-// startBridge starts the peer of the low-rate path: a bridge that keeps nothing, acknowledges at once, and writes to Kafka
-// and Redis in batches of the gateway's pace. What it takes is what the machine, Kafka and the clients cost by themselves.
+// startBridge starts the peer of the low-rate path: a bridge that stores nothing, acknowledges at once, and writes to
+// Kafka and Redis in batches at the gateway's pace. Its figures are the cost of the machine, Kafka and the clients.
 func startBridge(t *testing.T, k *harness.Kafka, redis string) (addr string, p *harness.Process) {
 	t.Helper()
 	exe, err := os.Executable()
@@ -77,7 +77,7 @@ func bridgeConn(conn net.Conn, w *kafka.Writer, states chan<- bridged) error {
 	for {
 		first, body, err := c.ReadFrame()
 		if err != nil {
-			return nil //nolint:nilerr // the vehicle has gone
+			return nil //nolint:nilerr // the vehicle has disconnected
 		}
 		switch first >> 4 {
 		case typeConnect:
@@ -98,7 +98,7 @@ func bridgeConn(conn net.Conn, w *kafka.Writer, states chan<- bridged) error {
 	}
 }
 
-// writeStates writes what has come every 10 ms.
+// writeStates writes the received states every 10 ms.
 func writeStates(client *goredis.Client, states <-chan bridged) {
 	for s := range states {
 		pipe := client.Pipeline()

@@ -21,16 +21,16 @@ import (
 
 var checkpointVINs = flag.Int("checkpoint-vins", 200_000, "VINs that the rules' operators remember in TestCheckpointBesideAcknowledgements")
 
-// remembering are rules with something to remember of each VIN.
+// remembering are rules with state for each VIN.
 const remembering = `
 rules:
   - {id: low, from: ["v1/+/up/telemetry"], threshold: {enter: payload.soc < 15, for: 30s}, to: [{kafka: {topic: t}}]}
   - {id: mean, from: ["v1/+/up/telemetry"], average: {of: payload.speed, window: 24h}, to: [{kafka: {topic: t}}]}
 `
 
-// TestCheckpointBesideAcknowledgements states how long a PUBACK takes while what operators remember of 200,000 VINs is in memory, a
-// checkpoint is written each second, and 2,000 VINs change in it; and, in turns, the same of a gateway without rules, whose
-// checkpoints have nothing to write. What the one takes longer is what checkpoints cost a vehicle.
+// TestCheckpointBesideAcknowledgements reports PUBACK latency with operators' state of 200,000 VINs in memory, a
+// checkpoint each second, and 2,000 VINs changing between two of them. In turns it measures a gateway without rules,
+// whose checkpoints write nothing. The difference is the cost of checkpoints for a vehicle.
 func TestCheckpointBesideAcknowledgements(t *testing.T) {
 	const conns, rate, rounds, span = 500, 2000, 7, 6 * time.Second
 	with := harness.StartGateway(t, harness.Options{Rules: rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": remembering}), Extra: unlimited})
@@ -50,8 +50,9 @@ func TestCheckpointBesideAcknowledgements(t *testing.T) {
 		vins int
 		open []net.Conn
 	}{{"rules with memory", with, *checkpointVINs, nil}, {"no rules", without, 0, nil}}
-	// Of each round the longest, and what one of a thousand takes: a checkpoint a second that stalls everybody for 5 ms does so to five
-	// of a thousand. The median over the rounds is less a matter of what else the machine does than the longest of all.
+	// Of each round the longest, and the 99.9th percentile: a checkpoint each second that stalls everybody for 5 ms
+	// does so to five of a thousand. The median over the rounds depends less on other load of the machine than the
+	// longest of all.
 	var longest, slow [2][]time.Duration
 	for i := range servers {
 		s := &servers[i]
@@ -84,7 +85,7 @@ func TestCheckpointBesideAcknowledgements(t *testing.T) {
 	summary.atMost("the slowest PUBACK of a thousand "+beside, beyond(slow), "ms", 10, 5)
 }
 
-// remember has a message of each of n vehicles evaluated.
+// remember has the gateway evaluate a message of each of n vehicles.
 func remember(t *testing.T, g *harness.Gateway, n int) {
 	t.Helper()
 	const clients = 64
@@ -104,7 +105,7 @@ func remember(t *testing.T, g *harness.Gateway, n int) {
 	}
 }
 
-// tellOnce connects a vehicle for one message.
+// tellOnce connects a vehicle and publishes one message.
 func tellOnce(ctx context.Context, load Load, vin string) error {
 	c, err := load.connect(ctx, vin)
 	if err != nil {
@@ -121,7 +122,8 @@ func tellOnce(ctx context.Context, load Load, vin string) error {
 	return err
 }
 
-// remembered reports when operators remember fewer VINs. Each shard of VINs has its share of the bound, so a few are forgotten.
+// remembered returns an error while operators have state of fewer VINs. Each shard of VINs has its share of the bound,
+// so a few are evicted.
 func remembered(g *harness.Gateway, operator string, n int) error {
 	v, err := metricOf(g, "cellgate_rule_state_vins")
 	if err != nil {
@@ -133,7 +135,7 @@ func remembered(g *harness.Gateway, operator string, n int) error {
 	return g.Settled(operator)
 }
 
-// checkpoints is the mean time of a gateway's checkpoints.
+// checkpoints returns the mean time of a gateway's checkpoints.
 func checkpoints(t *testing.T, g *harness.Gateway) string {
 	t.Helper()
 	sum, err := metricOf(g, "cellgate_dispatch_checkpoint_seconds_sum")
@@ -143,7 +145,7 @@ func checkpoints(t *testing.T, g *harness.Gateway) string {
 	return fmt.Sprintf("%.1f", 1000*sum/max(n, 1))
 }
 
-// metricOf is the value of a metric that has one.
+// metricOf returns the value of a metric with a single series.
 func metricOf(g *harness.Gateway, name string) (float64, error) {
 	status, body, err := g.Get("/metrics", "")
 	if err != nil || status != 200 {

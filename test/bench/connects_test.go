@@ -19,11 +19,11 @@ import (
 
 var connects = flag.Int("connects", 4000, "vehicles of the comparison of connects")
 
-// connecting is how many clients connect at a time.
+// connecting is the number of clients that connect at a time.
 const connecting = 32
 
-// TestConnects states connects per second and server CPU per connect: without tokens, with tokens that the gateway
-// has not seen, and with the same ones again, which it has verified before; plain and over TLS.
+// TestConnects reports connects per second and server CPU per connect: without tokens, with tokens new to the gateway,
+// and with the same tokens again, which it has verified before; plain and over TLS.
 func TestConnects(t *testing.T) {
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Extra: unlimited})
 	plain, secure := Load{Addr: g.MQTT}, Load{Addr: g.MQTTS, TLS: g.ClientTLS()}
@@ -51,7 +51,7 @@ func TestConnects(t *testing.T) {
 	summary.add(out)
 }
 
-// tokensFrom issues for n vehicles from a number on.
+// tokensFrom issues tokens for n vehicles, numbered from first.
 func tokensFrom(t *testing.T, g *harness.Gateway, first, n int) func(string) string {
 	t.Helper()
 	file := filepath.Join(g.Dir, "connects.txt")

@@ -11,7 +11,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// Crowd is clients that connect, some at a time, and stay.
+// Crowd is a set of clients that connect, a bounded number at a time, and stay.
 type Crowd struct {
 	Load
 	First, Count int // VIN(First) and those after it
@@ -20,8 +20,8 @@ type Crowd struct {
 	Configs []*tls.Config
 }
 
-// Connect connects all of them. The connections come back in order, and how long it took until the last
-// CONNACK. After an error none is left open.
+// Connect connects all of them. It returns the connections in order, and the time until the last CONNACK. After an
+// error none is left open.
 func (c Crowd) Connect(ctx context.Context) (conns []net.Conn, took time.Duration, err error) {
 	conns = make([]net.Conn, c.Count)
 	errs := make([]error, c.AtOnce)

@@ -31,7 +31,7 @@ var (
 // appended is the payload of a record in bytes.
 const appended = 256
 
-// log is a durable log for producers that each wait for their own record: append returns once it is on disk.
+// log is a durable log for producers that each wait for their own record: append returns when it is on disk.
 type log interface {
 	append(producer int) error
 	io.Closer
@@ -44,15 +44,15 @@ type contender struct {
 }
 
 // contenders are the journal, Pebble with its defaults and every write synced, and bbolt with Batch, which puts the
-// writes of producers that wait at the same time into one transaction, or Update for a single producer, whom
-// Batch would only keep waiting.
+// writes of producers that wait at the same time into one transaction, or with Update for a single producer, whom Batch
+// would only delay.
 func contenders() []contender {
 	return []contender{{"journal", openJournal}, {"Pebble", openPebble}, {"bbolt", openBolt}}
 }
 
-// TestJournalAppends compares durable appends per second of producers that each wait for the fsync of their own
-// record, in alternating rounds: the journal, Pebble and bbolt, on the same disk. The peers are what the product (bbolt)
-// and its tests (Pebble) require anyway.
+// TestJournalAppends compares durable appends per second of producers that each wait for the fsync of their own record,
+// in alternating rounds: the journal, Pebble and bbolt, on the same disk. The product (bbolt) and its tests (Pebble)
+// require both anyway.
 func TestJournalAppends(t *testing.T) {
 	out := table{
 		Title: fmt.Sprintf("durable appends, records of %d B, each producer waits for its own fsync, medians of %d alternating rounds of %v",
@@ -90,7 +90,7 @@ func TestJournalAppends(t *testing.T) {
 	summary.add(out)
 }
 
-// appendFor has every producer append one record after the other for d and returns appends per second.
+// appendFor has every producer append one record after another for d and returns appends per second.
 func appendFor(l log, producers int, d time.Duration) (float64, error) {
 	var total atomic.Int64
 	errs := make([]error, producers)
@@ -132,7 +132,7 @@ func openJournal(dir string, records [][]message.Record) (log, error) {
 	if err != nil {
 		return nil, err
 	}
-	j.Retain("none", 1<<62) // nobody reads: segments are recycled
+	j.Retain("none", 1<<62) // no reader: segments are recycled
 	return journalLog{j, records}, nil
 }
 

@@ -29,24 +29,25 @@ var (
 const (
 	latencyConns = 200
 	latencyWarm  = 3 * time.Second
-	// spareWritten is what a new journal takes until the first segment has been written to, as all are of one that has run for a while.
+	// spareWritten is the time until every segment of a new journal has been written to once, as in one that has run
+	// for a while.
 	spareWritten = 6 * time.Second
-	// stampDigits are those of a time in ns since 1970.
+	// stampDigits is the number of digits of a time in ns since 1970.
 	stampDigits = 19
 )
 
-// stampedAt is where in stamped the digits stand.
+// stampedAt is the offset of the digits in stamped.
 const stampedAt = len(`{"due":`)
 
-// stamped is a telemetry message of 256 bytes with room for the time at which it was due.
+// stamped returns a telemetry message of 256 bytes with room for the time at which it is due.
 func stamped() []byte {
 	p := fmt.Appendf(nil, `{"due":%0*d,`, stampDigits, 0)
 	return append(p, telemetry(256 - len(p) + 1)[0][1:]...)
 }
 
-// TestLatencyToKafka states how long a message takes from the moment at which the vehicle was to publish it until a
-// Kafka consumer has it, with the sample rules on and Redis there: Apache Kafka and Redis are processes of their own,
-// publisher and consumer this one. A bridge that keeps nothing runs in turns with the gateway.
+// TestLatencyToKafka reports the time from the moment at which a vehicle was due to publish a message until a Kafka
+// consumer has it, with the sample rules and Redis: Apache Kafka and Redis are processes of their own, publisher and
+// consumer this one. In turns it measures a bridge that stores nothing.
 func TestLatencyToKafka(t *testing.T) {
 	kafka := harness.ApacheKafka(t, kafkaVersion, 1)
 	redis, _ := harness.Redis(t)
@@ -74,7 +75,7 @@ func TestLatencyToKafka(t *testing.T) {
 	summary.add(out)
 }
 
-// latencySubject is a server that takes part in TestLatencyToKafka.
+// latencySubject is a server of TestLatencyToKafka.
 type latencySubject struct {
 	name    string
 	process *harness.Process
@@ -120,20 +121,20 @@ func (s *latencySubject) measure(t *testing.T, out *table, k *harness.Kafka, rat
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.2f", float64(d)/float64(time.Millisecond)) }
 
-// consumer reads the telemetry topic and notes how long ago each message was due.
+// consumer reads the telemetry topic and records the latency of each message since it was due.
 type consumer struct {
 	client *kgo.Client
 	since  time.Time
 	cancel context.CancelFunc
 	done   chan struct{}
-	more   chan struct{} // something was added to took
+	more   chan struct{} // took has grown
 
 	mu   sync.Mutex
 	took []time.Duration
 	err  error
 }
 
-// consume begins to read what is due from now on.
+// consume starts to read messages that are due from now on.
 func consume(t *testing.T, k *harness.Kafka, since time.Time) *consumer {
 	t.Helper()
 	client, err := kgo.NewClient(kgo.SeedBrokers(k.Brokers...), kgo.ConsumeTopics("vehicle.telemetry"))
@@ -179,7 +180,7 @@ func stampOf(value []byte) (time.Time, error) {
 	return time.Unix(0, ns), err
 }
 
-// await waits for n messages, ends the consumer and returns how long each took, sorted.
+// await waits for n messages, stops the consumer and returns the latencies, sorted.
 func (c *consumer) await(t *testing.T, n int) []time.Duration {
 	t.Helper()
 	deadline := time.After(time.Minute)

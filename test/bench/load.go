@@ -22,7 +22,7 @@ type Load struct {
 	Conns    int
 	Inflight int
 	Payload  []byte
-	// Payloads are published in turn, each connection beginning with another; Payload alone when nil.
+	// Payloads are published in turn, each connection starting with another; only Payload when nil.
 	Payloads [][]byte
 	// Password returns the CONNECT password for a client, none when nil.
 	Password func(vin string) string
@@ -31,7 +31,7 @@ type Load struct {
 // VIN is the i-th client's identifier.
 func VIN(i int) string { return fmt.Sprintf("LBENCH%011d", i) }
 
-// Run publishes for the given time and returns the number of acknowledged messages and how long it took.
+// Run publishes for the given time and returns the number of acknowledged messages and the time it took.
 func (l Load) Run(ctx context.Context, d time.Duration) (acked int64, took time.Duration, err error) {
 	conns := make([]net.Conn, l.Conns)
 	defer func() {
@@ -93,13 +93,13 @@ func (l Load) connect(ctx context.Context, id string) (net.Conn, error) {
 	return c, c.SetDeadline(time.Time{})
 }
 
-// publishFrame is a QoS 1 PUBLISH; the returned offset is where its packet identifier stands.
+// publishFrame returns a QoS 1 PUBLISH and the offset of its packet identifier.
 func publishFrame(topic string, payload []byte) (b []byte, id int) {
 	b = mqtt.Publish{Topic: topic, Payload: string(payload), QoS: 1}.Encode(mqtt.V4)
 	return b, len(b) - len(payload) - 2
 }
 
-// pump keeps the window full until end and then waits for what is still unacknowledged.
+// pump keeps the window full until end and then waits for the remaining acknowledgements.
 func (l Load) pump(c net.Conn, i int, end time.Time) (acked int64, err error) {
 	vin := VIN(i)
 	payloads := l.Payloads
@@ -151,7 +151,7 @@ func (l Load) pump(c net.Conn, i int, end time.Time) (acked int64, err error) {
 
 var errNotPuback = errors.New("not a PUBACK")
 
-// readAcks blocks for one PUBACK and takes all others that have arrived with it.
+// readAcks blocks for one PUBACK and reads all others that have arrived with it.
 func readAcks(r *bufio.Reader) (int, error) {
 	n := 0
 	for n == 0 || r.Buffered() >= 4 {

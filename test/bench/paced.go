@@ -15,36 +15,36 @@ import (
 	"time"
 )
 
-// Pace is an open-loop QoS 1 load: every connection publishes once a Period, and the connections are spread
-// evenly over it, so that there is one message each Period/len(Conns) and never a burst. A message is due
-// at its time whether or not those before it are acknowledged, and its latency counts from when it was due: what
-// a server, or this generator, makes wait is in the figures.
+// Pace is an open-loop QoS 1 load: every connection publishes once a Period, and the connections are spread evenly over
+// it, so that there is one message each Period/len(Conns) and never a burst. A message is due at its time whether or
+// not earlier ones are acknowledged, and its latency counts from that time: delays of the server and of this generator
+// are in the figures.
 type Pace struct {
 	Conns   []net.Conn
 	First   int // Conns[i] is VIN(First+i)
 	Period  time.Duration
 	Payload []byte
-	// StampAt is where in Payload the 19 digits of the time in ns at which a message is due are written; 0: nowhere.
+	// StampAt is the offset in Payload at which the 19 digits of the due time in ns are written; 0: none.
 	StampAt int
 }
 
 // Paced is what a Pace measured.
 type Paced struct {
 	Sent, Acked int
-	// Took is from when the first message was due until the last PUBACK.
+	// Took is the time from the first due message to the last PUBACK.
 	Took time.Duration
-	// P50, P99, P999 and Max are from when a message was due until its PUBACK was read.
+	// P50, P99, P999 and Max are the times from a message's due time until its PUBACK was read.
 	P50, P99, P999, Max time.Duration
 }
 
-// pacers is how many threads publish.
+// pacers is the number of publishing threads.
 const pacers = 2
 
-// ackDeadline is how long after its last message a connection waits for a PUBACK.
+// ackDeadline bounds a connection's wait for a PUBACK after its last message.
 const ackDeadline = 30 * time.Second
 
-// Run publishes for d, at least once and at most 65,535 times each, or until stop is closed, and waits for what is unacknowledged. The connections stay
-// open and may be used again.
+// Run publishes for d, at least once and at most 65,535 times per connection, or until stop is closed, and waits for
+// the remaining acknowledgements. The connections stay open and may be used again.
 func (p Pace) Run(d time.Duration, stop <-chan struct{}) (Paced, error) {
 	r := paceRun{
 		Pace: p, each: min(max(1, int(d/p.Period)), 1<<16-1), sent: make([]atomic.Int32, len(p.Conns)),
@@ -55,7 +55,7 @@ func (p Pace) Run(d time.Duration, stop <-chan struct{}) (Paced, error) {
 		r.frames[i], r.idAt = publishFrame("v1/"+VIN(p.First+i)+"/up/telemetry", p.Payload)
 	}
 	errs := make([]error, len(p.Conns)+pacers)
-	// The first message is due when the readers are there.
+	// The first message is due when the readers run.
 	r.start = time.Now().Add(200 * time.Millisecond)
 	var readers, senders sync.WaitGroup
 	for i := range p.Conns {
@@ -89,7 +89,7 @@ type paceRun struct {
 	done    chan struct{}
 }
 
-// due is when message n of connection i is to be published.
+// due returns the due time of message n of connection i.
 func (r *paceRun) due(i, n int) time.Time {
 	share := time.Duration(int64(r.Period) * int64(i) / int64(len(r.Conns)))
 	return r.start.Add(time.Duration(n)*r.Period + share)
@@ -125,14 +125,14 @@ func (r *paceRun) publish(k int, stop <-chan struct{}) error {
 	return nil
 }
 
-// wakeReaders ends the reads of connections that have nothing more to come, and bounds the others.
+// wakeReaders ends the reads of connections that expect nothing more, and bounds the others.
 func (r *paceRun) wakeReaders() {
 	for _, c := range r.Conns {
 		_ = c.SetReadDeadline(time.Now())
 	}
 }
 
-// read takes PUBACKs until all that was sent is acknowledged and nothing more will be sent.
+// read reads PUBACKs until all messages are acknowledged and no more will be sent.
 func (r *paceRun) read(i int) error {
 	c := r.Conns[i]
 	var ack [4]byte

@@ -18,7 +18,7 @@ var (
 	pacedWarm   = flag.Duration("paced-warm", 3*time.Second, "paced load before a measurement begins")
 )
 
-// steady is what one measurement of a paced load gave.
+// steady is the result of one measurement of a paced load.
 type steady struct {
 	sample
 	p50, p99, worst float64 // PUBACK from when the message was due, ms
@@ -58,7 +58,7 @@ func TestPaced(t *testing.T) {
 	summary.add(out)
 }
 
-// pair is the gateway with rules off and Mosquitto, plain and TLS.
+// pair returns the gateway with rules off and Mosquitto, plain and TLS.
 func pair(t *testing.T, load Load) []server {
 	t.Helper()
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Extra: unlimited})
@@ -76,7 +76,7 @@ func pair(t *testing.T, load Load) []server {
 	return servers
 }
 
-// pace connects, warms up and measures one server; then profiled it goes on for a profile.
+// pace connects, warms up and measures one server; with profiled it continues for a profile.
 func pace(t *testing.T, s server, profiled bool) steady {
 	t.Helper()
 	before := descriptors(t, s.proc)

@@ -18,8 +18,8 @@ import (
 
 var profiles = flag.String("profiles", "", "keep CPU and heap profiles of the gateway in this folder")
 
-// profileOf takes a CPU profile of the gateway from now on, if -profiles is given; the returned function waits
-// until it is written. Other servers have a nil gateway and no profile.
+// profileOf starts a CPU profile of the gateway, if -profiles is given; the returned function waits until it is
+// written. Other servers have a nil gateway and no profile.
 func profileOf(t *testing.T, g *harness.Gateway, name string, d time.Duration) (written func()) {
 	t.Helper()
 	if *profiles == "" || g == nil {
@@ -33,7 +33,7 @@ func profileOf(t *testing.T, g *harness.Gateway, name string, d time.Duration) (
 	}
 }
 
-// profileTo writes a CPU profile of the gateway from now on to a file; the returned function waits until it is there.
+// profileTo starts a CPU profile of the gateway into a file; the returned function waits until it is written.
 func profileTo(t *testing.T, g *harness.Gateway, file string, d time.Duration) (written func()) {
 	t.Helper()
 	operator := g.OperatorToken()
@@ -46,7 +46,7 @@ func profileTo(t *testing.T, g *harness.Gateway, file string, d time.Duration) (
 	}
 }
 
-// heapOf keeps what the gateway's heap holds after a collection, if -profiles is given.
+// heapOf writes a heap profile of the gateway after a collection, if -profiles is given.
 func heapOf(t *testing.T, g *harness.Gateway, name string) {
 	t.Helper()
 	if *profiles == "" {

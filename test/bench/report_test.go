@@ -17,10 +17,10 @@ import (
 
 var jsonFile = flag.String("json", "", "write tables and figures to this file, for machines")
 
-// summary collects what the benchmarks of this process found, for TestMain to print at the end.
+// summary collects the results of this process's benchmarks, which TestMain prints at the end.
 var summary report
 
-// TestMain prints all tables once more after the progress, with the bounds that were missed.
+// TestMain prints all tables again after the progress, with the missed bounds.
 func TestMain(m *testing.M) {
 	if spec := os.Getenv(bridgeEnv); spec != "" {
 		_, _ = fmt.Fprintln(os.Stderr, "bridge:", bridge(spec))
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// report is the outcome of a run. Its methods may be called from any goroutine.
+// report is the result of a run. Its methods may be called from any goroutine.
 type report struct {
 	mu      sync.Mutex
 	Tables  []table  `json:"tables"`
@@ -65,7 +65,7 @@ type figure struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit"`
-	// Bound and Goal are the most that Value may be, or with AtLeast the least.
+	// Bound and Goal are the highest permitted Value, or with AtLeast the lowest.
 	Bound   float64 `json:"bound"`
 	Goal    float64 `json:"goal,omitempty"` // 0: none
 	AtLeast bool    `json:"at_least,omitempty"`
@@ -84,7 +84,7 @@ func (f figure) String() string {
 	return fmt.Sprintf("%s: %.4g %s (bound %s %.4g %s%s)", f.Name, f.Value, f.Unit, sign, f.Bound, f.Unit, goal)
 }
 
-// add takes a table into the summary and prints it.
+// add adds a table to the summary and prints it.
 func (r *report) add(t table) {
 	r.mu.Lock()
 	r.Tables = append(r.Tables, t)
@@ -92,12 +92,12 @@ func (r *report) add(t table) {
 	t.print(os.Stdout)
 }
 
-// atMost takes a figure into the summary that must not exceed bound. goal 0 is none.
+// atMost adds a figure to the summary that must not exceed bound. A goal of 0 is none.
 func (r *report) atMost(name string, value float64, unit string, bound, goal float64) {
 	r.take(figure{Name: name, Value: value, Unit: unit, Bound: bound, Goal: goal, Met: value <= bound})
 }
 
-// atLeast takes a figure into the summary that must reach bound. goal 0 is none.
+// atLeast adds a figure to the summary that must reach bound. A goal of 0 is none.
 func (r *report) atLeast(name string, value float64, unit string, bound, goal float64) {
 	r.take(figure{Name: name, Value: value, Unit: unit, Bound: bound, Goal: goal, AtLeast: true, Met: value >= bound})
 }

@@ -28,13 +28,13 @@ type wave struct {
 	load    Load
 	proc    *harness.Process
 	gateway *harness.Gateway // nil for others
-	// resume gives the clients the session tickets of the wave before them; keep collects them.
+	// resume gives the clients the session tickets of the previous wave; keep collects them.
 	keep, resume bool
-	tls12        bool // the clients speak TLS 1.2 and no later one
+	tls12        bool // the clients speak only TLS 1.2
 	against      int
 }
 
-// gust is what one wave gave.
+// gust is the result of one wave.
 type gust struct {
 	sample         // connects per second, and CPU per connect, the bystanders' messages included
 	client float64 // CPU of this process per connect, µs
@@ -43,13 +43,13 @@ type gust struct {
 }
 
 // TestStorm compares storms of TLS 1.3 connects whose clients stay connected, while others publish: with ES256 tokens
-// that the gateway has not seen before, against Mosquitto's without tokens; then the gateway's full handshakes with
-// tokens that it has seen against resumed ones.
+// new to the gateway, against Mosquitto without tokens; then the gateway's full handshakes with known tokens against
+// resumed ones.
 func TestStorm(t *testing.T) {
 	g := harness.StartGateway(t, harness.Options{NoRules: true, Extra: unlimited})
 	load := Load{Payload: payload(), Addr: g.MQTTS, TLS: clientTLS(t, g.CAFile())}
 	_, other := mosquitto(t, Load{Payload: payload()})
-	// The bystanders' vehicles stand behind all those of the rounds.
+	// The bystanders' vehicles are numbered after those of the rounds.
 	calm := *stormConns * *stormRounds
 	load.Password = tokensFrom(t, g, calm, *bystanders)
 	mine := attend(t, load, calm)
@@ -117,8 +117,8 @@ func attend(t *testing.T, load Load, first int) Pace {
 	return Pace{Conns: conns, First: first, Period: time.Second, Payload: load.Payload}
 }
 
-// only12 is a client's TLS for vehicles of before 2018. It resumes without a key exchange (RFC 5246, 7.3), which TLS 1.3
-// as Go has it does not (psk_dhe_ke, RFC 8446, 4.2.9).
+// only12 is a client's TLS for vehicles older than 2018. It resumes without a key exchange (RFC 5246, 7.3), unlike TLS
+// 1.3 in Go (psk_dhe_ke, RFC 8446, 4.2.9).
 func only12(base *tls.Config) *tls.Config {
 	c := base.Clone()
 	c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
@@ -135,10 +135,10 @@ func ownConfigs(base *tls.Config) []*tls.Config {
 	return configs
 }
 
-// calmBefore is how long the bystanders publish before a wave.
+// calmBefore is the time that the bystanders publish before a wave.
 const calmBefore = 500 * time.Millisecond
 
-// blow lets one wave connect beside the bystanders and hangs up.
+// blow connects one wave while the bystanders publish, and hangs up.
 func blow(t *testing.T, w wave, round int, beside Pace, configs []*tls.Config) gust {
 	t.Helper()
 	before := descriptors(t, w.proc)
@@ -178,8 +178,8 @@ func blow(t *testing.T, w wave, round int, beside Pace, configs []*tls.Config) g
 	}
 }
 
-// tlsShape says version and cipher of the connections, and fails the test when one was not resumed as the
-// wave should have been, or resumed as it should not.
+// tlsShape returns version and cipher of the connections, and fails the test if one was not resumed as the wave
+// requires.
 func tlsShape(t *testing.T, conns []net.Conn, resumed bool) string {
 	t.Helper()
 	var shape string
@@ -193,7 +193,7 @@ func tlsShape(t *testing.T, conns []net.Conn, resumed bool) string {
 	return shape
 }
 
-// descriptors is how many files and sockets a process has open.
+// descriptors returns the number of files and sockets that a process has open.
 func descriptors(t *testing.T, p *harness.Process) int {
 	t.Helper()
 	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.PID()))
@@ -201,8 +201,7 @@ func descriptors(t *testing.T, p *harness.Process) int {
 	return len(list)
 }
 
-// awaitDescriptors waits until the server has closed its end of what was hung up, but for a few files that it may
-// have opened for itself.
+// awaitDescriptors waits until the server has closed its ends of the connections, except for a few files of its own.
 func awaitDescriptors(t *testing.T, p *harness.Process, before int) {
 	t.Helper()
 	check.Within(t, time.Minute, "the end of the connections", func() error {

@@ -34,7 +34,7 @@ const (
 	wideRTT        = 50 * time.Millisecond
 )
 
-// syncRig is a cell's Kafka with its outbox, and a centre that is reached over a line, or not.
+// syncRig is a cell's Kafka with its outbox, and a centre with or without a slow line to it.
 type syncRig struct {
 	t             *testing.T
 	line          *harness.WideLink
@@ -44,7 +44,8 @@ type syncRig struct {
 	runs          int
 }
 
-// lines are the topics by lane: the outbox's, and what the worker makes of them at the centre. MirrorMaker keeps the names.
+// lines are the topics by lane: those of the outbox, and the central ones that the worker writes. MirrorMaker keeps the
+// names.
 var (
 	outboxTopics  = []string{"central.p0", "central.p1", "central.p2"}
 	centralTopics = []string{"fleet.p0", "fleet.p1", "fleet.p2"}
@@ -58,7 +59,8 @@ func newSyncRig(t *testing.T, rate float64) *syncRig {
 	return r
 }
 
-// client is one of a cluster that takes no line. It knows topics by their identity, so that those made anew want another.
+// client returns a client of a cluster without the line. It knows topics by their ID, so recreated topics need another
+// client.
 func (r *syncRig) client(k *harness.Kafka) *kgo.Client {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Direct()...), kgo.ProducerBatchCompression(kgo.ZstdCompression()),
 		kgo.ProducerBatchMaxBytes(900<<10), kgo.MaxBufferedRecords(50000))
@@ -67,7 +69,7 @@ func (r *syncRig) client(k *harness.Kafka) *kgo.Client {
 	return cl
 }
 
-// mirror is one that copies the outbox to the centre. start has it begin; what it writes is in topics, by lane.
+// mirror copies the outbox to the centre. start starts it; topics are those that it writes, by lane.
 type mirror struct {
 	name   string
 	topics []string
@@ -85,7 +87,7 @@ func mirrors() []mirror {
 	}
 }
 
-// worker starts the sync worker alone, on a configuration whose gateway does not run, with further keys of central.
+// worker starts a standalone sync worker, with further keys of central.
 func (r *syncRig) worker(centre []string, keys string) *harness.Process {
 	r.t.Helper()
 	g := harness.PrepareGateway(r.t, harness.Options{Kafka: r.cell, Central: &harness.Kafka{Brokers: centre}, NoRules: true})
@@ -93,7 +95,7 @@ func (r *syncRig) worker(centre []string, keys string) *harness.Process {
 	return harness.StartProcess(r.t, "sync", g.Dir, nil, harness.Binary(r.t), "sync", "--config", g.Config)
 }
 
-// TestSyncKeepsToItsCap measures what the worker puts on the line under a cap of all lanes, and under one of each.
+// TestSyncKeepsToItsCap measures the worker's bytes on the line with a cap for all lanes, and with one for each.
 func TestSyncKeepsToItsCap(t *testing.T) {
 	r := newSyncRig(t, 100e6)
 	for keys, rate := range map[string]float64{
@@ -135,7 +137,7 @@ func (r *syncRig) begin() {
 	r.adm, r.writer = kadm.NewClient(r.client(r.central)), r.client(r.cell)
 }
 
-// driving are n messages of about size bytes, as of driving vehicles: they compress to about a third.
+// driving returns a message of about size bytes as driving vehicles send it: it compresses to about a third.
 func driving(rng *rand.Rand, size int) []byte {
 	p := fmt.Appendf(nil, `{"ts":%d,"speed":%.1f,"soc":%.1f,"odometer":%.1f,"lat":%.6f,"lon":%.6f,"temp_battery":%.1f,"temp_motor":%.1f,`+
 		`"voltage":%.1f,"current":%.1f,"gear":"D","charging":false`,
@@ -185,7 +187,7 @@ func outboxRecord(lane int, key string, value []byte) *kgo.Record {
 	return r
 }
 
-// arrived is how many records a topic of the centre has.
+// arrived returns the number of records of a topic of the centre.
 func (r *syncRig) arrived(topic string) (n int64) {
 	r.t.Helper()
 	ends, err := r.adm.ListEndOffsets(r.t.Context(), topic)
@@ -194,7 +196,7 @@ func (r *syncRig) arrived(topic string) (n int64) {
 	return n
 }
 
-// passage is what one mirror did in a measurement.
+// passage is the result of one mirror in a measurement.
 type passage struct {
 	rate   float64 // records per second
 	perCPU float64 // records per second of processor time
@@ -203,7 +205,7 @@ type passage struct {
 	p99    float64 // of alarms from the outbox to the centre, in ms
 }
 
-// watch measures a process from the moment at which from of a topic's records have arrived until all have, or for at most a time.
+// watch measures a process from the arrival of record from of a topic until all have arrived, or for at most a time.
 func (r *syncRig) watch(p *harness.Process, topic string, from, all int64, most time.Duration) (m passage) {
 	r.t.Helper()
 	check.Within(r.t, 3*time.Minute, "the first records of "+topic, func() error {
@@ -229,8 +231,8 @@ func (r *syncRig) watch(p *harness.Process, topic string, from, all int64, most 
 	return m
 }
 
-// TestSyncAgainstMirrorMaker has a backlog of one lane copied on one machine, by the worker and by MirrorMaker 2 in turns. The first
-// fifth is not counted: a JVM compiles.
+// TestSyncAgainstMirrorMaker has the worker and MirrorMaker 2 copy a backlog of one lane in turns on one machine. The
+// first fifth is not counted, because a JVM compiles.
 func TestSyncAgainstMirrorMaker(t *testing.T) {
 	r := newSyncRig(t, 1e12)
 	for _, size := range []int{256, 1024} {
@@ -267,7 +269,7 @@ func TestSyncAgainstMirrorMaker(t *testing.T) {
 	}
 }
 
-// middling is the median of each figure.
+// middling returns the median of each figure.
 func middling(all []passage) passage {
 	of := func(figure func(passage) float64) float64 {
 		var v []float64
@@ -283,7 +285,7 @@ func middling(all []passage) passage {
 	}
 }
 
-// TestSyncOverALine has backlogs of p1 and p2 copied over 50 ms with an alarm in p0 every 50 ms beside them.
+// TestSyncOverALine copies backlogs of p1 and p2 over 50 ms, with an alarm in p0 every 50 ms.
 func TestSyncOverALine(t *testing.T) {
 	for _, l := range []struct {
 		rate, use, p99 float64
@@ -348,7 +350,7 @@ func (r *syncRig) overALine(m mirror) passage {
 		}
 		return nil
 	})
-	time.Sleep(5 * time.Second) // until the flow has found out what the line carries
+	time.Sleep(5 * time.Second) // until the flow has measured the line
 	a.begin()
 	x := r.watch(p, m.topics[1], 1, int64(backlog), *syncSpan)
 	x.p99 = a.p99()
@@ -358,7 +360,7 @@ func (r *syncRig) overALine(m mirror) passage {
 	return x
 }
 
-// alarms are records of p0 with the time of their making.
+// alarms are records of p0 with the time of their creation.
 type alarms struct {
 	mu   sync.Mutex
 	took []time.Duration
@@ -393,7 +395,7 @@ func (a *alarms) hear(ctx context.Context, r *syncRig, topic string) {
 	}
 }
 
-// begin forgets those until now.
+// begin forgets earlier alarms.
 func (a *alarms) begin() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

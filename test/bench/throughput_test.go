@@ -21,10 +21,10 @@ var (
 	shareProfile = flag.Duration("share-profile", 5*time.Second, "length of the CPU profile of the way through the rules; 0: none")
 )
 
-// kafkaVersion is the Apache Kafka that stands at the end of the way.
+// kafkaVersion is the Apache Kafka at the end of the path.
 const kafkaVersion = "4.3.1"
 
-// kafkaRules is the sample rules' way to Kafka alone: every message, as it was received.
+// kafkaRules is the part of the sample rules that sends to Kafka: every message, as received.
 const kafkaRules = `schema: {event_at: ts}
 rules:
   - id: telemetry
@@ -33,10 +33,9 @@ rules:
       - kafka: {topic: vehicle.telemetry}
 `
 
-// TestRulesToKafka states messages per second per core on the way from a vehicle's PUBLISH through the rules to Kafka,
-// Redis and the centre's outbox: messages per second of the gateway's processor time, all of which counts, from
-// reading the sockets to the last message's answer from Kafka and Redis. Apache Kafka and Redis are processes
-// of their own.
+// TestRulesToKafka reports messages per second per core on the path from a vehicle's PUBLISH through the rules to
+// Kafka, Redis and the centre's outbox: messages per second of the gateway's processor time, from reading the sockets
+// to the last acknowledgement of Kafka and Redis. Apache Kafka and Redis are processes of their own.
 func TestRulesToKafka(t *testing.T) {
 	for _, size := range []int{256, 1024} {
 		t.Run(fmt.Sprintf("%dB", size), func(t *testing.T) { rulesToKafka(t, size) })
@@ -76,8 +75,8 @@ func rulesToKafka(t *testing.T, size int) {
 	}
 }
 
-// telemetry makes messages of a size that differ in their values, as those of driving vehicles do. Small ones have
-// 14 fields, those of 1 KB 62.
+// telemetry returns messages of a size that differ in their values, as those of driving vehicles do. Small ones have 14
+// fields, those of 1 KB 62.
 func telemetry(size int) [][]byte {
 	out := make([][]byte, 512)
 	for i := range out {
@@ -111,7 +110,7 @@ func kafkaOnly(t *testing.T) string {
 	return dir
 }
 
-// delivering is a gateway whose rules (the samples if empty) send to an Apache Kafka and a Redis of its own; its CPU is
+// delivering returns a gateway whose rules (the samples if empty) send to its own Apache Kafka and Redis; its CPU is
 // measured until everything has been delivered.
 func delivering(t *testing.T, name string, load Load, rules string) server {
 	t.Helper()
@@ -126,7 +125,7 @@ func delivering(t *testing.T, name string, load Load, rules string) server {
 	}}
 }
 
-// printProfile prints where the gateway's processor time goes under load.
+// printProfile prints the gateway's CPU profile under load.
 func printProfile(t *testing.T, s server, size int) {
 	t.Helper()
 	file := filepath.Join(os.TempDir(), fmt.Sprintf("cellgate-rules-%dB.pprof", size))

@@ -24,13 +24,13 @@ func authPacket(reason byte, props ...[]byte) []byte {
 	return mqtt.Frame(mqtt.AUTH<<4, []byte{reason}, mqtt.Properties(props...))
 }
 
-// token issues one for a service that may do everything.
+// token issues a token for a service with all permissions.
 func (e *env) token(t *testing.T, name string) string {
 	t.Helper()
 	return e.g.Cellgate("token", "issue", "--config", e.g.Config, "--service", name, "--role", "lab")
 }
 
-// authenticated connects by the method.
+// authenticated connects with the authentication method.
 func (e *env) authenticated(t *testing.T, v byte) (c *mqtt.T, name string) {
 	t.Helper()
 	name = e.unique()

@@ -33,7 +33,7 @@ type env struct {
 	last     atomic.Int64
 }
 
-// What the gateway under test is configured with.
+// Settings of the gateway under test.
 const (
 	window    = 20        // limits what a client may have unacknowledged
 	maxPacket = 200 << 10 // largest packet
@@ -59,7 +59,7 @@ func start(t *testing.T) *env {
 	return e
 }
 
-// unique is a client identifier, or a part of a topic, that no other test uses.
+// unique returns a client identifier, or a part of a topic, that no other test uses.
 func (e *env) unique() string { return fmt.Sprintf("c%d", e.last.Add(1)) }
 
 // dial opens a connection to the listener lab without sending anything.
@@ -77,15 +77,15 @@ func (e *env) client(t *testing.T, version byte, props ...[]byte) *mqtt.T {
 	return c
 }
 
-// open connects as told and expects to be accepted.
+// open sends the CONNECT and expects to be accepted.
 func (e *env) open(t *testing.T, o mqtt.Connect) (*mqtt.T, mqtt.Packet) {
 	t.Helper()
 	c := e.dial(t, o.Version)
 	return c, c.Open(o)
 }
 
-// refused sends a first packet and expects that it is turned away: on MQTT 5 with one of the reasons or in
-// silence, on 3.1.1 in silence.
+// refused sends a first packet and expects a refusal: on MQTT 5 with one of the reasons or without an answer, on 3.1.1
+// without one.
 func (e *env) refused(t *testing.T, version byte, first []byte, reasons ...byte) {
 	t.Helper()
 	c := e.dial(t, version)
@@ -101,7 +101,7 @@ func (e *env) refused(t *testing.T, version byte, first []byte, reasons ...byte)
 	c.ExpectClosed()
 }
 
-// equal compares and says what differs.
+// equal reports a difference.
 func equal[T comparable](t testing.TB, what string, got, want T) {
 	t.Helper()
 	if got != want {
@@ -139,7 +139,7 @@ func allCases() []testCase {
 		disconnectCases(), authCases(), websocketCases())
 }
 
-// TestConformance runs every test against one gateway, and then holds the table against what ran.
+// TestConformance runs every test against one gateway, and then compares the table with what ran.
 func TestConformance(t *testing.T) {
 	e := start(t)
 	cases := allCases()

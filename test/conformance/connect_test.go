@@ -60,8 +60,8 @@ func testProtocolName(t *testing.T, e *env, v byte) {
 	}
 }
 
-// testProtocolLevel sends levels that the gateway does not speak. A CONNACK is optional on MQTT 5 and comes in
-// the form of 3.1.1, which every client of another level knows best.
+// testProtocolLevel sends unsupported protocol levels. A CONNACK is optional on MQTT 5 and has the form of 3.1.1, which
+// clients of other levels know best.
 func testProtocolLevel(t *testing.T, e *env, v byte) {
 	for _, level := range []byte{0, 3, 6, 0x84, 255} {
 		t.Run(fmt.Sprint(level), func(t *testing.T) {
@@ -157,7 +157,7 @@ func testEmptyClientIdentifier(t *testing.T, e *env, v byte) {
 		one, two := e.dial(t, v), e.dial(t, v)
 		one.Open(mqtt.Connect{Version: v})
 		two.Open(mqtt.Connect{Version: v})
-		one.Ping() // with one identifier for both, the second would have taken over
+		one.Ping() // with the same identifier, the second would have taken over
 		two.Ping()
 		return
 	}
@@ -174,7 +174,7 @@ func testEmptyClientIdentifier(t *testing.T, e *env, v byte) {
 	equal(t, "session present under the assigned identifier", again.Present, 1)
 }
 
-// testRejectedClientIdentifier uses the listener on which the client identifier must be fit to be a VIN.
+// testRejectedClientIdentifier uses the listener on which the client identifier must be a possible VIN.
 func testRejectedClientIdentifier(t *testing.T, e *env, v byte) {
 	for _, id := range []string{"a/b", "a+", "$x", ""} {
 		c := e.dialTo(t, v, e.vehicles)
@@ -233,7 +233,7 @@ func testPipelined(t *testing.T, e *env, v byte) {
 	equal(t, "payload", c.Message().Payload, "x")
 }
 
-// testAccepted looks at the first packet of the gateway, and that there is no second CONNACK.
+// testAccepted checks the first packet of the gateway, and that there is no second CONNACK.
 func testAccepted(t *testing.T, e *env, v byte) {
 	o := mqtt.Connect{Version: v, ID: e.unique(), Keepalive: 60}
 	c, ack := e.open(t, o)
@@ -243,10 +243,10 @@ func testAccepted(t *testing.T, e *env, v byte) {
 	c.Publish(mqtt.Publish{Topic: topic, Payload: "x", QoS: 2})
 	equal(t, "payload", c.Message().Payload, "x")
 	c.Ping()
-	c.Disconnect() // which fails on any packet but the end
+	c.Disconnect() // fails on any packet but the end
 }
 
-// testCapabilities expects that nothing is announced as missing, because nothing is, and the limits.
+// testCapabilities checks that no feature is announced as missing, and the announced limits.
 func testCapabilities(t *testing.T, e *env, v byte) {
 	_, ack := e.open(t, mqtt.Connect{Version: v, ID: e.unique(), Keepalive: 60})
 	for id, want := range map[byte]uint32{
@@ -275,8 +275,8 @@ func testCapabilities(t *testing.T, e *env, v byte) {
 	}
 }
 
-// testKeepalive expects an end after one and a half times the keep alive, not before, with the will of a lost
-// connection, and none while the client sends PINGREQ, nor while it sends anything else.
+// testKeepalive expects an end after one and a half times the keep alive, not earlier, with the will of a lost
+// connection, and none while the client sends PINGREQ or anything else.
 func testKeepalive(t *testing.T, e *env, v byte) {
 	topic := "keepalive/" + e.unique()
 	watch := e.client(t, v)

@@ -58,8 +58,8 @@ func testDisconnectMalformed(t *testing.T, e *env, v byte) {
 	e.violates(t, v, mqtt.Frame(mqtt.DISCONNECT<<4, []byte{0}, mqtt.Properties(), []byte{0}), 0x81)
 }
 
-// testServerDisconnect has the gateway end connections: nothing comes after its DISCONNECT but the end, what was
-// taken before the violation is acknowledged, and no DISCONNECT comes before CONNACK.
+// testServerDisconnect has the gateway end connections: after its DISCONNECT the connection closes, messages before the
+// violation are acknowledged, and no DISCONNECT precedes CONNACK.
 func testServerDisconnect(t *testing.T, e *env, v byte) {
 	topic := "server/" + e.unique()
 	c := e.client(t, v)

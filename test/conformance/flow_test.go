@@ -26,8 +26,8 @@ func flowCases() []testCase {
 	}
 }
 
-// testReceiveMaximum: no more than the client takes are on their way, QoS 2 to its very end; everything else
-// goes on.
+// testReceiveMaximum: no more messages than the client permits are in flight, QoS 2 to the end of its exchange;
+// everything else continues.
 func testReceiveMaximum(t *testing.T, e *env, v byte) {
 	topic := "flow/" + e.unique()
 	c := e.client(t, v, mqtt.Number(mqtt.ReceiveMaximum, 2))
@@ -42,11 +42,11 @@ func testReceiveMaximum(t *testing.T, e *env, v byte) {
 	c.Expect(mqtt.PINGRESP) // and no third message
 	c.Subscribe(mqtt.Filter(topic+"/x", 1))
 	c.Unsubscribe(topic + "/x")
-	c.Publish(mqtt.Publish{Topic: topic + "/other", QoS: 2}) // its exchange is not held up either
+	c.Publish(mqtt.Publish{Topic: topic + "/other", QoS: 2}) // its exchange is not delayed either
 	c.Send(mqtt.Ack(mqtt.PUBREC, first.ID, 0))
 	c.ExpectAck(mqtt.PUBREL, first.ID, 0)
 	c.Send(mqtt.Pingreq())
-	c.Expect(mqtt.PINGRESP) // PUBREL does not give room
+	c.Expect(mqtt.PINGRESP) // PUBREL does not release a place
 	c.Send(mqtt.Ack(mqtt.PUBCOMP, first.ID, 0))
 	third := c.Expect(mqtt.PUBLISH)
 	equal(t, "third", third.Payload, "2")
@@ -78,7 +78,7 @@ func testReceiveMaximumExceeded(t *testing.T, e *env, v byte) {
 	c.ExpectEnd(0x93)
 }
 
-// testWindowAgain uses the window up many times over, refused and repeated messages among the others.
+// testWindowAgain fills the window many times, also with refused and repeated messages.
 func testWindowAgain(t *testing.T, e *env, v byte) {
 	c := e.client(t, v)
 	for range 3 * window {
@@ -118,7 +118,7 @@ func testMaximumPacket(t *testing.T, e *env, v byte) {
 	pub.Publish(mqtt.Publish{Topic: topic, Payload: strings.Repeat("x", limit), QoS: 1, Retain: true})
 	c.Subscribe(mqtt.Filter(topic, 2))
 	c.Drop()
-	c, _ = e.open(t, o) // what was too large counts as sent
+	c, _ = e.open(t, o) // a message that was too large counts as sent
 	nothingBut(t, c, e, topic)
 	// An answer that is too large cannot be sent either, and cannot be left out: the connection ends.
 	var many []mqtt.Subscription
@@ -136,7 +136,7 @@ func testMaximumPacket(t *testing.T, e *env, v byte) {
 	c.CheckEnd(err)
 }
 
-// testReasonStringsFit: reason strings are left out where they do not fit.
+// testReasonStringsFit: reason strings are omitted if they do not fit.
 func testReasonStringsFit(t *testing.T, e *env, v byte) {
 	c := e.dialTo(t, v, e.tokens)
 	c.Send(mqtt.Connect{
@@ -161,8 +161,7 @@ func testReasonStringsFit(t *testing.T, e *env, v byte) {
 	c.ExpectClosed()
 }
 
-// testAnswersFit has a client that takes no packet larger than the smallest CONNACK be told of every kind of
-// failure.
+// testAnswersFit causes every kind of failure for a client whose maximum packet size is that of the smallest CONNACK.
 func testAnswersFit(t *testing.T, e *env, v byte) {
 	const limit = 16
 	o := mqtt.Connect{
@@ -243,7 +242,7 @@ func testAliasesBad(t *testing.T, e *env, v byte) {
 	}}.Encode(v), 0x82)
 }
 
-// testAliasesOut holds the gateway's aliases to the client's maximum, and to their meaning.
+// testAliasesOut checks the gateway's aliases against the client's maximum, and their meaning.
 func testAliasesOut(t *testing.T, e *env, v byte) {
 	for _, most := range []uint32{0, 2} {
 		topic := "alias/" + e.unique()

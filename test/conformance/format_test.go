@@ -42,8 +42,8 @@ func each[T any](t *testing.T, list map[string]T, fn func(t *testing.T, x T)) {
 	}
 }
 
-// everywhere puts a bad string into every place where a client may send one: whole packets of a connected
-// client, and CONNECTs.
+// everywhere puts an invalid string into every place where a client may send one: packets of a connected client, and
+// CONNECTs.
 func everywhere(v byte, bad string) (packets, connects map[string][]byte) {
 	packets = map[string][]byte{
 		"topic name":  mqtt.Publish{Topic: "a/" + bad}.Encode(v),
@@ -180,7 +180,7 @@ func testIdentifierZero(t *testing.T, e *env, v byte) {
 	}
 }
 
-// testTruncated cuts packets short: the length says where they end, their contents want more.
+// testTruncated truncates packets: the length ends before their contents do.
 func testTruncated(t *testing.T, e *env, v byte) {
 	each(t, map[string][]byte{
 		"PUBLISH in its topic":        mqtt.Frame(mqtt.PUBLISH<<4, []byte{0, 9, 'a'}),
@@ -207,7 +207,7 @@ func testPropertyLength(t *testing.T, e *env, v byte) {
 		"DISCONNECT beyond the packet":    mqtt.Frame(mqtt.DISCONNECT<<4, []byte{0, 7}),
 	}, func(t *testing.T, p []byte) { e.violates(t, v, p, 0x81) })
 	good := e.client(t, v)
-	good.Subscribe(mqtt.Filter("length/"+e.unique(), 0)) // decode holds the gateway to a length of zero
+	good.Subscribe(mqtt.Filter("length/"+e.unique(), 0)) // decode checks that the gateway's property length is zero
 }
 
 func testByteByByte(t *testing.T, e *env, v byte) {

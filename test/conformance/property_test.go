@@ -19,7 +19,7 @@ func propertyCases() []testCase {
 	}
 }
 
-// travelling are properties that go with a message, in an order of their own.
+// travelling are properties that are forwarded with a message, in this order.
 func travelling() [][]byte {
 	return [][]byte{
 		mqtt.User("b", "1"), mqtt.Number(mqtt.PayloadFormat, 1), mqtt.String(mqtt.ContentType, "text/plain"),
@@ -29,7 +29,7 @@ func travelling() [][]byte {
 	}
 }
 
-// checkForwarded holds a message against travelling.
+// checkForwarded compares a message with travelling.
 func checkForwarded(t *testing.T, p mqtt.Packet) {
 	t.Helper()
 	for id, want := range map[byte]string{
@@ -71,7 +71,7 @@ func testForwarded(t *testing.T, e *env, v byte) {
 	equal(t, "payload on 3.1.1", old.Message().Payload, "for all")
 }
 
-// presentButEmpty are properties that a subscriber gets although they say nothing: unaltered is unaltered.
+// presentButEmpty are empty properties that a subscriber must get unaltered.
 func presentButEmpty() [][]byte {
 	return [][]byte{
 		mqtt.Number(mqtt.PayloadFormat, 0), mqtt.String(mqtt.ContentType, ""),
@@ -90,7 +90,7 @@ func checkPresentButEmpty(t *testing.T, p mqtt.Packet) {
 	equal(t, "properties", len(p.Props), 3)
 }
 
-// testForwardedLater: the properties stay with retained and with queued messages.
+// testForwardedLater: retained and queued messages keep their properties.
 func testForwardedLater(t *testing.T, e *env, v byte) {
 	topic := "props/" + e.unique()
 	o := lasting(v, e.unique())
@@ -107,7 +107,7 @@ func testForwardedLater(t *testing.T, e *env, v byte) {
 	checkPresentButEmpty(t, c.Message())
 }
 
-// testRequestResponse answers a request where it says, with its correlation data.
+// testRequestResponse answers a request on its response topic, with its correlation data.
 func testRequestResponse(t *testing.T, e *env, v byte) {
 	base := "request/" + e.unique()
 	asks, answers := e.client(t, v), e.client(t, v)
@@ -149,8 +149,8 @@ func testPublishProperties(t *testing.T, e *env, v byte) {
 	}
 }
 
-// testProblemInformation: without it there are no reason strings and user properties but where they are
-// always allowed.
+// testProblemInformation: without it there are no reason strings and user properties except where they are always
+// allowed.
 func testProblemInformation(t *testing.T, e *env, v byte) {
 	c := e.client(t, v, mqtt.Number(mqtt.RequestProblem, 0))
 	c.Send(mqtt.Publish{Topic: deniedPub, QoS: 1, ID: 1}.Encode(v), mqtt.Publish{Topic: deniedPub, QoS: 2, ID: 2}.Encode(v),
@@ -181,7 +181,7 @@ func testResponseInformation(t *testing.T, e *env, v byte) {
 	}
 }
 
-// testPropertyOfPacket puts properties where they do not belong, and twice.
+// testPropertyOfPacket sends properties in the wrong packets, and twice.
 func testPropertyOfPacket(t *testing.T, e *env, v byte) {
 	expiry := mqtt.Number(mqtt.SessionExpiry, 5)
 	reason := mqtt.String(mqtt.ReasonString, "x")

@@ -96,7 +96,7 @@ func testResponses(t *testing.T, e *env, v byte) {
 	c.ExpectAck(mqtt.PUBCOMP, 7, 0)
 }
 
-// testNotPermitted: on 3.1.1, which cannot say no, the connection ends.
+// testNotPermitted: on 3.1.1, which has no refusal, the connection ends.
 func testNotPermitted(t *testing.T, e *env, v byte) {
 	for _, topic := range []string{deniedPub, "$x/y", "$SYS/uptime"} {
 		for qos := range byte(3) {
@@ -129,8 +129,8 @@ func testDupNotPassedOn(t *testing.T, e *env, v byte) {
 	}
 }
 
-// testOrder publishes faster than the exchanges complete, at each QoS, and looks at the order of the
-// acknowledgements and of what the subscriber gets.
+// testOrder publishes faster than the exchanges complete, at each QoS, and checks the order of the acknowledgements and
+// of the subscriber's messages.
 func testOrder(t *testing.T, e *env, v byte) {
 	const n = 200
 	for qos := range byte(3) {
@@ -147,8 +147,8 @@ func testOrder(t *testing.T, e *env, v byte) {
 	}
 }
 
-// stream publishes numbers in bursts that fill the window, and checks that they are acknowledged in order. It does
-// so on a goroutine of its own, which has ended when the channel is closed.
+// stream publishes numbers in bursts that fill the window, and checks that they are acknowledged in order, on a
+// goroutine that has ended when the channel is closed.
 func stream(c *mqtt.T, topic string, qos byte, n int) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
@@ -191,7 +191,7 @@ func bursts(c *mqtt.T, topic string, qos byte, n int) {
 	}
 }
 
-// testFanOut has several subscribers, connected and away: each gets its own copy.
+// testFanOut has several subscribers, connected and not: each gets its own copy.
 func testFanOut(t *testing.T, e *env, v byte) {
 	topic := "fanout/" + e.unique()
 	away := lasting(v, e.unique())
@@ -207,7 +207,7 @@ func testFanOut(t *testing.T, e *env, v byte) {
 	here[0].Publish(mqtt.Publish{Topic: topic, Payload: topic, QoS: 1})
 	for _, s := range here {
 		p := s.Message()
-		for p.Topic != topic { // the wildcard of another test's run
+		for p.Topic != topic { // messages of other tests on the wildcard
 			p = s.Message()
 		}
 		equal(t, "payload", p.Payload, topic)

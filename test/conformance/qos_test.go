@@ -105,7 +105,7 @@ func testRefusedForgotten(t *testing.T, e *env, v byte) {
 	equal(t, "payload", w.Message().Payload, "new")
 }
 
-// testExpiredInExchange: the exchange goes on though the message has expired, in both directions.
+// testExpiredInExchange: the exchange continues after the message has expired, in both directions.
 func testExpiredInExchange(t *testing.T, e *env, v byte) {
 	w, topic := e.watched(t, v, "qos2")
 	c := e.client(t, v)
@@ -149,7 +149,7 @@ func testServerIdentifiers(t *testing.T, e *env, v byte) {
 	nothingBut(t, w, e, topic)
 }
 
-// testBothIdentifiers has the same identifiers in use in both directions, and for SUBSCRIBE.
+// testBothIdentifiers uses the same identifiers in both directions, and for SUBSCRIBE.
 func testBothIdentifiers(t *testing.T, e *env, v byte) {
 	topic := "ids/" + e.unique()
 	o := lasting(v, e.unique())
@@ -174,7 +174,7 @@ func testBothIdentifiers(t *testing.T, e *env, v byte) {
 	w.Drop()
 	w, _ = e.open(t, o)
 	for _, p := range open {
-		w.Acknowledge(sameAgain(w, p)) // none was taken for acknowledged
+		w.Acknowledge(sameAgain(w, p)) // none counted as acknowledged
 	}
 	nothingBut(t, w, e, topic)
 }
@@ -207,7 +207,7 @@ func testQoS2ToClient(t *testing.T, e *env, v byte) {
 	equal(t, "payload", c.Message().Payload, "marker")
 }
 
-// testClientReasons sends every acknowledgement with the reason codes that its table has, and others.
+// testClientReasons sends every acknowledgement with the reason codes of its table, and with others.
 func testClientReasons(t *testing.T, e *env, v byte) {
 	for _, reason := range []byte{0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99} {
 		for _, typ := range []byte{mqtt.PUBACK, mqtt.PUBREC} {
@@ -234,7 +234,7 @@ func testClientReasons(t *testing.T, e *env, v byte) {
 	}
 }
 
-// testUnknownAcks: acknowledgements of nothing do no harm; PUBREC is answered.
+// testUnknownAcks: acknowledgements of unknown identifiers are harmless; PUBREC is answered.
 func testUnknownAcks(t *testing.T, e *env, v byte) {
 	c := e.client(t, v)
 	c.Send(mqtt.Ack(mqtt.PUBACK, 9, 0), mqtt.Ack(mqtt.PUBCOMP, 9, 0), mqtt.Ack(mqtt.PUBREC, 9, 0))

@@ -18,8 +18,8 @@ func resendCases() []testCase {
 	}
 }
 
-// unacknowledged gives a session with n messages on their way, of QoS 1 and 2 in turn, whose connection has ended;
-// the gateway knows that it has.
+// unacknowledged returns a session with n messages in flight, of QoS 1 and 2 in turn, whose connection the gateway
+// knows to have ended.
 func (e *env) unacknowledged(t *testing.T, v byte, n int, props ...[]byte) (o mqtt.Connect, topic string, sent []mqtt.Packet) {
 	t.Helper()
 	topic = "resend/" + e.unique()
@@ -35,7 +35,7 @@ func (e *env) unacknowledged(t *testing.T, v byte, n int, props ...[]byte) (o mq
 	return o, topic, sent
 }
 
-// sameAgain expects one message again, as it was but for DUP.
+// sameAgain expects a message again, unchanged except for DUP.
 func sameAgain(c *mqtt.T, was mqtt.Packet) mqtt.Packet {
 	c.TB.Helper()
 	p := c.Expect(mqtt.PUBLISH)
@@ -93,7 +93,7 @@ func testResendRefused(t *testing.T, e *env, v byte) {
 	nothingBut(t, c, e, topic)
 }
 
-// testResendExpired: what has been sent is resent although it has expired since.
+// testResendExpired: a message that was sent is resent although it has expired since.
 func testResendExpired(t *testing.T, e *env, v byte) {
 	o, topic, sent := e.unacknowledged(t, v, 2, mqtt.Number(mqtt.MessageExpiry, 1))
 	e.client(t, v).Publish(mqtt.Publish{
@@ -112,7 +112,7 @@ func testResendExpired(t *testing.T, e *env, v byte) {
 	nothingBut(t, c, e, topic)
 }
 
-// testResendWithoutRoom: retransmissions come though they fill the Receive Maximum, and no more than that.
+// testResendWithoutRoom: retransmissions are sent though they fill the Receive Maximum, and no more than that.
 func testResendWithoutRoom(t *testing.T, e *env, v byte) {
 	o, topic, sent := e.unacknowledged(t, v, 4)
 	if v == mqtt.V5 {

@@ -26,7 +26,7 @@ func retainCases() []testCase {
 	}
 }
 
-// retained gives what a new subscription finds, by topic, in order.
+// retained returns what a new subscription gets, by topic, in order.
 func (e *env) retained(t *testing.T, v byte, f string) []string {
 	t.Helper()
 	end := "retained-end/" + e.unique()
@@ -48,7 +48,7 @@ func testRetainStored(t *testing.T, e *env, v byte) {
 	for qos := range byte(3) {
 		topic := "retain/" + e.unique()
 		e.client(t, v).Publish(mqtt.Publish{Topic: topic, Payload: "kept", QoS: qos, Retain: true})
-		if qos == 0 { // nothing tells when it has been taken
+		if qos == 0 { // there is no acknowledgement to wait for
 			w := e.client(t, v)
 			w.Subscribe(mqtt.Filter(topic, 0))
 			w.Message()
@@ -99,8 +99,7 @@ func testRetainWithoutFlag(t *testing.T, e *env, v byte) {
 	equalList(t, "retained", e.retained(t, v, topic), "kept 1")
 }
 
-// testRetainKnown subscribes as soon as the acknowledgement is there: the retained message is stored or
-// removed by then, and not on its way.
+// testRetainKnown subscribes after the acknowledgement: by then the retained message is stored or removed.
 func testRetainKnown(t *testing.T, e *env, v byte) {
 	pub, sub := e.client(t, v), e.client(t, v)
 	for range 50 {
@@ -210,7 +209,7 @@ func testRetainExpiry(t *testing.T, e *env, v byte) {
 	equal(t, "payload", c.Message().Payload, "marker")
 }
 
-// testRetainLongTopic: the longest topic name is as good as any.
+// testRetainLongTopic uses the longest topic name.
 func testRetainLongTopic(t *testing.T, e *env, v byte) {
 	topic := e.unique() + "/" + strings.Repeat("x", 65_535-40)
 	c := e.client(t, v)

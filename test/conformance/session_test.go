@@ -22,7 +22,7 @@ func sessionCases() []testCase {
 	}
 }
 
-// lasting is a CONNECT whose session outlives the connection.
+// lasting is a CONNECT whose session survives the connection.
 func lasting(v byte, id string) mqtt.Connect {
 	o := mqtt.Connect{Version: v, ID: id, Keep: true}
 	if v == mqtt.V5 {
@@ -134,7 +134,7 @@ func testRetainedOutlive(t *testing.T, e *env, v byte) {
 	equal(t, "payload", w.Message().Payload, "kept")
 }
 
-// waitOut waits for time to pass at the gateway, where that is what a statement is about.
+// waitOut waits for time to pass at the gateway, for statements about time.
 func waitOut(d time.Duration) { time.Sleep(d) }
 
 func testExpiry(t *testing.T, e *env, v byte) {
@@ -172,7 +172,7 @@ func testExpiryAtDisconnect(t *testing.T, e *env, v byte) {
 	c, ack = e.open(t, o)
 	equal(t, "session present after a longer expiry", ack.Present, 1)
 	c.Drop()
-	o.Props = nil // each CONNECT sets the expiry anew
+	o.Props = nil // each CONNECT sets the expiry again
 	c, ack = e.open(t, o)
 	equal(t, "session present for a CONNECT without expiry", ack.Present, 1)
 	c.Disconnect()
@@ -181,7 +181,7 @@ func testExpiryAtDisconnect(t *testing.T, e *env, v byte) {
 	e.violates(t, v, goodbye(1), 0x82)
 }
 
-// testKeptWhileConnected has an expiry shorter than the connection lasts.
+// testKeptWhileConnected has an expiry shorter than the connection.
 func testKeptWhileConnected(t *testing.T, e *env, v byte) {
 	topic := "kept/" + e.unique()
 	o := lasting(v, e.unique())
@@ -190,7 +190,7 @@ func testKeptWhileConnected(t *testing.T, e *env, v byte) {
 	}
 	c, _ := e.open(t, o)
 	c.Subscribe(mqtt.Filter(topic, 1))
-	waitOut(time.Duration(v-mqtt.V4) * 2200 * time.Millisecond) // 3.1.1 has no expiry to outwait
+	waitOut(time.Duration(v-mqtt.V4) * 2200 * time.Millisecond) // 3.1.1 has no expiry
 	e.client(t, v).Publish(mqtt.Publish{Topic: topic, Payload: "x", QoS: 1})
 	equal(t, "payload", c.Message().Payload, "x")
 	c.Drop()

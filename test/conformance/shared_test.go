@@ -33,8 +33,7 @@ func (e *env) group(t *testing.T, v byte, n int, qos byte) (members []*mqtt.T, t
 	return members, topic
 }
 
-// testSharedOne: every message goes to one of each group, and to those who subscribe by themselves; all members
-// get some.
+// testSharedOne: every message goes to one member of each group, and to other subscribers; all members get some.
 func testSharedOne(t *testing.T, e *env, v byte) {
 	const n = 30
 	members, topic := e.group(t, v, 3, 1)
@@ -90,8 +89,8 @@ func testSharedQoS(t *testing.T, e *env, v byte) {
 	}
 }
 
-// away gives a group of a member that is connected and one with a lasting session, which has an
-// unacknowledged message and is gone.
+// away returns a group of a connected member and a disconnected one with a lasting session, which has an unacknowledged
+// message.
 func (e *env) away(t *testing.T, v byte) (here *mqtt.T, gone mqtt.Connect, topic string, sent mqtt.Packet) {
 	t.Helper()
 	topic = "shared/" + e.unique()
@@ -125,7 +124,7 @@ func testSharedEnds(t *testing.T, e *env, v byte) {
 	nothingBut(t, here, e, topic)
 }
 
-// testSharedMovesOn: a QoS 1 message that a member has not acknowledged when its session ends goes to another.
+// testSharedMovesOn: a QoS 1 message that is unacknowledged when a member's session ends goes to another member.
 func testSharedMovesOn(t *testing.T, e *env, v byte) {
 	members, topic := e.group(t, v, 1, 1)
 	pub := e.client(t, v)

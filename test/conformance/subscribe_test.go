@@ -31,7 +31,7 @@ func subscribeCases() []testCase {
 func testSubscribeCodes(t *testing.T, e *env, v byte) {
 	c := e.client(t, v)
 	refused := map[byte]byte{mqtt.V4: 0x80, mqtt.V5: 0x87}[v]
-	const withheld = 0x80 // granted, and taken away by deny_subscribe: no reason is given
+	const withheld = 0x80 // granted, and denied by deny_subscribe: no reason is given
 	base := "codes/" + e.unique()
 	equalList(t, "codes", c.Subscribe(mqtt.Filter(base+"/0", 0), mqtt.Filter(denied, 1), mqtt.Filter(base+"/2", 2),
 		mqtt.Filter("$x/#", 0), mqtt.Filter(base+"/1", 1)),
@@ -119,7 +119,7 @@ func testOverlapping(t *testing.T, e *env, v byte) {
 	equal(t, "QoS", c.Message().QoS(), 1)
 }
 
-// identifiers are a message's subscription identifiers in order.
+// identifiers returns a message's subscription identifiers in order.
 func identifiers(p mqtt.Packet) []uint32 {
 	var list []uint32
 	for _, x := range p.All(mqtt.SubscriptionID) {
@@ -166,13 +166,13 @@ func testNoLocal(t *testing.T, e *env, v byte) {
 	c.Publish(mqtt.Publish{Topic: topic, Payload: "own", QoS: 0})
 	e.client(t, v).Publish(mqtt.Publish{Topic: topic, Payload: "other", QoS: 1})
 	equal(t, "payload", c.Message().Payload, "other")
-	c.Disconnect() // it is the client identifier that counts, not the connection
+	c.Disconnect() // the client identifier decides, not the connection
 	c, _ = e.open(t, o)
 	c.Publish(mqtt.Publish{Topic: topic, Payload: "own", QoS: 1})
 	nothingBut(t, c, e, topic)
 }
 
-// testNoLocalOverlapping: a subscription with no local takes no part in what its own client publishes.
+// testNoLocalOverlapping: a subscription with no local does not match its own client's messages.
 func testNoLocalOverlapping(t *testing.T, e *env, v byte) {
 	topic := "nolocal/" + e.unique()
 	c := e.client(t, v)
@@ -234,7 +234,7 @@ func testUnsubscribeExact(t *testing.T, e *env, v byte) {
 	equal(t, "payload", c.Message().Payload, "marker")
 }
 
-// testUnsubscribeCompletes: what was on its way is completed, and repeated after a reconnect.
+// testUnsubscribeCompletes: messages in flight are completed, and resent after a reconnect.
 func testUnsubscribeCompletes(t *testing.T, e *env, v byte) {
 	topic := "complete/" + e.unique()
 	o := lasting(v, e.unique())

@@ -8,7 +8,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// statement is one numbered normative statement, told in our own words.
+// statement is one numbered normative statement, in our own words.
 type statement struct {
 	ID      string
 	Version byte
@@ -22,14 +22,14 @@ func table() []statement {
 	return slices.Concat(table311(), table5Packets(), table5Publish(), table5Behaviour())
 }
 
-// Reasons that stand for many statements.
+// Reasons that apply to many statements.
 const (
 	ofClients = "binds clients; the gateway is a server only"
 	full      = "the gateway supports all of it; connect/capabilities holds that nothing else is announced"
 )
 
-// statements turns rows of identifier, text and test or reason into the table of a version. A test's name is
-// told from a reason by its form.
+// statements turns rows of identifier, text and test or reason into the table of a version. The form of the third cell
+// decides whether it is a test's name or a reason.
 func statements(v byte, rows [][3]string) []statement {
 	list := make([]statement, len(rows))
 	for i, r := range rows {
@@ -54,8 +54,8 @@ const (
 	count5   = 253
 )
 
-// checkTable holds the table: every statement once, each with a test that exists for its version or a reason,
-// and every test of use to some statement or none of the table's business.
+// checkTable checks the table: every statement once, each with a test that exists for its version or a reason, and
+// every test used by a statement or marked as outside of the table.
 func checkTable(t *testing.T, cases []testCase) {
 	t.Helper()
 	versions := map[string][]byte{}

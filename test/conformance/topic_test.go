@@ -64,8 +64,8 @@ func testBadFilters(t *testing.T, e *env, v byte) {
 	}
 }
 
-// testDollar: clients cannot publish on topics that begin with $, and so such filters are refused; a wildcard
-// at the front never brings one.
+// testDollar: clients cannot publish on topics that begin with $, so such filters are refused; a leading wildcard never
+// matches one.
 func testDollar(t *testing.T, e *env, v byte) {
 	end := "dollar/" + e.unique()
 	w := e.client(t, v)
@@ -87,7 +87,7 @@ func testDollar(t *testing.T, e *env, v byte) {
 	equalList(t, "codes", w.Subscribe(mqtt.Filter("$SYS/#", 0)), refused)
 }
 
-// testNoNormalization uses names that Unicode, letter case or paths would take for one another.
+// testNoNormalization uses names that Unicode, letter case or paths would treat as equal.
 func testNoNormalization(t *testing.T, e *env, v byte) {
 	root := "plain/" + e.unique()
 	names := []string{
@@ -111,7 +111,7 @@ func testNoNormalization(t *testing.T, e *env, v byte) {
 	}
 }
 
-// testTopicLengths uses the shortest and the longest.
+// testTopicLengths uses the shortest and the longest names.
 func testTopicLengths(t *testing.T, e *env, v byte) {
 	long := "long/" + e.unique() + "/"
 	long += strings.Repeat("x", 65_535-len(long))

@@ -35,7 +35,7 @@ func (e *env) websocket(t *testing.T, protocols ...string) (*websocket.Conn, *ht
 	return ws, resp, err
 }
 
-// testWebSocketFrames sends packets in pieces and several at once: messages and packets are not aligned.
+// testWebSocketFrames sends split and combined packets: messages and packets are not aligned.
 func testWebSocketFrames(t *testing.T, e *env, v byte) {
 	ws, _, err := e.websocket(t, "mqtt")
 	check.OK(t, err)

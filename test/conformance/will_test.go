@@ -26,7 +26,7 @@ func willCases() []testCase {
 	}
 }
 
-// watched subscribes a watcher at QoS 2 to a topic of its own.
+// watched subscribes a watcher at QoS 2 to its own topic.
 func (e *env) watched(t *testing.T, v byte, branch string) (*mqtt.T, string) {
 	t.Helper()
 	topic := branch + "/" + e.unique()
@@ -35,7 +35,7 @@ func (e *env) watched(t *testing.T, v byte, branch string) (*mqtt.T, string) {
 	return w, topic
 }
 
-// nothingBut publishes a marker and expects it as the next message: whatever was to come before it has not.
+// nothingBut publishes a marker and expects it as the next message: nothing else was sent before it.
 func nothingBut(t *testing.T, c *mqtt.T, e *env, topic string) {
 	t.Helper()
 	e.client(t, c.Version).Publish(mqtt.Publish{Topic: topic, Payload: "marker", QoS: 2})
@@ -89,7 +89,7 @@ func testWillNone(t *testing.T, e *env, v byte) {
 	c.Disconnect()
 	c, _ = e.open(t, lasting(v, id))
 	c.Drop()
-	c, _ = e.open(t, lasting(v, id)) // by now the gateway has seen the end
+	c, _ = e.open(t, lasting(v, id)) // by now the gateway has noticed the end
 	c.Disconnect()
 	nothingBut(t, w, e, topic)
 }
@@ -145,7 +145,7 @@ func testWillTakeover(t *testing.T, e *env, v byte) {
 	equal(t, "payload", w.Message().Payload, "second")
 }
 
-// delayed is a CONNECT with a will that waits, and a session that outlives the connection.
+// delayed is a CONNECT with a delayed will, and a session that survives the connection.
 func delayed(v byte, id, topic string, delay, expiry uint32) mqtt.Connect {
 	o := withWill(v, id, &mqtt.Will{
 		Topic: topic, Payload: "late", QoS: 2,
@@ -180,7 +180,7 @@ func testWillDelayResumed(t *testing.T, e *env, v byte) {
 	first.ExpectEnd(0x8E)
 	waitOut(1500 * time.Millisecond)
 	nothingBut(t, w, e, topic)
-	o.Keep = false // ends the session while a will waits: it is due then
+	o.Keep = false // ends the session during the delay: the will is due then
 	c.Drop()
 	e.open(t, o)
 	equal(t, "payload", w.Message().Payload, "late")
@@ -209,7 +209,7 @@ func testWillProperties(t *testing.T, e *env, v byte) {
 	c, _ = e.open(t, withWill(v, e.unique(), &mqtt.Will{Topic: topic, Payload: "x", QoS: 1, Props: presentButEmpty()}))
 	c.Drop()
 	checkPresentButEmpty(t, w.Message())
-	// An expiry interval of 0 is one: the will, like any message, is over when it is published.
+	// An expiry interval of 0 counts: the will, like any message, has expired when it is published.
 	c, _ = e.open(t, withWill(v, e.unique(), &mqtt.Will{
 		Topic: topic, Payload: "x", QoS: 1,
 		Props: [][]byte{mqtt.Number(mqtt.MessageExpiry, 0)},
@@ -218,7 +218,7 @@ func testWillProperties(t *testing.T, e *env, v byte) {
 	nothingBut(t, w, e, topic)
 }
 
-// testWillNotPermitted: a will where the client may not publish is refused at CONNECT.
+// testWillNotPermitted: a will on a topic that the client may not publish to is refused at CONNECT.
 func testWillNotPermitted(t *testing.T, e *env, v byte) {
 	c := e.dial(t, v)
 	c.Send(withWill(v, e.unique(), &mqtt.Will{Topic: deniedPub}).Encode())

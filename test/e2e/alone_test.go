@@ -12,8 +12,8 @@ import (
 	"cellgate/test/scenario"
 )
 
-// TestServesAlone: with Kafka, Redis and the centre all unreachable from the start, the gateway serves
-// vehicles and says what is missing.
+// TestServesAlone: while Kafka, Redis and the centre are unreachable from the start, the gateway serves vehicles and
+// reports what is missing.
 func TestServesAlone(t *testing.T) {
 	t.Parallel()
 	away := &harness.Kafka{Brokers: []string{harness.FreeAddr(t)}}

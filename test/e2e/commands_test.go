@@ -18,7 +18,7 @@ import (
 	"cellgate/test/scenario"
 )
 
-// commandGateway is a gateway with small bounds for commands, and its Kafka.
+// commandGateway returns a gateway with small bounds for commands, and its Kafka.
 func commandGateway(t *testing.T, maxQueued int) (*harness.Gateway, *harness.Kafka) {
 	t.Helper()
 	cell := harness.EmbeddedKafka(t)
@@ -34,7 +34,7 @@ func serviceToken(g *harness.Gateway, name string, more ...string) string {
 
 func commandTopic(vin, id string) string { return "v1/" + vin + "/cmd/" + id + "/unlock" }
 
-// audits returns what the audit log says of a command, in order: entrance, sender, outcome and reason.
+// audits returns the audit log's lines for a command, in order: entrance, sender, outcome and reason.
 func audits(g *harness.Gateway, id string) (lines []string) {
 	data, _ := os.ReadFile(filepath.Join(g.Dir, "data", "audit.log"))
 	for line := range strings.Lines(string(data)) {
@@ -46,7 +46,7 @@ func audits(g *harness.Gateway, id string) (lines []string) {
 	return lines
 }
 
-// TestRefusedCommandsOverMQTT5: the PUBACK says what became of a command, and who sent what is in the audit log.
+// TestRefusedCommandsOverMQTT5: the PUBACK has the decision on a command, and the audit log its sender.
 func TestRefusedCommandsOverMQTT5(t *testing.T) {
 	t.Parallel()
 	g, _ := commandGateway(t, 3)
@@ -76,8 +76,8 @@ func TestRefusedCommandsOverMQTT5(t *testing.T) {
 	}
 }
 
-// TestRefusedCommandsOverMQTT311: a client that cannot be told no finds it in the results; a conflict would speak of the
-// other command there, and is in the audit log only. What is acknowledged survives a kill.
+// TestRefusedCommandsOverMQTT311: a 3.1.1 client finds refusals in the results, except for a conflict, which would
+// appear there as the other command and is only in the audit log. Acknowledged commands survive a kill.
 func TestRefusedCommandsOverMQTT311(t *testing.T) {
 	t.Parallel()
 	g, cell := commandGateway(t, 3)
@@ -126,7 +126,7 @@ func TestRefusedCommandsOverMQTT311(t *testing.T) {
 }
 
 // TestInflightCommands: a vehicle that acknowledges nothing gets commands.inflight commands, and an urgent one before
-// those that wait.
+// waiting ones.
 func TestInflightCommands(t *testing.T) {
 	t.Parallel()
 	g, _ := commandGateway(t, 10)
@@ -153,7 +153,7 @@ func subscribe(t *testing.T, v *scenario.V5, filter string) {
 	}
 }
 
-// receive waits for the next message, which has to be on that topic.
+// receive waits for the next message, which must be on that topic.
 func receive(t *testing.T, v *scenario.V5, topic string) *paho.Publish {
 	t.Helper()
 	select {
@@ -168,8 +168,8 @@ func receive(t *testing.T, v *scenario.V5, topic string) *paho.Publish {
 	}
 }
 
-// TestCommandWithResponseTopic: what the sender of a command gives to it reaches the vehicle, but for the response topic:
-// there the gateway publishes what becomes of the command, if the sender may read it.
+// TestCommandWithResponseTopic: the sender's properties reach the vehicle, except for the response topic: the gateway
+// publishes the outcome there, if the sender may read it.
 func TestCommandWithResponseTopic(t *testing.T) {
 	t.Parallel()
 	g, _ := commandGateway(t, 10)
@@ -215,10 +215,10 @@ func TestCommandWithResponseTopic(t *testing.T) {
 		from  *scenario.V5
 		topic string
 	}{
-		{service, "control/outcome"},                 // not one that it may read
+		{service, "control/outcome"},                 // a topic that it may not read
 		{service, "v1/" + vin + "/up/telemetry"},     // likewise
-		{service, "v1/" + vin + "/res/d2/succeeded"}, // the vehicle's own word
-		{sender, "v1/" + vin + "/res/d2/outcome"},    // may send, and not read
+		{service, "v1/" + vin + "/res/d2/succeeded"}, // only for the vehicle
+		{sender, "v1/" + vin + "/res/d2/outcome"},    // may send, not read
 	} {
 		if code := ask(c.from, "d2", c.topic); code != 0x87 {
 			t.Errorf("response topic %s: PUBACK %#x", c.topic, code)
@@ -229,8 +229,8 @@ func TestCommandWithResponseTopic(t *testing.T) {
 	}
 }
 
-// TestLimitedSender: a service is held to names of commands and to VINs by its token, Kafka by the configuration, over
-// every entrance, and refusals are audited.
+// TestLimitedSender: a service is limited to command names and VINs by its token, Kafka by the configuration, at every
+// entrance, and refusals are audited.
 func TestLimitedSender(t *testing.T) {
 	t.Parallel()
 	cell, mine, other := harness.EmbeddedKafka(t), scenario.NewVIN(), scenario.NewVIN()
@@ -296,7 +296,7 @@ func TestLimitedSender(t *testing.T) {
 	})
 }
 
-// TestManyCommandsOverOneConnection: what is published close together stays apart.
+// TestManyCommandsOverOneConnection: commands published close together are handled separately.
 func TestManyCommandsOverOneConnection(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{Extra: "limits: {messages_per_second: 0}\n"})

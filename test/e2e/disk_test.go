@@ -21,7 +21,7 @@ import (
 	"cellgate/test/scenario"
 )
 
-// The rungs of the ladder as cellgate_journal_pressure{what="rung"} counts them.
+// The rungs of the ladder as reported by cellgate_journal_pressure{what="rung"}.
 const (
 	rungAlarm = 1 + iota
 	rungDrop
@@ -29,7 +29,7 @@ const (
 	rungHold
 )
 
-// ladderTest is a gateway whose Kafka is away, with a vehicle of each protocol version.
+// ladderTest is a gateway without Kafka, with a vehicle of each protocol version.
 type ladderTest struct {
 	*harness.Gateway
 	t        *testing.T
@@ -43,7 +43,7 @@ type ladderTest struct {
 	acked    int
 }
 
-// TestDiskLadder climbs the ladder rung by rung while Kafka is away, and comes down by itself when it is back.
+// TestDiskLadder climbs the ladder rung by rung while Kafka is away; when Kafka is back, the gateway returns to normal.
 func TestDiskLadder(t *testing.T) {
 	t.Parallel()
 	port := harness.FreePort(t)
@@ -86,11 +86,11 @@ func payload(size int) []byte {
 	return []byte(`{"soc": 50, "pad": "` + strings.Repeat("x", size) + `"}`)
 }
 
-// climb publishes until the ladder stands at a rung.
+// climb publishes until the ladder is at a rung.
 func (l *ladderTest) climb(rung float64) {
 	l.t.Helper()
 	for range 400 {
-		// The ladder looks twice a second; a step is small against the distance of two marks.
+		// The ladder is updated twice a second; a step is small compared with the distance of two marks.
 		for range 8 {
 			if code := l.fill.Send(l.t, telemetry(l.filler), string(payload(32<<10))); code != 0 {
 				l.t.Fatalf("PUBACK 0x%02x below the last rung", code)
@@ -125,7 +125,7 @@ func (l *ladderTest) dropped() float64 {
 	return l.metric(`cellgate_rejected_total\{.*reason="journal_full_qos0"`)
 }
 
-// ready holds /readyz against a status and a text.
+// ready checks status and text of /readyz.
 func (l *ladderTest) ready(want int, text string) {
 	l.t.Helper()
 	status, body, err := l.Get("/readyz", "")
@@ -134,8 +134,8 @@ func (l *ladderTest) ready(want int, text string) {
 	}
 }
 
-// qos0 sends a message of QoS 0 and one of QoS 1 after it in each protocol version. Those of QoS 1 are
-// acknowledged, and so many of the others are dropped and counted.
+// qos0 sends a message of QoS 0 and then one of QoS 1 in each protocol version. Those of QoS 1 are acknowledged; that
+// many of the others are dropped and counted.
 func (l *ladderTest) qos0(dropped float64, when string) {
 	l.t.Helper()
 	before := l.dropped()
@@ -178,7 +178,7 @@ func (l *ladderTest) admitted(want bool) {
 	}
 }
 
-// shown holds `cellgate status` against what was dropped.
+// shown compares `cellgate status` with the dropped messages.
 func (l *ladderTest) shown() {
 	l.t.Helper()
 	page := l.Cellgate("status", "--config", l.Config)
@@ -188,7 +188,7 @@ func (l *ladderTest) shown() {
 	}
 }
 
-// hold fills the journal, sees that nothing is acknowledged and commands are still taken, and lets Kafka come.
+// hold fills the journal, checks that nothing is acknowledged and commands are still accepted, and starts Kafka.
 func (l *ladderTest) hold(port int) {
 	l.t.Helper()
 	stop := l.fillUp()
@@ -251,15 +251,15 @@ func (l *ladderTest) hold(port int) {
 	for _, r := range records {
 		ids[r.Headers["msg-id"]] = true
 	}
-	// Beside what was acknowledged there are the four messages of QoS 0 that were not dropped in front of
-	// and at the alarm, and the two at the end.
+	// In addition to the acknowledged messages there are the four of QoS 0 that were not dropped before and at the
+	// alarm, and the two at the end.
 	if want := l.acked + 6; len(ids) != want {
 		l.t.Errorf("%d messages in Kafka, want %d", len(ids), want)
 	}
 }
 
-// fillUp publishes from the filler until the gateway withholds. stop waits for what is under way and
-// tells how many were acknowledged.
+// fillUp publishes from the filler until the gateway withholds acknowledgements. stop waits for messages under way and
+// returns how many were acknowledged.
 func (l *ladderTest) fillUp() (stop func() int) {
 	l.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -15,9 +15,9 @@ import (
 	"cellgate/test/scenario"
 )
 
-// TestReconnectNotice: a vehicle that speaks 3.1.1, which has no DISCONNECT from the server, is told on
-// v1/{vin}/sys/reconnect where to go before its connection ends: when an operator sends it there, in a
-// drain, and when the gateway stops during a drain.
+// TestReconnectNotice: a vehicle on 3.1.1, which has no DISCONNECT from the server, gets its next address on
+// v1/{vin}/sys/reconnect before its connection ends: when an operator redirects it, in a drain, and when the gateway
+// stops during a drain.
 func TestReconnectNotice(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{NoRules: true})
@@ -36,13 +36,13 @@ func TestReconnectNotice(t *testing.T) {
 	second.await(t, endpoint, "drain")
 	third.await(t, endpoint, "drain")
 	do(http.MethodDelete, "/v1/drain", nil)
-	late := listen(t, g) // its turn in the drain would come after 1,000 s
+	late := listen(t, g) // the drain would reach it after 1,000 s
 	do(http.MethodPost, "/v1/drain", map[string]any{"rate": 0.001, "endpoint": endpoint})
 	g.Signal(syscall.SIGTERM)
 	late.await(t, endpoint, "shutdown")
 }
 
-// listener is a vehicle that listens to its own sys topics.
+// listener is a vehicle that subscribes to its own sys topics.
 type listener struct {
 	vin    string
 	notice chan []byte

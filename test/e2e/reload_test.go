@@ -14,8 +14,8 @@ import (
 	"cellgate/test/harness"
 )
 
-// TestReloadTakesChangedCertificatePaths: SIGHUP puts certificates in force that are at other paths than before, and
-// changes nothing, but says why, when one of them cannot be read.
+// TestReloadTakesChangedCertificatePaths: SIGHUP puts certificates at changed paths in force; if one of them cannot be
+// read, it changes nothing and logs why.
 func TestReloadTakesChangedCertificatePaths(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{VehicleCA: harness.NewAuthority(t), NoRules: true})
@@ -59,8 +59,8 @@ func TestReloadTakesChangedCertificatePaths(t *testing.T) {
 	}
 }
 
-// TestHangupDuringTheStart: a SIGHUP that comes before the gateway serves does not end it, and reloads when it does; nor does one while
-// it stops.
+// TestHangupDuringTheStart: a SIGHUP before the gateway serves does not end it, and causes a reload once it serves; nor
+// does one during the stop.
 func TestHangupDuringTheStart(t *testing.T) {
 	t.Parallel()
 	g := harness.PrepareGateway(t, harness.Options{})
@@ -76,7 +76,7 @@ func TestHangupDuringTheStart(t *testing.T) {
 			t.Fatalf("it ended after %d hangups:\n%s", hangups, p.Tail(20))
 		case <-time.After(time.Millisecond):
 		}
-		if logged("{") { // it runs, and has said the first thing; before that Go itself may be starting
+		if logged("{") { // its first log line: before that Go itself may be starting
 			p.Signal(syscall.SIGHUP)
 			hangups++
 		}

@@ -28,8 +28,8 @@ rules:
     to: [{kafka: {topic: alarms}}]
 `
 
-// TestRulesAtTheCommandLine: an analyst applies rules with a table to a running gateway, has it explain what they do by what it remembers
-// of the vehicle, also after it was killed, and rolls back.
+// TestRulesAtTheCommandLine: an analyst applies rules with a table to a running gateway, gets them explained with the
+// state of a vehicle, also after a kill, and rolls back.
 func TestRulesAtTheCommandLine(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{})

@@ -14,7 +14,7 @@ import (
 	"cellgate/test/scenario"
 )
 
-// TestSharesOfASubject shows every bound per subject, and the one of levels, from the outside, and that a reload changes them.
+// TestSharesOfASubject tests every bound per subject, and that of levels, from outside, and that a reload changes them.
 func TestSharesOfASubject(t *testing.T) {
 	t.Parallel()
 	const settings = `sessions: {max_per_subject: 2, max_subscriptions_per_subject: 1, max_retained_per_subject: 1, max_queued_bytes_per_subject: 1KiB}

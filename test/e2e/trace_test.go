@@ -17,8 +17,8 @@ import (
 	"cellgate/test/scenario"
 )
 
-// TestTrace: who looks on sees each step of a vehicle's message, up to what became of it at each target, a refusal, and nothing
-// of other vehicles; and stands in the audit log.
+// TestTrace: a tracer gets each step of a vehicle's message, up to the outcome at each target, a refusal, and nothing
+// of other vehicles; the trace is audited.
 func TestTrace(t *testing.T) {
 	t.Parallel()
 	g := harness.StartGateway(t, harness.Options{Kafka: harness.EmbeddedKafka(t), Central: harness.EmbeddedKafka(t)})
@@ -55,7 +55,7 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-// trace runs `cellgate trace` and gives its steps once it looks on.
+// trace runs `cellgate trace` and returns its steps once it is attached.
 func trace(t *testing.T, g *harness.Gateway, args ...string) <-chan map[string]string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), harness.Binary(t), append([]string{"trace", "--json", "--config", g.Config}, args...)...) //nolint:gosec // a test's

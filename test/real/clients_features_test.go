@@ -18,7 +18,7 @@ import (
 	"cellgate/test/scenario"
 )
 
-// feature is what every client is tried with on its own.
+// feature is a test that every client runs on its own.
 type feature struct {
 	name string
 	wss  bool
@@ -39,7 +39,7 @@ func features() []feature {
 	}
 }
 
-// connects connects a vehicle; the gateway sees it, on the right version, until it leaves.
+// connects connects a vehicle; the gateway shows it with the right version until it leaves.
 func connects(t *testing.T, c *caller) {
 	j := c.vehicle(t)
 	j.Subscribe, j.Stay = []subscription{{"v1/" + j.ClientID + "/sys/#", 1}}, true
@@ -62,7 +62,7 @@ func connects(t *testing.T, c *caller) {
 	})
 }
 
-// presence is what the API says about a vehicle.
+// presence is the API's answer about a vehicle.
 type presence struct {
 	Connected bool
 	MQTT      string
@@ -100,13 +100,13 @@ func isRefused(t *testing.T, c *caller) {
 	}
 }
 
-// publishes sends telemetry; the client sees all of it through, and cell.audit finds it in Kafka.
+// publishes sends telemetry. The client completes every exchange, and cell.audit finds all messages in Kafka.
 func publishes(qos byte) func(*testing.T, *caller) {
 	return func(t *testing.T, c *caller) {
 		const n = 50
 		j := c.vehicle(t)
 		j.Publish = up(j.ClientID, "telemetry", qos, 0, n)
-		j.Publish[n-1].QoS = max(qos, 1) // its answer says that the gateway has read all: a client that just leaves may lose what is on its way
+		j.Publish[n-1].QoS = max(qos, 1) // its answer shows that the gateway has read all: a client that just leaves may lose messages under way
 		r := c.start(t, j)
 		r.next(t, "connected")
 		for i, e := range r.all(t, "published", n) {
@@ -122,8 +122,8 @@ func publishes(qos byte) func(*testing.T, *caller) {
 	}
 }
 
-// receives has the client be a vehicle that gets commands, at most at QoS 1, and a service that gets what a vehicle
-// publishes, at the QoS that it was published with.
+// receives runs the client as a vehicle that gets commands, at most at QoS 1, and as a service that gets a vehicle's
+// messages at the QoS of their publication.
 func receives(t *testing.T, c *caller) {
 	j := c.vehicle(t)
 	j.Subscribe, j.Stay = []subscription{{"v1/" + j.ClientID + "/cmd/#", 2}}, true
@@ -159,7 +159,7 @@ func (c *cell) isCommand(t *testing.T, e event, vin, id, name string) {
 	}
 }
 
-// isSame compares what a client was sent with what was published: everything, once, in order, at its QoS.
+// isSame compares what a client received with what was published: everything, once, in order, at its QoS.
 func isSame(t *testing.T, got []event, sent []letter) {
 	t.Helper()
 	for i, e := range got {
@@ -169,7 +169,7 @@ func isSame(t *testing.T, got []event, sent []letter) {
 	}
 }
 
-// send publishes as a vehicle, with a client that is known to work.
+// send publishes as a vehicle, with the tests' own client.
 func (c *cell) send(t *testing.T, vin string, letters []letter) {
 	t.Helper()
 	v := scenario.MustV5(t, c.a, vin, c.token(t, vin))
@@ -183,8 +183,8 @@ func (c *cell) send(t *testing.T, vin string, letters []letter) {
 	_ = v.Disconnect(&paho.Disconnect{})
 }
 
-// resumes leaves without ending the session, as a vehicle and as a service; what comes meanwhile is there when the
-// client is back, and it need not subscribe again.
+// resumes leaves without ending the session, as a vehicle and as a service. When the client returns, it gets the
+// messages sent meanwhile without subscribing again.
 func resumes(t *testing.T, c *caller) {
 	j := c.vehicle(t)
 	c.leaveSession(t, &j, "v1/"+j.ClientID+"/cmd/#", 1)
@@ -213,11 +213,11 @@ func (c *caller) leaveSession(t *testing.T, j *job, filter string, qos byte) {
 	r.rest(t, "left")
 }
 
-// back connects to the session again.
+// back reconnects to the session.
 func (c *caller) back(t *testing.T, j job) *running {
 	t.Helper()
 	j.Stay = true
-	if c.present { // mosquitto_sub cannot but subscribe again
+	if c.present { // mosquitto_sub always subscribes again
 		j.Subscribe = nil
 	}
 	r := c.start(t, j)
@@ -227,8 +227,8 @@ func (c *caller) back(t *testing.T, j job) *running {
 	return r
 }
 
-// leavesWill leaves twice: after a DISCONNECT no will is sent, and it is when the connection is cut. A service sees it,
-// and cell.audit finds it in Kafka.
+// leavesWill leaves twice: after a DISCONNECT no will is sent; after a cut connection it is. A service gets it, and
+// cell.audit finds it in Kafka.
 func leavesWill(t *testing.T, c *caller) {
 	j := c.vehicle(t)
 	watcher := scenario.MustV5(t, c.a, "watch/"+scenario.NewVIN(), c.service)

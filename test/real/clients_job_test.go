@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// job is what a foreign client is told to do, whichever it is: connect, subscribe, publish, and then leave, or
-// stay until it is told to. The scripts in clients/ are given it as JSON.
+// job is the work of any foreign client: connect, subscribe, publish, and then leave, at once or when requested. The
+// scripts in clients/ get it as JSON.
 type job struct {
 	Version   int    `json:"version"`   // 4: MQTT 3.1.1, 5
 	Transport string `json:"transport"` // tls, or wss
 	Address   string `json:"address"`
-	// Second is where a client does the job again when the server ends its connection and names no other server.
-	// Without it, the client ends then.
+	// Second is where a client repeats the job if the server ends its connection and names no other server. Without it,
+	// the client ends then.
 	Second    string         `json:"second"`
 	CA        string         `json:"ca"` // file
 	ClientID  string         `json:"client_id"`
 	User      string         `json:"user"`
 	Password  string         `json:"password"`
-	Clean     bool           `json:"clean"` // else the session outlives the connection
+	Clean     bool           `json:"clean"` // else the session survives the connection
 	Will      *letter        `json:"will"`
 	Subscribe []subscription `json:"subscribe"`
 	Publish   []letter       `json:"publish"`
@@ -63,13 +63,13 @@ type event struct {
 	Why       string `json:"why"`
 }
 
-// running is a client at work.
+// running is a running client.
 type running struct {
 	name   string
 	events chan event // closed when the client has ended
 	leave  func()     // makes it disconnect as the standard says
 	cut    func()     // ends its connection without DISCONNECT
-	kept   []event    // read while another kind was awaited
+	kept   []event    // read while waiting for another kind
 
 	mu    sync.Mutex // guards ended and what is sent to events
 	ended bool
@@ -97,10 +97,10 @@ func (r *running) end() {
 	}
 }
 
-// patience is how long a test waits for what a client must tell.
+// patience is how long a test waits for a client's event.
 const patience = 30 * time.Second
 
-// next returns the next event of a kind. Others are kept for later; an end that was not asked for fails the test.
+// next returns the next event of a kind and keeps the others. An unrequested end fails the test.
 func (r *running) next(t *testing.T, kind string) event {
 	t.Helper()
 	if i := slices.IndexFunc(r.kept, func(e event) bool { return e.Event == kind }); i >= 0 {
@@ -137,7 +137,7 @@ func (r *running) all(t *testing.T, kind string, n int) []event {
 	return list
 }
 
-// rest waits for the client's end and returns the events of a kind that nobody asked for.
+// rest waits for the client's end and returns the remaining events of a kind.
 func (r *running) rest(t *testing.T, kind string) []event {
 	t.Helper()
 	timeout := time.After(patience)
@@ -154,7 +154,7 @@ func (r *running) rest(t *testing.T, kind string) []event {
 	}
 }
 
-// done makes the client leave and waits for its end; a message that nobody asked for fails the test.
+// done makes the client leave and waits for its end; a remaining message fails the test.
 func (r *running) done(t *testing.T) {
 	t.Helper()
 	r.leave()

@@ -31,7 +31,7 @@ func clientTLS(t *testing.T, file string) *tls.Config {
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 }
 
-// serverURL is where a job's client connects; both libraries take it.
+// serverURL returns the address of a job in the form of both libraries.
 func serverURL(j job, address string) *url.URL {
 	if j.Transport == "wss" {
 		return &url.URL{Scheme: "wss", Host: address, Path: "/mqtt"}
@@ -51,7 +51,7 @@ func (l *lastConn) dial(ctx context.Context, address string, config *tls.Config)
 	return conn, nil
 }
 
-// cut ends it below TLS, as a vehicle that drives into a tunnel does.
+// cut ends it below TLS, as the loss of the network does.
 func (l *lastConn) cut() {
 	if conn := l.Load(); conn != nil {
 		_ = (*conn).(*tls.Conn).NetConn().Close()
@@ -135,7 +135,7 @@ func (a *auto) start(t *testing.T, config autopaho.ClientConfig) *running {
 	return a.running
 }
 
-// connect waits until it is known where to, and goes there.
+// connect waits for an address and connects to it.
 func (a *auto) connect(ctx context.Context) (net.Conn, error) {
 	select {
 	case a.at = <-a.target:
@@ -143,11 +143,11 @@ func (a *auto) connect(ctx context.Context) (net.Conn, error) {
 		return nil, ctx.Err()
 	}
 	conn, err := a.dial(ctx, a.at, a.tls)
-	// paho writes a packet in several pieces, and its pings from a goroutine of their own.
+	// paho writes a packet in several pieces, and its pings on another goroutine.
 	return packets.NewThreadSafeConn(conn), err
 }
 
-// moved is called once the server has ended the connection, with its DISCONNECT if there was one.
+// moved is called after the server ended the connection, with its DISCONNECT if there was one.
 func (a *auto) moved(d *paho.Disconnect) {
 	e := event{Event: "ended", Code: int(d.ReasonCode)}
 	next := a.Second
@@ -203,8 +203,8 @@ type paho3 struct {
 	job
 	lastConn
 	client  mqtt3.Client
-	attempt atomic.Value // address that is being tried
-	back    atomic.Bool  // it has been connected before
+	attempt atomic.Value // address of the present attempt
+	back    atomic.Bool  // it was connected before
 }
 
 func startPaho3(t *testing.T, j job) *running {
@@ -270,7 +270,7 @@ func (p *paho3) connect() {
 	}
 }
 
-// packetsErrNetwork is the library's return code when there was none from the server.
+// packetsErrNetwork is the library's return code when the server sent none.
 const packetsErrNetwork = 0xFE
 
 func (p *paho3) work(present *bool) {

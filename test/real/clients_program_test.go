@@ -21,7 +21,7 @@ import (
 	"cellgate/test/check"
 )
 
-// installed is a path below the folder where clients/install.sh puts what it installs.
+// installed returns a path below the folder into which clients/install.sh installs.
 func installed(t *testing.T, path ...string) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
@@ -33,7 +33,7 @@ func installed(t *testing.T, path ...string) string {
 	return file
 }
 
-// programs runs the programs that do one client's job, one at a time.
+// programs runs the programs of one client's job, one at a time.
 type programs struct {
 	r   *running
 	env []string
@@ -43,8 +43,8 @@ type programs struct {
 	input io.Closer
 }
 
-// run runs a program to its end and makes events of the lines that it prints. Without input its standard input
-// stays open until the client is to leave.
+// run runs a program to its end and makes events of its output lines. Without input its standard input stays open until
+// the client leaves.
 func (p *programs) run(input io.Reader, parse func(line string) (event, bool), argv ...string) {
 	cmd := exec.Command(argv[0], argv[1:]...) //nolint:gosec // the tests decide what runs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -99,7 +99,7 @@ func (p *programs) signal(sig os.Signal) {
 	}
 }
 
-// begin has work done in the background until the test ends.
+// begin runs work in the background until the test ends.
 func (p *programs) begin(t *testing.T, work func()) *running {
 	p.r.cut = func() { p.signal(syscall.SIGKILL) }
 	go func() {
@@ -138,14 +138,14 @@ func parseJSON(line string) (event, bool) {
 	return e, true
 }
 
-// mosquitto does a job with mosquitto_pub and mosquitto_sub. Neither both publishes and subscribes, so what there
-// is to publish goes first, over connections of its own.
+// mosquitto does a job with mosquitto_pub and mosquitto_sub. Neither does both, so it publishes first, over connections
+// of its own.
 type mosquitto struct {
 	*programs
 	job
-	silent   bool // mosquitto_pub runs, and mosquitto_sub will: that it connects and leaves is not worth telling
-	connects int  // of the program that runs now
-	received int  // PUBLISHes of it whose message it has not told yet
+	silent   bool // mosquitto_pub runs, and mosquitto_sub follows: its connections are not reported
+	connects int  // of the running program
+	received int  // its PUBLISHes whose message it has not printed
 	moved    bool // the server has ended the connection
 }
 
@@ -187,7 +187,7 @@ func (m *mosquitto) once() {
 	m.run(nil, m.parse, m.command("mosquitto_sub", args...)...)
 }
 
-// command is a line with what both programs take; their output comes line by line.
+// command returns a command line of either program; its output is line buffered.
 func (m *mosquitto) command(name string, args ...string) []string {
 	m.connects, m.received = 0, 0
 	host, port, _ := net.SplitHostPort(m.Address)
@@ -209,12 +209,12 @@ func (m *mosquitto) command(name string, args ...string) []string {
 	return append(line, args...)
 }
 
-// parse reads what the programs print with -d, and the format that once asks for.
+// parse reads what the programs print with -d, in the format of once.
 func (m *mosquitto) parse(line string) (event, bool) {
 	words := strings.Fields(strings.NewReplacer("(", " ", ")", " ", ",", " ", ": ", " ").Replace(strings.TrimPrefix(line, "Client "+m.ClientID+" ")))
 	switch {
 	case len(words) == 4 && words[0] == "message":
-		// mosquitto_sub prints in its signal handler, which may write the line that was just written once more.
+		// mosquitto_sub prints in its signal handler, which may repeat the last line.
 		if m.received--; m.received < 0 {
 			return event{}, false
 		}
@@ -232,7 +232,7 @@ func (m *mosquitto) parse(line string) (event, bool) {
 	case "received PUBLISH":
 		m.received++
 	case "sending CONNECT":
-		// It goes back to the same server when its connection has just ended, as on 3.1.1 it always does.
+		// It reconnects to the same server if its connection just ended, as always on 3.1.1.
 		if m.connects++; m.connects > 1 {
 			m.moved = true
 			m.signal(syscall.SIGKILL)

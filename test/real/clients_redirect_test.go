@@ -18,7 +18,7 @@ const (
 )
 
 // redirect drains gateway a while every client is connected there as a vehicle and as a service, and then stops it.
-// Clients on MQTT 5 are told where to go, those on 3.1.1 lose the connection; the vehicles go on at b.
+// Clients on MQTT 5 are redirected, those on 3.1.1 lose the connection; the vehicles continue at b.
 func redirect(t *testing.T, c *cell) {
 	vehicles, services, vins := map[string]*running{}, map[string]*running{}, map[string]string{}
 	for _, l := range libraries() {
@@ -61,7 +61,7 @@ func redirect(t *testing.T, c *cell) {
 	})
 }
 
-// each runs a test for every library at once, and notes the results in a column of the table.
+// each runs a test for all libraries in parallel and records the results in a column of the table.
 func (c *cell) each(t *testing.T, name, column string, test func(*testing.T, *caller)) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) {
@@ -79,7 +79,7 @@ func (c *cell) each(t *testing.T, name, column string, test func(*testing.T, *ca
 	})
 }
 
-// isRedirected checks what a client shows of the server's last word.
+// isRedirected checks a client's report of the server's DISCONNECT.
 func isRedirected(t *testing.T, c *caller, e event) {
 	t.Helper()
 	code, reference := 0, ""
@@ -94,7 +94,7 @@ func isRedirected(t *testing.T, c *caller, e event) {
 	}
 }
 
-// goesOn is a vehicle that was sent to b: it connects there, publishes, and gets a command.
+// goesOn checks a vehicle that was sent to b: it connects there, publishes, and gets a command.
 func goesOn(t *testing.T, c *caller, r *running, vin string) {
 	isRedirected(t, c, r.next(t, "ended"))
 	if e := r.next(t, "connected"); e.Address != c.b.MQTTS {
@@ -111,7 +111,7 @@ func goesOn(t *testing.T, c *caller, r *running, vin string) {
 	c.moved = append(c.moved, vin)
 }
 
-// turnedAway is a vehicle that comes to a gateway that is being drained.
+// turnedAway connects a vehicle to a draining gateway.
 func turnedAway(t *testing.T, c *caller) {
 	j := c.vehicle(t)
 	j.Subscribe = []subscription{{"v1/" + j.ClientID + "/sys/#", 1}}
@@ -132,7 +132,7 @@ func turnedAway(t *testing.T, c *caller) {
 	r.rest(t, "refused")
 }
 
-// auditMoved expects one message by each gateway of a vehicle that was sent away.
+// auditMoved expects one message from each gateway of a vehicle that was redirected.
 func (c *cell) auditMoved(t *testing.T, records map[delivery][]harness.Record) {
 	t.Helper()
 	for _, vin := range c.moved {

@@ -31,7 +31,7 @@ type library struct {
 	codes5 bool
 	// present: it shows SESSION PRESENT. reference: it shows the Server Reference, in CONNACK too with refusedTo.
 	present, reference, refusedTo bool
-	// silent: it does not show that its connection is lost before it has another.
+	// silent: it does not report a lost connection before it has reconnected.
 	silent bool
 }
 
@@ -57,7 +57,7 @@ func (l library) speaks() string {
 	return "3.1.1"
 }
 
-// code is how the library shows a refusal.
+// code returns the library's code for a refusal.
 func (l library) code(return311, reason5 int) int {
 	if l.version == 5 || l.codes5 {
 		return reason5
@@ -65,7 +65,7 @@ func (l library) code(return311, reason5 int) int {
 	return return311
 }
 
-// cell is two gateways of one cell, with one set of keys, and what the tests know about it.
+// cell is two gateways of one cell, with one set of keys, and the tests' state.
 type cell struct {
 	a, b              *harness.Gateway
 	web               string // address at a of WebSocket over TLS
@@ -73,13 +73,13 @@ type cell struct {
 	operator, service string // tokens
 
 	mu     sync.Mutex           // guards below
-	want   map[delivery]int     // what is to be in Kafka
+	want   map[delivery]int     // expected in Kafka
 	sender map[string]string    // the test of a vehicle
 	moved  []string             // vehicles that published once at each gateway
 	result map[string][]verdict // by library
 }
 
-// delivery is a topic of Kafka, and a vehicle.
+// delivery is a Kafka topic and a vehicle.
 type delivery struct{ topic, vin string }
 
 type verdict struct {
@@ -87,8 +87,8 @@ type verdict struct {
 	failed  bool
 }
 
-// TestClients has clients that others wrote use the gateway, on every version that they speak: over TLS, with
-// tokens, with what each shows of the protocol.
+// TestClients runs MQTT clients of other projects against the gateway, in every version that they support: over TLS,
+// with tokens.
 func TestClients(t *testing.T) {
 	c := startCell(t)
 	t.Cleanup(func() { fmt.Print(c.table()) })
@@ -138,7 +138,7 @@ func startCell(t *testing.T) *cell {
 	return c
 }
 
-// run runs one test of a library and notes its result.
+// run runs one test of a library and records its result.
 func (c *cell) run(t *testing.T, l library, feature string, test func(*testing.T)) {
 	t.Helper()
 	ok := t.Run(feature, test)
@@ -151,7 +151,7 @@ func (c *cell) note(l library, feature string, failed bool) {
 	c.result[l.String()] = append(c.result[l.String()], verdict{feature, failed})
 }
 
-// expect says that a vehicle has sent n messages more that are to be in Kafka, exactly once.
+// expect records that a vehicle has sent n more messages that must be in Kafka exactly once.
 func (c *cell) expect(t *testing.T, topic, vin string, n int) {
 	t.Helper()
 	c.mu.Lock()
@@ -160,7 +160,7 @@ func (c *cell) expect(t *testing.T, topic, vin string, n int) {
 	c.sender[vin] = t.Name()
 }
 
-// token issues one for a vehicle.
+// token issues a vehicle's token.
 func (c *cell) token(t *testing.T, vin string) string {
 	t.Helper()
 	status, body, err := c.a.Do(http.MethodPost, "/v1/tokens", c.operator, map[string]string{"vin": vin})
@@ -174,7 +174,7 @@ func (c *cell) token(t *testing.T, vin string) string {
 	return answer.Token
 }
 
-// table is the result, a line per client and version.
+// table returns the results, a line per client and version.
 func (c *cell) table() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -207,7 +207,7 @@ func (c *cell) table() string {
 	return b.String()
 }
 
-// audit reads back what the clients sent: each message is in Kafka once, a vehicle's in order.
+// audit checks the clients' messages: each is in Kafka once, in order per vehicle.
 func (c *cell) audit(t *testing.T) {
 	check.Within(t, patience, "everything delivered", func() error { return c.b.Settled(c.operator) })
 	records := map[delivery][]harness.Record{}
@@ -241,14 +241,14 @@ type caller struct {
 	library
 }
 
-// vehicle is a job for a new vehicle.
+// vehicle returns a job for a new vehicle.
 func (c *caller) vehicle(t *testing.T) job {
 	t.Helper()
 	vin := scenario.NewVIN()
 	return c.job(vin, vin, c.token(t, vin))
 }
 
-// watcher is a job for a service that reads what one vehicle publishes.
+// watcher returns a job for a service that receives one vehicle's messages.
 func (c *caller) watcher() job {
 	return c.job("watch/"+scenario.NewVIN(), "watch", c.service)
 }
@@ -260,7 +260,7 @@ func (c *caller) job(id, user, password string) job {
 	}
 }
 
-// up are n messages of a vehicle at one QoS, numbered from first.
+// up returns n messages of a vehicle at one QoS, numbered from first.
 func up(vin, class string, qos byte, first, n int) []letter {
 	list := make([]letter, n)
 	for i := range list {

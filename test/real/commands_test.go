@@ -17,8 +17,8 @@ import (
 	"cellgate/test/scenario"
 )
 
-// TestCommandsWithCommonTools: mosquitto_pub is told by the reason code what became of a command, mosquitto_rr gets the
-// outcome on its response topic, and kcat names the sender of a record.
+// TestCommandsWithCommonTools: mosquitto_pub gets a command's decision as reason code, mosquitto_rr gets the outcome on
+// its response topic, and kcat names the sender of a record.
 func TestCommandsWithCommonTools(t *testing.T) {
 	t.Parallel()
 	cell := harness.EmbeddedKafka(t)

@@ -15,9 +15,8 @@ import (
 	"cellgate/test/harness"
 )
 
-// TestDestinations takes a topic away from a running gateway, starts the gateway again without it, and makes it anew with
-// fewer partitions than it had: everything else goes on, and when the topic is there everything that was for it is, in
-// order.
+// TestDestinations deletes a topic under a running gateway, restarts the gateway without it, and recreates it with
+// fewer partitions. All other topics continue; once the topic exists, it has all of its messages in order.
 func TestDestinations(t *testing.T) {
 	for _, version := range harness.KafkaVersions() {
 		t.Run("Kafka "+version, func(t *testing.T) { destinations(t, harness.ApacheKafka(t, version, 1)) })
@@ -83,8 +82,8 @@ func destinations(t *testing.T, cell *harness.Kafka) {
 	}
 }
 
-// recreated makes a topic anew at once, with as many partitions or more, while messages come: from a vehicle's first message in it
-// on it has all of them, in order. Where the others were is gone.
+// recreated deletes and recreates a topic at once, with as many partitions or more, under load. The new topic has all
+// messages of a vehicle from its first one on, in order; the earlier ones are lost with the old topic.
 func recreated(t *testing.T, g *harness.Gateway, operator string, cell *harness.Kafka, ledger string, partitions int32) {
 	t.Helper()
 	fleet := startFleet(t, g, fmt.Sprint("fleet-", partitions), ledger, 50, 10)
@@ -127,7 +126,7 @@ func recreated(t *testing.T, g *harness.Gateway, operator string, cell *harness.
 	if err != nil || len(audit.Lost) > 0 || audit.Acked < 1000 {
 		t.Errorf("%v, %v", err, audit)
 	}
-	if partitions == 2 && audit.Err() != nil { // else a key changes its partition, and these are not read in order
+	if partitions == 2 && audit.Err() != nil { // else keys change their partitions, and order across partitions cannot be checked
 		t.Error(audit.Err())
 	}
 }
@@ -139,7 +138,8 @@ func readLedger(t *testing.T, file string) harness.Acked {
 	return acked
 }
 
-// awaitOnly waits until all of the fleet's messages are in one topic, while they wait for the other one, which /readyz names.
+// awaitOnly waits until one topic has all of the fleet's messages while they wait for the other one, which /readyz
+// names.
 func awaitOnly(t *testing.T, g *harness.Gateway, operator string, cell *harness.Kafka, ledger string) {
 	t.Helper()
 	acked := readLedger(t, ledger)

@@ -23,7 +23,7 @@ import (
 	"cellgate/test/harness"
 )
 
-// blocks are the fenced blocks of a language in a page, from a heading on.
+// blocks returns a page's fenced blocks of a language, from a heading on.
 func blocks(t *testing.T, page, language, from string) []string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(harness.Root(), page))
@@ -42,7 +42,7 @@ func blocks(t *testing.T, page, language, from string) []string {
 	return found
 }
 
-// tour is a running `cellgate dev`, in a folder where the pages' commands find what they name.
+// tour is a running `cellgate dev`, in a folder in which the pages' commands work.
 type tour struct {
 	t   *testing.T
 	dir string
@@ -71,15 +71,15 @@ func startTour(t *testing.T) *tour {
 	return g
 }
 
-// run runs a block in a shell, as a reader would, with what blocks before it have set.
+// run runs a block in a shell, with the variables that earlier blocks have set.
 func (g *tour) run(block string, set []string) string {
 	cmd := exec.CommandContext(g.t.Context(), "bash", "-c", strings.Join(set, "\n")+"\n"+g.here(block)) //nolint:gosec // the pages' own commands
 	cmd.Dir = g.dir
-	out, _ := cmd.CombinedOutput() // some blocks show what is refused
+	out, _ := cmd.CombinedOutput() // some blocks show a refusal
 	return string(out)
 }
 
-// here puts this gateway's addresses in the place of those that the pages print.
+// here replaces the addresses in the pages by this gateway's.
 func (g *tour) here(text string) string {
 	port := func(addr string) string {
 		_, p, err := net.SplitHostPort(addr)
@@ -92,7 +92,7 @@ func (g *tour) here(text string) string {
 	).Replace(text)
 }
 
-// prints runs each block until it prints what it is to: what was sent takes its time to arrive.
+// prints repeats each block until it prints the expected text, because messages take time to arrive.
 func (g *tour) prints(all []string, want []string) {
 	g.t.Helper()
 	if len(all) != len(want) {
@@ -170,7 +170,7 @@ func (g *tour) cellgate(args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// The client of docs/vehicles.md publishes, executes a command, refreshes its token in time, and comes back with its session
+// The client of docs/vehicles.md publishes, executes a command, refreshes its token in time, and resumes its session
 // after the gateway was killed.
 func TestVehiclesPage(t *testing.T) {
 	t.Parallel()
@@ -209,7 +209,7 @@ func TestVehiclesPage(t *testing.T) {
 	}
 	published(5)
 	executes("first")
-	published(100) // 20 s: its first token is over
+	published(100) // 20 s: its first token has expired
 	if text := log(); strings.Contains(text, "disconnected") {
 		t.Errorf("it did not refresh its token in time:\n%s", text)
 	}

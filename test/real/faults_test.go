@@ -18,14 +18,13 @@ import (
 	"cellgate/test/harness"
 )
 
-// What TestFaults runs under. FAULTS and FAULT_SEED come from the environment.
+// Load of TestFaults. FAULTS and FAULT_SEED come from the environment.
 const (
 	faultVehicles = 200
 	faultRate     = 5 // messages per second and vehicle
-	// faultGrowth bounds how far the gateway's memory may grow over its size under load before the first fault.
-	// Each of three sinks may keep rules.queue_messages (16,384) of 256 bytes and the message, about 9 MiB; a
-	// Kafka lane in use keeps up to two batches of 900 KiB; and Go's collector lets garbage grow as large as
-	// what lives (GOGC=100).
+	// faultGrowth bounds the growth of the gateway's memory over its size under load before the first fault. Each of
+	// three sinks may keep rules.queue_messages (16,384) of 256 bytes and the message, about 9 MiB; a Kafka lane in use
+	// keeps up to two batches of 900 KiB; and Go's collector lets garbage grow to the size of live data (GOGC=100).
 	faultGrowth = 64 << 20
 )
 
@@ -40,7 +39,7 @@ type faultRig struct {
 	rng       *rand.Rand
 }
 
-// fault is one thing that goes wrong: begin makes it so and returns where, and what ends it.
+// fault is a fault: begin starts it and returns where, and a function that ends it.
 type fault struct {
 	name  string
 	begin func(r *faultRig) (where string, end func())
@@ -112,14 +111,14 @@ func faults() []fault {
 	}
 }
 
-// broker does something to one broker, and undoes it.
+// broker returns a fault of one random broker.
 func (r *faultRig) broker(begin, end func(i int)) (string, func()) {
 	i := r.rng.IntN(len(r.kafka.Nodes))
 	begin(i)
 	return fmt.Sprintf("broker %d", i+1), func() { end(i) }
 }
 
-// onLink makes the link to one broker ill.
+// onLink returns a fault of the link to one broker.
 func onLink(toxics func(*faultRig) []harness.Toxic) func(*faultRig) (string, func()) {
 	return func(r *faultRig) (string, func()) {
 		i := r.rng.IntN(len(r.kafka.Links))
@@ -128,8 +127,7 @@ func onLink(toxics func(*faultRig) []harness.Toxic) func(*faultRig) (string, fun
 	}
 }
 
-// sequence returns n faults: each kind once in a random order, and again in another, so that n of a
-// multiple of their number has all equally often.
+// sequence returns n faults: each kind once in a random order, then all again in another order.
 func sequence(rng *rand.Rand, n int) []fault {
 	var all []fault
 	for kinds := faults(); len(all) < n; {
@@ -140,8 +138,8 @@ func sequence(rng *rand.Rand, n int) []fault {
 	return all[:n]
 }
 
-// TestFaults has one fault after the other befall Kafka and Redis under load. Afterwards every acknowledged
-// message is in Kafka, in order, and Redis has the newest of every vehicle.
+// TestFaults subjects Kafka and Redis under load to one fault after another. Afterwards every acknowledged message is
+// in Kafka, in order, and Redis has the newest of every vehicle.
 func TestFaults(t *testing.T) {
 	n, seed := fromEnv(t, "FAULTS", 20), uint64(fromEnv(t, "FAULT_SEED", int(time.Now().Unix()))) //nolint:gosec // positive
 	fmt.Printf("faults: %d, FAULT_SEED=%d\n", n, seed)
@@ -191,7 +189,7 @@ func newFaultRig(t *testing.T, seed uint64) *faultRig {
 	return r
 }
 
-// delivered returns nil when Kafka and Redis have taken at least n messages.
+// delivered returns nil when Kafka and Redis have at least n messages.
 func (r *faultRig) delivered(n int64) error {
 	lines, err := r.Ledger(r.operator)
 	if err != nil {
@@ -205,7 +203,7 @@ func (r *faultRig) delivered(n int64) error {
 	return nil
 }
 
-// strike has one fault happen for 3 to 6 seconds, and waits until what it held up is delivered.
+// strike runs one fault for 3 to 6 seconds, and waits until the delayed messages are delivered.
 func (r *faultRig) strike(i, n int, f fault) {
 	r.t.Helper()
 	start := time.Now()
@@ -223,7 +221,7 @@ func (r *faultRig) strike(i, n int, f fault) {
 		lines["kafka"].Delivered, more(r.retries(), tries))
 }
 
-// awaitCaughtUp waits until no sink has more than a second's messages before it.
+// awaitCaughtUp waits until no sink lags by more than a second's messages.
 func (r *faultRig) awaitCaughtUp(after string) (lines map[string]harness.SinkLedger) {
 	r.t.Helper()
 	check.Within(r.t, 2*time.Minute, "caught up after "+after, func() (err error) {
@@ -240,7 +238,7 @@ func (r *faultRig) awaitCaughtUp(after string) (lines map[string]harness.SinkLed
 	return lines
 }
 
-// lookUntil follows the ledger, whose lines must add up at every look, and returns the most that was pending.
+// lookUntil polls the ledger, whose lines must always add up, and returns the highest number of pending messages.
 func (r *faultRig) lookUntil(end <-chan time.Time) (most int64) {
 	r.t.Helper()
 	tick := time.NewTicker(200 * time.Millisecond)
@@ -262,7 +260,7 @@ func (r *faultRig) lookUntil(end <-chan time.Time) (most int64) {
 	}
 }
 
-// retries is how often the gateway has sent something to Kafka again so far, by reason.
+// retries returns how often the gateway has resent to Kafka so far, by reason.
 func (r *faultRig) retries() map[string]int {
 	r.t.Helper()
 	_, body, err := r.Get("/metrics", "")
@@ -280,7 +278,7 @@ func (r *faultRig) retries() map[string]int {
 	return sums
 }
 
-// more is what now has and before had not.
+// more returns the increase from before to now.
 func more(now, before map[string]int) map[string]int {
 	d := map[string]int{}
 	for k, v := range now {
@@ -291,7 +289,7 @@ func more(now, before map[string]int) map[string]int {
 	return d
 }
 
-// nothingGivenUp fails the test when a sink has settled a message otherwise than by delivering it.
+// nothingGivenUp fails the test if a sink settled a message without delivering it.
 func (r *faultRig) nothingGivenUp() {
 	r.t.Helper()
 	lines, err := r.Ledger(r.operator)

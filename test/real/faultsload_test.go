@@ -21,10 +21,10 @@ func startFleet(t *testing.T, g *harness.Gateway, name, ledger string, vehicles,
 	return g.Fleet(name, "--vehicles", fmt.Sprint(vehicles), "--rate", fmt.Sprint(rate), "--ledger", ledger, "--json")
 }
 
-// rss follows a process's resident memory.
+// rss records the highest resident memory of a process.
 type rss struct{ highest atomic.Int64 }
 
-// watchRSS looks at the gateway's memory until the test ends.
+// watchRSS polls the gateway's memory until the test ends.
 func watchRSS(t *testing.T, g *harness.Gateway) *rss {
 	t.Helper()
 	r := &rss{}
@@ -56,7 +56,7 @@ func watchRSS(t *testing.T, g *harness.Gateway) *rss {
 
 func (r *rss) max() int64 { return r.highest.Load() }
 
-// auditNewest checks that the hash of every vehicle is of its last acknowledged message, or a later one.
+// auditNewest checks that every vehicle's hash is of its last acknowledged message, or a later one.
 func auditNewest(t *testing.T, addr string, acked harness.Acked) {
 	t.Helper()
 	c := goredis.NewClient(&goredis.Options{Addr: addr, DisableIdentity: true})
@@ -71,7 +71,7 @@ func auditNewestIn(t *testing.T, c goredis.UniversalClient, acked harness.Acked)
 	}
 }
 
-// newestIn fails unless the hash of every vehicle is of its last acknowledged message, or a later one.
+// newestIn returns an error unless every vehicle's hash is of its last acknowledged message, or a later one.
 func newestIn(t *testing.T, c goredis.UniversalClient, acked harness.Acked) error {
 	t.Helper()
 	var old []error

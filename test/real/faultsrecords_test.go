@@ -16,7 +16,7 @@ import (
 	"cellgate/test/scenario"
 )
 
-// refusalRules send to topics that are missing, or take small messages alone.
+// refusalRules send to topics that are missing or accept only small messages.
 const refusalRules = `
 rules:
   - id: late
@@ -35,8 +35,8 @@ rules:
 // missingGrace is how long this test's gateway waits for a topic.
 const missingGrace = 30 * time.Second
 
-// refusals runs a gateway that may not create topics, against topics that are missing and one that takes
-// no message above 2,000 bytes. Every message has the outcome that the configuration says.
+// refusals runs a gateway that may not create topics, against missing topics and one that accepts no message above
+// 2,000 bytes. Every message has the configured outcome.
 func refusals(t *testing.T, kafka *harness.Kafka) {
 	kafka.CreateTopic("small.topic", map[string]string{"max.message.bytes": "2000"})
 	kafka.CreateTopic("refused.messages", nil)
@@ -76,7 +76,7 @@ func refusals(t *testing.T, kafka *harness.Kafka) {
 	check.Within(t, 10*time.Second, "the ledger to settle", func() error { return counts(g, operator, 3*count, 2*count, 0) })
 }
 
-// noise is text that does not compress to a fifth of its size.
+// noise returns text that does not compress to a fifth of its size.
 func noise(n int) string {
 	b := make([]byte, n)
 	for i := range b {
@@ -98,7 +98,7 @@ func counts(g *harness.Gateway, operator string, delivered, deadLettered, pendin
 	return nil
 }
 
-// inOrder is an Await condition: the rule's records are n, in order, each with the reason in its error header.
+// inOrder is an Await condition: the rule has n records, in order, each with the reason in its error header.
 func inOrder(n int, rule, reason string) func([]harness.Record) error {
 	return func(all []harness.Record) error {
 		next := 0

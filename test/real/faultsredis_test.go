@@ -18,18 +18,18 @@ import (
 	"cellgate/test/scenario"
 )
 
-// failover is a Redis group and what a gateway and the test need to know of it.
+// failover is a Redis group, with the gateway's settings for it.
 type failover struct {
 	settings string // the gateway's
 	client   goredis.UniversalClient
-	fail     func()       // ends a primary for good
+	fail     func()       // ends a primary permanently
 	promoted func() error // nil when a replica has taken over
 }
 
-// TestRedisFailover loses a primary of a Redis with sentinels, and of a Redis cluster, under load. Every
-// kind of target works before and after; nothing is given up, and in the end Redis has the newest of every
-// vehicle. What only the lost primary had acknowledged is gone with it (Redis replicates asynchronously)
-// until the vehicle sends again: the fleet does.
+// TestRedisFailover loses a primary of a Redis with sentinels, and of a Redis cluster, under load. Every kind of target
+// works before and after; nothing is given up, and in the end Redis has the newest of every vehicle. Data that only the
+// lost primary had acknowledged is lost (Redis replicates asynchronously) until the vehicle sends again, as the fleet
+// does.
 func TestRedisFailover(t *testing.T) {
 	kafka := harness.EmbeddedKafka(t)
 	for name, start := range map[string]func(*testing.T) failover{"sentinel": withSentinel, "cluster": withCluster} {
@@ -78,11 +78,11 @@ func TestRedisFailover(t *testing.T) {
 	}
 }
 
-// TestRedisShardAway takes one shard of a Redis cluster away, with its replicas: what is for the others is there as before,
-// what is for it waits, also over a restart of the gateway, and is in it when it is back.
+// TestRedisShardAway stops one shard of a Redis cluster with its replicas. Messages for the other shards are delivered
+// as before; those for the stopped shard wait, also over a restart of the gateway, and are delivered when it is back.
 func TestRedisShardAway(t *testing.T) {
 	s := harness.StartRedisCluster(t)
-	for _, n := range s.Nodes { // the others go on: as an operator sets it who would rather have a part than nothing
+	for _, n := range s.Nodes { // the others continue: the setting of operators who prefer a part to nothing
 		n.Configure("cluster-require-full-coverage", "no")
 	}
 	c := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: s.Addrs(), DisableIdentity: true, ClusterStateReloadInterval: time.Second})
@@ -185,8 +185,8 @@ func withRule(t *testing.T, text string) string {
 	return dir
 }
 
-// everyKind has new vehicles, whose keys fall into slots all over a cluster, send a message each, and finds
-// it in every kind of key.
+// everyKind sends a message each from new vehicles, whose keys are in slots all over a cluster, and finds it in every
+// kind of key.
 func everyKind(t *testing.T, g *harness.Gateway, c goredis.UniversalClient) {
 	t.Helper()
 	ctx := t.Context()

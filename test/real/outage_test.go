@@ -15,20 +15,20 @@ import (
 	"cellgate/test/harness"
 )
 
-// What TestOutage promises, and under which load. OUTAGE comes from the environment.
+// Promises of TestOutage, and its load. OUTAGE comes from the environment.
 const (
 	outageVehicles = 1000
 	outageRate     = 5 // messages per second and vehicle
 	outageBefore   = 20 * time.Second
 	outageGrowth   = 64 << 20 // bytes of RSS
 	outageDrain    = 3.0      // times the ingest rate
-	outageP99      = 1.5      // times the p99 of before
-	// Below this p99 the noise of a machine that the fleet and Kafka share decides, not the gateway.
+	outageP99      = 1.5      // times the p99 before the outage
+	// Below this p99 the noise of the machine, shared with the fleet and Kafka, decides.
 	outageFloor = 20.0 // ms
 )
 
-// TestOutage stops Kafka under load, for OUTAGE: no vehicle notices, the gateway's memory stays, and when
-// Kafka is back the backlog drains while the vehicles go on. Afterwards nothing is missing.
+// TestOutage stops Kafka under load, for OUTAGE: no vehicle notices, the gateway's memory does not grow, and when Kafka
+// is back the backlog drains while the vehicles continue. Afterwards nothing is missing.
 func TestOutage(t *testing.T) {
 	outage, err := time.ParseDuration(cmp.Or(os.Getenv("OUTAGE"), "60s"))
 	check.OK(t, err)
@@ -63,7 +63,7 @@ func TestOutage(t *testing.T) {
 	fmt.Printf("  RSS             before at most %d MiB, grew by %d MiB (bound %d)\n", base>>20, grown>>20, outageGrowth>>20)
 	fmt.Printf("  drain           %s (bound %.1f×)\n", drain, outageDrain)
 
-	// Three quarters of the rate of before: a fleet needs its time to connect.
+	// Three quarters of the earlier rate: a fleet needs time to connect.
 	enough := uint64(0.75 * float64(before.Acknowledged) * outage.Seconds() / outageBefore.Seconds())
 	if during.Reconnects != 0 || during.Refused != 0 || during.Acknowledged < enough {
 		t.Errorf("vehicles noticed: %+v against %+v in %v", during, before, outageBefore)
@@ -80,7 +80,7 @@ func TestOutage(t *testing.T) {
 	auditTelemetry(t, cell, ledger)
 }
 
-// drained is what happened from Kafka's return until its backlog was gone, all the while under load.
+// drained is what happened under load from Kafka's return until its backlog was delivered.
 type drained struct {
 	backlog, received, delivered int64
 	took                         time.Duration
@@ -95,8 +95,8 @@ func (d drained) String() string {
 		float64(d.delivered)/s, float64(d.received)/s, d.ratio())
 }
 
-// drainUnderLoad has Kafka come back while the fleet sends, and measures the drain: from the first message
-// that Kafka takes to the moment when what is pending is less than a second's.
+// drainUnderLoad restarts Kafka while the fleet sends, and measures the drain: from the first message that Kafka
+// accepts until less than a second's messages are pending.
 func drainUnderLoad(t *testing.T, g *harness.Gateway, cell *harness.Kafka, ledger string) drained {
 	t.Helper()
 	operator := g.OperatorToken()

@@ -26,7 +26,8 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// withoutCause are the alarms whose condition no test can bring about in minutes; deploy/prometheus/alerts_test.yaml has all.
+// withoutCause lists the alarms whose condition no test can cause within minutes; deploy/prometheus/alerts_test.yaml
+// has all.
 var withoutCause = map[string]string{
 	"CellgateLedgerUnbalanced": "only a defect of the gateway does that",
 	"CellgateFanoutLags":       "a subscriber that does not read does not hold the fan-out up",
@@ -37,9 +38,9 @@ var withoutCause = map[string]string{
 	"CellgateDescriptorsShort": "the gateway refuses clients before that",
 }
 
-// TestPrometheus has a real Prometheus scrape `cellgate dev` under faults, with the alarms and dashboards of deploy/: each alarm
-// fires when a test causes its condition, and stops when that ends; each query of a dashboard has data. The alarms' times (for,
-// offsets, ranges) are seconds here; their thresholds are those of the file.
+// TestPrometheus has a real Prometheus scrape `cellgate dev` under faults, with the alarms and dashboards of deploy/:
+// each alarm fires when a test causes its condition, and stops when that ends; each query of a dashboard has data. The
+// alarms' times (for, offsets, ranges) are seconds here; their thresholds are those of the file.
 func TestPrometheus(t *testing.T) {
 	w := watched(t)
 	w.calm("CellgateDegraded", "CellgateSinkLags", "CellgateDown", "CellgateSyncLags")
@@ -59,7 +60,7 @@ func TestPrometheus(t *testing.T) {
 	w.allAlarms()
 }
 
-// observed is a dev, and the Prometheus that scrapes it.
+// observed is a `cellgate dev`, and the Prometheus that scrapes it.
 type observed struct {
 	t                         *testing.T
 	data, mqtt, http, promURL string
@@ -117,7 +118,7 @@ func (w *observed) write(name, text string) {
 	check.OK(w.t, os.WriteFile(file, []byte(text), 0o600))
 }
 
-// edit changes a file and returns what brings it back.
+// edit changes a file and returns a function that restores it.
 func (w *observed) edit(name string, change func(string) string) (back func()) {
 	w.t.Helper()
 	text, err := os.ReadFile(filepath.Join(w.data, name)) //nolint:gosec // a test's file
@@ -137,7 +138,7 @@ func (w *observed) start() {
 	})
 }
 
-// prometheus starts it with the files of deploy/.
+// prometheus starts Prometheus with the files of deploy/.
 func (w *observed) prometheus() {
 	w.t.Helper()
 	dir, address := w.t.TempDir(), harness.FreeAddr(w.t)
@@ -162,7 +163,7 @@ scrape_configs: [{job_name: cellgate, static_configs: [{targets: ["%s"]}]}]
 	})
 }
 
-// query returns the series of a query over a time.
+// query returns the series of a range query.
 func (w *observed) query(expr string, from, to time.Time) (series []map[string]string, err error) {
 	at := func(t time.Time) string { return strconv.FormatInt(t.Unix(), 10) }
 	ask := w.promURL + "/api/v1/query_range?" + url.Values{"query": {expr}, "start": {at(from)}, "end": {at(to)}, "step": {"1"}}.Encode()
@@ -185,7 +186,7 @@ func (w *observed) query(expr string, from, to time.Time) (series []map[string]s
 	return series, nil
 }
 
-// firing are the alarms that fire now.
+// firing returns the alarms that fire now.
 func (w *observed) firing() map[string]bool {
 	all := map[string]bool{}
 	series, err := w.query(`ALERTS{alertstate="firing"}`, time.Now(), time.Now())
@@ -241,7 +242,7 @@ func (w *observed) cellgate(args ...string) string {
 
 func (w *observed) hangup() { w.dev.Signal(syscall.SIGHUP) }
 
-// traffic has three vehicles send messages that rules cannot evaluate, and alarms, until it is ended.
+// traffic has three vehicles send messages that rules cannot evaluate, and alarms, until end is called.
 func (w *observed) traffic() (end func()) {
 	w.t.Helper()
 	stop := make(chan struct{})
@@ -263,7 +264,7 @@ func (w *observed) traffic() (end func()) {
 					class = "alarm"
 				}
 				if _, err := v.Publish(mqtt.Publish{Topic: "v1/" + login.ID + "/up/" + class, Payload: `{"n": "text", "code": 1}`, QoS: 1}); err != nil {
-					if again, err := mqtt.Open(w.mqtt, login, nil); err == nil { // a drain has sent it away
+					if again, err := mqtt.Open(w.mqtt, login, nil); err == nil { // a drain has disconnected it
 						v = again
 					}
 				}
@@ -281,7 +282,7 @@ func (w *observed) login(n int) mqtt.Connect {
 	return mqtt.Connect{Version: mqtt.V5, ID: vin, User: vin, Password: w.cellgate("token", "issue", "--vin", vin)}
 }
 
-// vehicle connects, as often as it takes.
+// vehicle connects, with retries.
 func (w *observed) vehicle(login mqtt.Connect) (v *mqtt.Client) {
 	w.t.Helper()
 	check.Within(w.t, check.Patience, login.ID+" connects", func() (err error) {
@@ -291,7 +292,7 @@ func (w *observed) vehicle(login mqtt.Connect) (v *mqtt.Client) {
 	return v
 }
 
-// large publishes messages that no rule wants.
+// large publishes messages that match no rule.
 func (w *observed) large(n, size int) {
 	w.t.Helper()
 	login := w.login(10)
@@ -305,7 +306,7 @@ func (w *observed) large(n, size int) {
 	}
 }
 
-// refused: a rule file, the configuration, and a certificate that ends soon.
+// refused causes refusals: a rule file, the configuration, and a certificate that ends soon.
 func (w *observed) refused() {
 	w.t.Helper()
 	soon := filepath.Join(w.t.TempDir(), "soon")
@@ -344,7 +345,7 @@ func (w *observed) drained() {
 	w.stops("CellgateNotReady")
 }
 
-// centreAway: records wait for the centre.
+// centreAway stops the centre while records wait for it.
 func (w *observed) centreAway() {
 	w.t.Helper()
 	w.cellgate("dev", "stop", "centre")
@@ -353,7 +354,7 @@ func (w *observed) centreAway() {
 	w.stops("CellgateSyncLags")
 }
 
-// storesAway: Kafka and Redis are away while large messages and many commands come.
+// storesAway stops Kafka and Redis while large messages and many commands arrive.
 func (w *observed) storesAway() {
 	w.t.Helper()
 	w.cellgate("dev", "stop", "kafka")
@@ -367,7 +368,7 @@ func (w *observed) storesAway() {
 	w.cellgate("dev", "start", "kafka")
 }
 
-// commands sends commands to vehicles that are not there: each has two events, that it is queued and that it has expired.
+// commands sends commands to absent vehicles: each has two events, queued and expired.
 func (w *observed) commands(n int) {
 	w.t.Helper()
 	token := w.cellgate("token", "issue", "--operator", "ada")
@@ -391,7 +392,7 @@ func (w *observed) commands(n int) {
 	group.Wait()
 }
 
-// panels holds that each query of a dashboard had data in the run.
+// panels checks that each query of a dashboard had data in the run.
 func (w *observed) panels() {
 	w.t.Helper()
 	files, err := filepath.Glob(filepath.Join(harness.Root(), "deploy", "grafana", "dashboards", "*.json"))
@@ -422,10 +423,10 @@ func (w *observed) panels() {
 	}
 }
 
-// damaged: the gateway is killed, and bytes of its journal change before it comes back.
+// damaged kills the gateway and changes bytes of its journal before the restart.
 func (w *observed) damaged() {
 	w.t.Helper()
-	w.large(30, 10_000) // the damage hits several batches, and others are behind it
+	w.large(30, 10_000) // the damage is in several batches, and others follow
 	w.dev.Kill()
 	w.fires("the gateway was killed", "CellgateDown")
 	segments, err := filepath.Glob(filepath.Join(w.data, "journal", "*"))
@@ -444,7 +445,7 @@ func (w *observed) damaged() {
 	w.stops("CellgateJournalDamaged", "CellgateDown")
 }
 
-// allAlarms holds that each alarm of the file has fired.
+// allAlarms checks that each alarm of the file has fired.
 func (w *observed) allAlarms() {
 	w.t.Helper()
 	alerts, err := os.ReadFile(filepath.Join(harness.Root(), "deploy", "prometheus", "alerts.yaml"))

@@ -84,7 +84,7 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// runFleet runs the simulator to its end, appending to the ledger, and returns its report.
+// runFleet runs the simulator to its end, appends to the ledger, and returns its report.
 func runFleet(t *testing.T, g *harness.Gateway, ledger string, d time.Duration, vehicles int, rate string) fleet.Report {
 	t.Helper()
 	return harness.FleetReport(t, g.Cellgate("fleet", "--config", g.Config, "--vehicles", fmt.Sprint(vehicles), "--rate", rate,
@@ -106,8 +106,8 @@ func auditTelemetry(t *testing.T, cell *harness.Kafka, ledger string) harness.Ac
 	return acked
 }
 
-// TestStartsAlone starts the gateway with Kafka, Redis and the centre all unreachable; it serves vehicles,
-// says what is missing, and delivers when they appear.
+// TestStartsAlone starts the gateway while Kafka, Redis and the centre are unreachable; it serves vehicles, reports
+// what is missing, and delivers when they appear.
 func TestStartsAlone(t *testing.T) {
 	versions := harness.KafkaVersions()
 	cell := harness.ApacheKafka(t, versions[0], 1)

@@ -30,10 +30,10 @@ type place struct {
 	offset    int64
 }
 
-// offsets are one per partition, which is a place at offset 0.
+// offsets has one offset per partition; its keys are places at offset 0.
 type offsets map[place]int64
 
-// repeat is a part of the central topics, per partition, in which records may be that came before.
+// repeat is a part of the central topics, per partition, that may hold repeated records.
 type repeat struct{ from, to offsets }
 
 func (r repeat) has(at place) bool {
@@ -41,7 +41,7 @@ func (r repeat) has(at place) bool {
 	return at.offset >= r.from[p] && at.offset < r.to[p]
 }
 
-// withAdmin runs do on a client that no link is in the way of, until it succeeds.
+// withAdmin runs do with a direct client, not over a link, until it succeeds.
 func (r *syncRig) withAdmin(k *harness.Kafka, what string, do func(context.Context, *kadm.Client) error) {
 	r.t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Direct()...))
@@ -54,7 +54,7 @@ func (r *syncRig) withAdmin(k *harness.Kafka, what string, do func(context.Conte
 	})
 }
 
-// ends are where the topics' partitions end now.
+// ends returns the present ends of the topics' partitions.
 func (r *syncRig) ends(k *harness.Kafka, topics ...string) offsets {
 	r.t.Helper()
 	all := offsets{}
@@ -79,7 +79,7 @@ func (r *syncRig) outboxEnds() offsets {
 	return r.ends(r.cell, "central.p0", "central.p1", "central.p2")
 }
 
-// committed is what the worker's group has committed.
+// committed returns the offsets that the worker's group has committed.
 func (r *syncRig) committed() offsets {
 	r.t.Helper()
 	all := offsets{}
@@ -99,7 +99,7 @@ func (r *syncRig) committed() offsets {
 	return all
 }
 
-// awaitForwarded waits until the group has committed the outbox up to there.
+// awaitForwarded waits until the group has committed the outbox up to ends.
 func (r *syncRig) awaitForwarded(limit time.Duration, ends offsets) {
 	r.t.Helper()
 	check.Within(r.t, limit, "the outbox forwarded", func() error {
@@ -113,7 +113,7 @@ func (r *syncRig) awaitForwarded(limit time.Duration, ends offsets) {
 	})
 }
 
-// source is where in the outbox a record of the centre came from.
+// source returns where in the outbox a record of the centre came from.
 func source(r harness.Record) (place, error) {
 	partition, err := strconv.ParseInt(r.Headers["src-partition"], 10, 32)
 	if err != nil {
@@ -126,8 +126,8 @@ func source(r harness.Record) (place, error) {
 	return place{r.Headers["src-topic"], int32(partition), offset}, nil
 }
 
-// committedIsThere fails the test when the group has committed what the centre has not. It is called while no
-// gateway runs.
+// committedIsThere fails the test if the group has committed records that the centre does not have. It is called while
+// no gateway runs.
 func (r *syncRig) committedIsThere() {
 	r.t.Helper()
 	there := map[place]bool{}
@@ -148,7 +148,7 @@ func (r *syncRig) committedIsThere() {
 	}
 }
 
-// audit compares the outbox with what the centre has, and both with what the vehicles know as acknowledged.
+// audit compares the outbox with the centre's records, and both with the messages acknowledged to the vehicles.
 func (r *syncRig) audit(ledger string) {
 	r.t.Helper()
 	acked, err := harness.ReadFleetLedger(ledger)
@@ -173,18 +173,18 @@ func (r *syncRig) audit(ledger string) {
 	}
 }
 
-// syncAudit follows one central topic.
+// syncAudit checks one central topic.
 type syncAudit struct {
 	t       *testing.T
 	repeats []repeat
 	outbox  map[place]harness.Record
 	seen    map[place]bool
-	last    map[string]int64 // per key the highest offset in the outbox so far
+	last    map[string]int64 // highest offset in the outbox so far, per key
 	twice   int
 	faults  int
 }
 
-// complain reports the first few faults.
+// complain reports the first few errors.
 func (a *syncAudit) complain(format string, args ...any) {
 	a.t.Helper()
 	if a.faults++; a.faults <= 5 {
@@ -231,7 +231,7 @@ func (a *syncAudit) add(rec harness.Record) {
 	a.last[rec.Key] = from.offset
 }
 
-// end says what the topic lacks.
+// end reports what the topic lacks.
 func (a *syncAudit) end(topic string) {
 	a.t.Helper()
 	if lost := len(a.outbox) - len(a.seen); lost != 0 || len(a.outbox) == 0 {
@@ -239,15 +239,15 @@ func (a *syncAudit) end(topic string) {
 	}
 }
 
-// What priorities runs under.
+// Load of priorities.
 const (
 	waitingRecords = 200 // of each lane
 	waitingBytes   = 500 // of each
 	waitingRate    = "60KiB/s"
 )
 
-// priorities starts the gateway with little bandwidth on an outbox with as much in every lane, all of one key and
-// bound for one topic: the centre's partition shows in which order it was forwarded.
+// priorities starts the gateway with little bandwidth on an outbox with the same amount in every lane, all of one key
+// and for one topic: the centre's partition shows the order of forwarding.
 func (r *syncRig) priorities() {
 	r.t.Helper()
 	check.OK(r.t, r.Stop(10*time.Second))
@@ -269,8 +269,8 @@ func (r *syncRig) priorities() {
 	if n != 3*waitingRecords {
 		r.t.Errorf("%d records, want %d", n, 3*waitingRecords)
 	}
-	// Whichever lane is read first has the bandwidth for itself until the higher ones are read too: here for half a second. p2
-	// has its share beside p1.
+	// The lane that is read first has all bandwidth until the higher ones are read too, here for half a second. p2 has
+	// its share next to p1.
 	const least = waitingRecords * 3 / 4
 	for _, topic := range syncTopics {
 		if inTurn[topic.outbox] < least {
@@ -279,7 +279,7 @@ func (r *syncRig) priorities() {
 	}
 }
 
-// noise is what does not compress.
+// noise returns text that does not compress.
 func (r *syncRig) noise(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {

@@ -16,19 +16,20 @@ import (
 	"cellgate/test/harness"
 )
 
-// What TestSyncBacklog runs under. SYNC_BACKLOG, how many records wait, comes from the environment.
+// Load of TestSyncBacklog. SYNC_BACKLOG, the number of waiting records, comes from the environment.
 const (
-	backlogWire = 70      // about what one of its records takes on the wire
-	backlogRate = 4 << 20 // bytes per second at most with which it drains
-	backlogTime = 8       // seconds that a short one takes
-	// backlogGrowth bounds how far the gateway's memory grows while the centre is away and while it drains, whatever the size of the
-	// backlog: central.memory, what was fetched besides, batches being written, and as much again that Go's collector lets grow (GOGC=100).
+	backlogWire = 70      // approximate size of a record on the wire
+	backlogRate = 4 << 20 // bytes per second; bounds the drain
+	backlogTime = 8       // seconds that a short drain takes
+	// backlogGrowth bounds the growth of the gateway's memory while the centre is away and while the backlog drains,
+	// whatever its size: central.memory, records fetched beyond it, batches being written, and as much again for Go's
+	// collector (GOGC=100).
 	backlogGrowth = 128 << 20
 )
 
-// TestSyncBacklog has a backlog grow while the centre is away, four fifths of it in p2 and one in p1, while vehicles send. Their
-// PUBLISHes are acknowledged as ever, and the gateway's memory stays. When the centre is back p0 goes first, p1 is level with
-// the vehicles again while p2 drains, and in the end the centre has everything once.
+// TestSyncBacklog grows a backlog while the centre is away, four fifths of it in p2 and one in p1, while vehicles send.
+// Their PUBLISHes are acknowledged as usual, and the gateway's memory does not grow. When the centre is back, p0 goes
+// first, p1 catches up with the vehicles while p2 drains, and in the end the centre has everything once.
 func TestSyncBacklog(t *testing.T) {
 	n := fromEnv(t, "SYNC_BACKLOG", 200_000)
 	r := newSyncRig(t, 1, "at_least_once", 1)
@@ -75,7 +76,7 @@ func TestSyncBacklog(t *testing.T) {
 	r.sameNumber()
 }
 
-// level returns nil when no more of a topic waits than vehicles send in two seconds.
+// level returns nil when a topic lags by no more than two seconds of the vehicles' messages.
 func (r *syncRig) level(topic string) error {
 	if n := r.outboxEnds().sum(topic) - r.committed().sum(topic); n > 2*4*syncVehicles*syncRate {
 		return fmt.Errorf("%d records of %s wait", n, topic)
@@ -83,7 +84,7 @@ func (r *syncRig) level(topic string) error {
 	return nil
 }
 
-// sameNumber fails the test when the centre has more or fewer records than the outbox.
+// sameNumber fails the test if the centre and the outbox have different numbers of records.
 func (r *syncRig) sameNumber() {
 	r.t.Helper()
 	for _, topic := range syncTopics {
@@ -94,7 +95,7 @@ func (r *syncRig) sameNumber() {
 	}
 }
 
-// fillBacklog writes n records of about 256 bytes with values of their own to an outbox topic.
+// fillBacklog writes n records of about 256 bytes with unique values to an outbox topic.
 func (r *syncRig) fillBacklog(topic, bound string, n int) {
 	r.t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(r.cell.Direct()...), kgo.ProducerBatchCompression(kgo.ZstdCompression()))

@@ -18,7 +18,7 @@ import (
 	"cellgate/test/harness"
 )
 
-// What TestSyncFaults runs under. SYNC_FAULTS, SYNC_RATE (messages of a vehicle per second), SYNC_FAULT (a single kind) and
+// Load of TestSyncFaults. SYNC_FAULTS, SYNC_RATE (messages of a vehicle per second), SYNC_FAULT (a single kind) and
 // FAULT_SEED come from the environment.
 const (
 	syncVehicles = 20
@@ -26,7 +26,7 @@ const (
 	syncBrokers  = 3 // of the centre
 )
 
-// syncRules send every message to the centre three times, by each lane to a topic of its own.
+// syncRules send every message to the centre three times, by each lane to its own topic.
 const syncRules = `
 rules:
   - id: all
@@ -37,7 +37,7 @@ rules:
       - central: {lane: p2, topic: fleet.third}
 `
 
-// syncTopics are the outbox topics and where syncRules have the worker forward them to.
+// syncTopics are the outbox topics and the central topics of syncRules.
 var syncTopics = []struct{ outbox, central string }{
 	{"central.p0", "fleet.first"}, {"central.p1", "fleet.second"}, {"central.p2", "fleet.third"},
 }
@@ -48,25 +48,25 @@ type syncRig struct {
 	t             *testing.T
 	cell, central *harness.Kafka
 	rules         string // folder
-	once          bool   // nothing may come twice
-	redis         string // where gateways of the cell meet
+	once          bool   // no record may be repeated
+	redis         string // shared by the gateways of the cell
 	rng           *rand.Rand
-	repeats       []repeat // where the crashes so far explain records that came twice
+	repeats       []repeat // parts in which crashes explain repeated records
 }
 
-// syncFault is one thing that goes wrong between the two: begin makes it so and returns what ends it.
+// syncFault is a fault between the two: begin starts it and returns a function that ends it.
 type syncFault struct {
 	name  string
 	begin func(r *syncRig) (end func())
-	// named is the dependency that /readyz must name while it lasts; empty where that takes longer than the fault.
+	// named is the dependency that /readyz must name meanwhile; empty if that takes longer than the fault.
 	named string
-	// crash says that records may come twice by it.
+	// crash: records may be repeated.
 	crash bool
 }
 
-// syncFaults are all there are, those first that a short run must not miss.
+// syncFaults returns all faults; the first are those that a short run must include.
 func syncFaults() []syncFault {
-	// afflict has the ways to all brokers of the centre ill.
+	// afflict adds a toxic to the links to all brokers of the centre.
 	afflict := func(toxic func(r *syncRig) harness.Toxic) func(*syncRig) func() {
 		return func(r *syncRig) func() {
 			for _, l := range r.central.Links {
@@ -117,7 +117,7 @@ func syncFaults() []syncFault {
 			r.central.Nodes[i].Kill()
 			return func() { r.central.Restart(i) }
 		}},
-		{name: "centre restarted", begin: func(r *syncRig) func() { // one broker after the other
+		{name: "centre restarted", begin: func(r *syncRig) func() { // one broker after another
 			for i, n := range r.central.Nodes {
 				_ = n.Stop(30 * time.Second)
 				r.central.Restart(i)
@@ -155,11 +155,11 @@ func syncFaults() []syncFault {
 	}
 }
 
-// TestSyncFaults has one fault after the other befall the way from the cell's Kafka to the central one. Afterwards
-// the centre has every record of the outbox, in order per key, none of them twice but by a crash of the gateway.
+// TestSyncFaults subjects the path from the cell's Kafka to the central one to one fault after another. Afterwards the
+// centre has every record of the outbox, in order per key, and repeats only where the gateway crashed.
 func TestSyncFaults(t *testing.T) { syncFaultsIn(t, "at_least_once") }
 
-// TestSyncFaultsOnce is the same in mode exactly_once: nothing comes twice, whatever crashes.
+// TestSyncFaultsOnce is the same in mode exactly_once: no record is repeated, even after crashes.
 func TestSyncFaultsOnce(t *testing.T) { syncFaultsIn(t, "exactly_once") }
 
 func syncFaultsIn(t *testing.T, mode string) {
@@ -209,7 +209,8 @@ func newSyncRig(t *testing.T, seed uint64, mode string, brokers int) *syncRig {
 	return r
 }
 
-// options are those of a gateway of the cell. With exactly_once it is the only one, and another worker is one alone.
+// options returns those of a gateway of the cell. With exactly_once it is the only gateway, and another worker runs
+// alone.
 func (r *syncRig) options(node string) harness.Options {
 	mode := "at_least_once"
 	if r.once {
@@ -222,8 +223,8 @@ func (r *syncRig) options(node string) harness.Options {
 	}
 }
 
-// another has a second worker come, and go: with at_least_once another gateway of the cell, with which this one divides the
-// outbox; with exactly_once a worker alone, which takes over from this one.
+// another starts and stops a second worker: with at_least_once another gateway of the cell, which shares the outbox
+// with this one; with exactly_once a standalone worker, which takes over from this one.
 func (r *syncRig) another() (end func()) {
 	r.t.Helper()
 	if !r.once {
@@ -235,7 +236,7 @@ func (r *syncRig) another() (end func()) {
 	check.Within(r.t, 20*time.Second, "the other worker's take-over", func() error { return r.degraded("sync") })
 	return func() {
 		alone.Kill()
-		r.Kill() // it does not forward after another one
+		r.Kill() // it does not forward after another worker took over
 		r.Start()
 	}
 }
@@ -259,7 +260,7 @@ func (r *syncRig) moveLeaders() {
 	}
 }
 
-// inSync waits until the centre has all its replicas, so that no broker is killed that alone has something.
+// inSync waits until all replicas of the centre are in sync, so that no killed broker is the only one with a record.
 func (r *syncRig) inSync() {
 	r.t.Helper()
 	for _, topic := range syncTopics {
@@ -267,7 +268,7 @@ func (r *syncRig) inSync() {
 	}
 }
 
-// nothingRefused fails the test when the centre does not take what it is sent while all is well.
+// nothingRefused fails the test if the centre refuses records while it has no fault.
 func (r *syncRig) nothingRefused() {
 	r.t.Helper()
 	_, body, err := r.Get("/metrics", "")
@@ -279,7 +280,7 @@ func (r *syncRig) nothingRefused() {
 	}
 }
 
-// strike has one fault happen for 2 to 3 seconds, and waits until what it held up is forwarded.
+// strike runs one fault for 2 to 3 seconds, and waits until the delayed records are forwarded.
 func (r *syncRig) strike(i, n int, f syncFault) {
 	r.t.Helper()
 	before := r.ends(r.central, "fleet.first", "fleet.second", "fleet.third")
@@ -303,7 +304,7 @@ func (r *syncRig) strike(i, n int, f syncFault) {
 	fmt.Printf("sync fault %3d/%d %-22s %4.1fs, caught up in %4.1fs\n", i, n, f.name, healed.Sub(start).Seconds(), time.Since(healed).Seconds())
 }
 
-// degraded returns nil when /readyz says that vehicles are served and names the dependency; none at all with "".
+// degraded returns nil when /readyz says that vehicles are served and names the dependency, or none with "".
 func (r *syncRig) degraded(name string) error {
 	status, body, err := r.Get("/readyz", "")
 	if err != nil {
@@ -320,7 +321,7 @@ func (r *syncRig) degraded(name string) error {
 	return nil
 }
 
-// lag is the sum of cellgate_sync_lag_messages.
+// lag returns the sum of cellgate_sync_lag_messages.
 func (r *syncRig) lag() (sum float64) {
 	r.t.Helper()
 	_, body, err := r.Get("/metrics", "")

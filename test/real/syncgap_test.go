@@ -18,9 +18,9 @@ import (
 	"cellgate/test/harness"
 )
 
-// TestSyncGap has retention remove records that are bound for the centre while both are away, the centre and the
-// gateway. The lane stands there from the next start on, over a kill, the others go on, the lag is never 0 for not
-// being known, and an operator's skip goes on after the gap with nothing else missing.
+// TestSyncGap lets retention remove records for the centre while centre and gateway are away. The lane waits there from
+// the next start on, also after a kill; the others continue; the lag is never 0 because it is unknown; and after an
+// operator's skip the lane continues after the gap with nothing else missing.
 func TestSyncGap(t *testing.T) {
 	r := newSyncRig(t, 1, "at_least_once", 1)
 	ledger := filepath.Join(r.Dir, "ledger.txt")
@@ -77,9 +77,9 @@ func TestSyncGap(t *testing.T) {
 	if sum != gone {
 		t.Errorf("%d records skipped, %d are gone", sum, gone)
 	}
-	r.Kill() // what was answered holds
+	r.Kill() // the answered skip survives
 	r.Start()
-	r.awaitForwarded(time.Minute, r.outboxEnds()) // a killed gateway has written some of it once more
+	r.awaitForwarded(time.Minute, r.outboxEnds()) // a killed gateway has repeated some of it
 	check.Within(t, 10*time.Second, "no lag, and all well", func() error {
 		if lag := r.lag(); lag != 0 {
 			return fmt.Errorf("a lag of %v", lag)
@@ -89,8 +89,8 @@ func TestSyncGap(t *testing.T) {
 	fmt.Printf("sync gap: %d records gone, %d kept after them\n", gone, kept)
 }
 
-// expire removes records from each partition of a topic, as retention does, but the last keep of it, and returns how
-// many are left.
+// expire removes all but the last keep records of each partition of a topic, as retention does, and returns how many
+// are left.
 func (r *syncRig) expire(topic string, ends offsets, keep int64) (left int64) {
 	r.t.Helper()
 	o := kadm.Offsets{}
@@ -110,7 +110,8 @@ func (r *syncRig) expire(topic string, ends offsets, keep int64) (left int64) {
 	return left
 }
 
-// lagUntil waits until /readyz names a dependency. Meanwhile the lag is unknown or what waits, and it ends as that.
+// lagUntil waits until /readyz names a dependency. Meanwhile the lag must be unknown or correct, and in the end
+// correct.
 func (r *syncRig) lagUntil(name string) {
 	r.t.Helper()
 	least := r.waiting("central.p0") // the others may be forwarded meanwhile
@@ -132,7 +133,7 @@ func (r *syncRig) lagUntil(name string) {
 	})
 }
 
-// waiting is what the cell's Kafka has of the topics that the group has not committed.
+// waiting returns the number of records of the topics that the group has not committed.
 func (r *syncRig) waiting(topics ...string) (n float64) {
 	r.t.Helper()
 	first := offsets{}
@@ -151,7 +152,7 @@ func (r *syncRig) waiting(topics ...string) (n float64) {
 	return n
 }
 
-// sum is over a topic's partitions.
+// sum adds up a topic's partitions.
 func (o offsets) sum(topic string) (n int64) {
 	for p, at := range o {
 		if p.topic == topic {
@@ -161,7 +162,7 @@ func (o offsets) sum(topic string) (n int64) {
 	return n
 }
 
-// only are those of some topics.
+// only keeps the offsets of some topics.
 func (o offsets) only(topics ...string) offsets {
 	some := offsets{}
 	for p, at := range o {

@@ -19,7 +19,7 @@ import (
 	"cellgate/test/model"
 )
 
-// TestCellScripts runs every transition that the model of several gateways meets against the scripts in a real Redis.
+// TestCellScripts runs every transition of the model of several gateways against the scripts in a real Redis.
 func TestCellScripts(t *testing.T) {
 	all, err := model.Transitions(model.Replayed())
 	if err != nil {
@@ -56,7 +56,7 @@ func store(t *testing.T, c goredis.UniversalClient, replicas int) *cell.Store {
 	return s
 }
 
-// begin has gw-1, which remembers nothing, begin the cell.
+// begin has gw-1, which remembers nothing, start the cell.
 func begin(t *testing.T, s *cell.Store, slot int) {
 	t.Helper()
 	if j, err := s.Join(t.Context(), slot, "gw-1", cell.Memory{}, "", true); err != nil || j.Verdict != cell.OK {
@@ -68,7 +68,7 @@ func offered(vin, id string) cell.Offered {
 	return cell.Offered{VIN: vin, ID: id, Digest: "d", TTL: time.Minute, MaxOpen: 10, Fields: map[string]string{"name": "unlock", "payload": "{}"}}
 }
 
-// redisSay runs a command that has to succeed.
+// redisSay runs a command that must succeed.
 func redisSay(t *testing.T, c *goredis.Client, args ...any) {
 	t.Helper()
 	if err := c.Do(t.Context(), args...).Err(); err != nil {
@@ -76,7 +76,7 @@ func redisSay(t *testing.T, c *goredis.Client, args ...any) {
 	}
 }
 
-// pair is a primary with a replica, both at the test's command.
+// pair returns a primary with a replica that accept any command of the test.
 func pair(t *testing.T) (primary, replica *goredis.Client) {
 	t.Helper()
 	a, _ := harness.Redis(t)
@@ -94,7 +94,7 @@ func follow(t *testing.T, replica, primary *goredis.Client) {
 	_, port, _ := strings.Cut(replica.Options().Addr, ":")
 	redisSay(t, replica, "REPLICAOF", host, primaryPort)
 	check.Within(t, check.Patience, "the replica to follow", func() error {
-		// The primary streams, and counts acknowledgements, once it has heard from the replica.
+		// The primary streams and counts acknowledgements only after the replica has reported.
 		if info := primary.Info(t.Context(), "replication").Val(); !strings.Contains(info, "port="+port) || !strings.Contains(info, "state=online") {
 			return errors.New(info)
 		}
@@ -102,8 +102,8 @@ func follow(t *testing.T, replica, primary *goredis.Client) {
 	})
 }
 
-// TestCellConfirmation holds that nothing is confirmed which the replica does not have: what scripts wrote, what they only read,
-// and what a server wrote before it was demoted and promoted again.
+// TestCellConfirmation checks that nothing is confirmed that the replica does not have: what scripts wrote, what they
+// only read, and what a server wrote before it was demoted and promoted again.
 func TestCellConfirmation(t *testing.T) {
 	primary, replica := pair(t)
 	s := store(t, primary, 1)
@@ -111,7 +111,7 @@ func TestCellConfirmation(t *testing.T) {
 	if a, err := s.Accept(t.Context(), offered("V1", "c1")); err != nil || a.Verdict != cell.OK {
 		t.Fatalf("%+v %v", a, err)
 	}
-	redisSay(t, replica, "REPLICAOF", "NO", "ONE") // promoted, the primary not told: split brain
+	redisSay(t, replica, "REPLICAOF", "NO", "ONE") // promoted without the primary's knowledge: split brain
 	if a, err := s.Cancel(t.Context(), "V1", "c1"); !errors.Is(err, cell.ErrUnconfirmed) {
 		t.Errorf("a cancel at a primary without its replica: %+v %v", a, err)
 	}
@@ -137,7 +137,7 @@ func TestCellConfirmation(t *testing.T) {
 	}
 }
 
-// offers are commands as a gateway reads them from its disk.
+// offers returns commands as a gateway reads them from its disk.
 func offers(all []cell.Record) iter.Seq2[cell.Record, error] {
 	return func(yield func(cell.Record, error) bool) {
 		for _, r := range all {
@@ -148,7 +148,7 @@ func offers(all []cell.Record) iter.Seq2[cell.Record, error] {
 	}
 }
 
-// reopen has the one member come back, with what it remembers.
+// reopen has the only member return with what it remembers.
 func reopen(t *testing.T, s *cell.Store, slot int, remembered ...cell.Record) {
 	t.Helper()
 	m := cell.Memory{Remembers: true, Gen: 1, Members: []string{"gw-1"}}
@@ -160,7 +160,7 @@ func reopen(t *testing.T, s *cell.Store, slot int, remembered ...cell.Record) {
 	})
 }
 
-// TestCellFlushed holds that a Redis that was flushed, or started again, is another one.
+// TestCellFlushed checks that a Redis that was flushed or restarted counts as another one.
 func TestCellFlushed(t *testing.T) {
 	node := harness.DurableRedis(t)
 	c := cellClient(t, node.Addr)
@@ -189,7 +189,7 @@ func TestCellFlushed(t *testing.T) {
 	}
 }
 
-// TestCellInCluster runs the scripts on vehicles all over a Redis cluster.
+// TestCellInCluster runs the scripts on vehicles in all slots of a Redis cluster.
 func TestCellInCluster(t *testing.T) {
 	group := harness.StartRedisCluster(t)
 	c := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: group.Addrs(), MaxRetries: -1, DisableIdentity: true})
@@ -224,7 +224,7 @@ func TestCellInCluster(t *testing.T) {
 	}
 }
 
-// TestCellCheck holds that a Redis which may lose what it has answered is refused, with the remedy.
+// TestCellCheck checks that a Redis that may lose acknowledged data is refused, with the remedy.
 func TestCellCheck(t *testing.T) {
 	addr, _ := harness.Redis(t)
 	c := cellClient(t, addr)

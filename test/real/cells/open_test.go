@@ -16,8 +16,8 @@ import (
 	"cellgate/test/harness"
 )
 
-// TestClusterOpens holds that all slots of a Redis cluster are opened in few pipelines, by gateways that come one after the other,
-// and again after a failover of a shard. It prints how long that takes.
+// TestClusterOpens checks that gateways that start one after another open all slots of a Redis cluster in few
+// pipelines, also after the failover of a shard. It prints the time.
 func TestClusterOpens(t *testing.T) {
 	group := harness.StartRedisCluster(t)
 	c := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: group.Addrs(), MaxRetries: -1, DisableIdentity: true, ReadTimeout: 2 * time.Second})
