@@ -14,7 +14,7 @@ import (
 	"cellgate/test/check"
 )
 
-// A refusal says what was called, why not, and what to do.
+// A refusal names the call, the reason, and the remedy.
 func TestRefusalsSayWhatToDo(t *testing.T) {
 	t.Parallel()
 	claims := func(exp time.Time) string {
@@ -51,7 +51,7 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 	}
 }
 
-// A certificate of an unknown authority is a matter of --ca, and said so.
+// A certificate of an unknown authority names --ca.
 func TestUnknownAuthorityNamesTheFlag(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewUnstartedServer(http.NotFoundHandler())

@@ -119,8 +119,8 @@ func (d *devProcess) runAll() {
 	}
 }
 
-// The banner's commands work as they are printed; after kill -9 a second start goes on with what the first
-// had, and they work again.
+// The banner's commands work as printed; after kill -9 a second start continues with the data of the first, and they
+// work again.
 func TestBannerCommandsWorkAsPrinted(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

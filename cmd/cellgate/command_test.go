@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// waitingGateway takes a command, and calls waited when somebody waits for its state; the answer comes with the end of
-// the wait.
+// waitingGateway accepts a command, and calls waited when a request waits for its state; the answer comes with the end
+// of the wait.
 func waitingGateway(t *testing.T, waited func()) *httptest.Server {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -28,7 +28,7 @@ func waitingGateway(t *testing.T, waited func()) *httptest.Server {
 	return s
 }
 
-// Who stops waiting for a command still learns which command it is, and that it goes on.
+// An interrupted wait for a command prints which command it is, and that it continues.
 func TestCommandStoppedWaitingNamesTheCommand(t *testing.T) {
 	t.Parallel()
 	for _, format := range []string{"text", "json"} {
@@ -58,7 +58,7 @@ func TestCommandStoppedWaitingNamesTheCommand(t *testing.T) {
 	}
 }
 
-// A command that names a gateway on this machine says how to name another one, by the flags that it has.
+// A command for a gateway on this machine names the flags for another gateway.
 func TestNoGatewayNamesTheFlagsThatThereAre(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
@@ -75,7 +75,7 @@ func TestNoGatewayNamesTheFlagsThatThereAre(t *testing.T) {
 	}
 }
 
-// A command is found by its id however many came after it: the gateway looks for it.
+// A command is found by its id however many came later: the gateway looks it up.
 func TestCommandStatusAsksForTheID(t *testing.T) {
 	t.Parallel()
 	const known = `{"id":"c1","vin":"LTEST000000000001","name":"x","state":"succeeded","urgent":true}`

@@ -58,7 +58,7 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// Every command that does something has an example, and every command tells what it is in one line.
+// Every command that does something has an example, and every command has a one-line description.
 func TestEveryCommandHasHelpAndExample(t *testing.T) {
 	t.Parallel()
 	seen := 0

@@ -39,7 +39,7 @@ func page(status string, ledger []sink.SinkLedger) func(*testing.T, io.Writer, t
 	}
 }
 
-// The pages as they are printed; `go test ./cmd/cellgate -run TestPages -update` writes them anew.
+// The pages as printed; `go test ./cmd/cellgate -run TestPages -update` rewrites them.
 func TestPages(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 20, 21, 9, 36, 0, time.UTC)

@@ -16,7 +16,7 @@ import (
 	"cellgate/test/check"
 )
 
-// withoutCommand are the calls that no command makes, and why.
+// withoutCommand lists the calls that no command makes, and why.
 var withoutCommand = map[string]string{
 	"GET /healthz":               "for probes; `status` tells more",
 	"GET /readyz":                "for probes; `status` tells more",
@@ -58,7 +58,7 @@ func TestEveryCallHasACommand(t *testing.T) {
 	}
 }
 
-// calls are what a server was asked.
+// calls are the requests of a server.
 type calls struct {
 	url  string
 	mu   sync.Mutex
@@ -89,7 +89,7 @@ func (c *calls) called(route string) bool {
 	return slices.Contains(c.seen, route)
 }
 
-// TestCompletion: the shell is given what the gateway knows, and what is the same everywhere.
+// TestCompletion: the shell gets what the gateway knows, and fixed values.
 func TestCompletion(t *testing.T) {
 	t.Parallel()
 	answers := map[string]string{

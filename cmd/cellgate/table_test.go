@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestColours: on a screen what somebody must see is coloured and stays in its column, in a file nothing is.
+// TestColours: on a screen important text is coloured and stays in its column; in a file nothing is coloured.
 func TestColours(t *testing.T) {
 	t.Parallel()
 	made := func() *table {

@@ -18,7 +18,7 @@ import (
 	"cellgate/test/check"
 )
 
-// place makes a data folder with a configuration for a gateway name and a Redis.
+// place creates a data folder with a configuration for a gateway name and a Redis.
 func place(t *testing.T, node, mode, redis string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -152,7 +152,7 @@ func TestAwayAtTheStart(t *testing.T) {
 	}
 }
 
-// TestOpening: a new cell begins after a while, its memory survives a stop, and a flushed Redis gets new offers.
+// TestOpening: a new cell opens after a while, its memory survives a stop, and a flushed Redis gets new offers.
 func TestOpening(t *testing.T) {
 	t.Parallel()
 	server := miniredis.RunT(t)

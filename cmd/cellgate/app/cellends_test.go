@@ -36,7 +36,7 @@ func (r *rig) ends(vin string, n int) map[int64][]presenceRecord {
 	return all
 }
 
-// lost makes a session of a gateway that dies after ttl.
+// lost creates a session of a gateway whose entry expires after ttl.
 func (r *rig) lost(vin string, ttl time.Duration) cell.Connection {
 	r.t.Helper()
 	gone := cell.Gateway{Node: "gw-9", Boot: "b9", Dir: "d9", Mode: "several", Start: time.Now(), Runs: "{}"}
@@ -184,7 +184,7 @@ func TestOldBackup(t *testing.T) {
 	if e := r.ends("LROAM000000000003", 1)[unknown.Epoch]; len(e) != 1 {
 		t.Errorf("the end of a session that the backup does not have: %+v", e)
 	}
-	r.lost("LLOST000000000001", 2*time.Second) // after which it is looked who is gone
+	r.lost("LLOST000000000001", 2*time.Second) // after that the gateways look who is missing
 	check.Within(t, 20*time.Second, "Redis to have one session", func() error {
 		if some := republishAfter(); len(some) != 1 || some[0] != other {
 			return fmt.Errorf("%v", some)

@@ -56,7 +56,7 @@ func (r *rig) waitsFor(gw int, node string) {
 	}
 }
 
-// securityLog finds the security events of a gateway.
+// securityLog returns the path of a gateway's security log.
 func securityLog(t *testing.T, file string) string {
 	t.Helper()
 	var found string
@@ -205,7 +205,7 @@ func TestForgetRefuses(t *testing.T) {
 	})
 }
 
-// TestGatewaysOfSingle: a cell with one shows that one, and forgets nobody.
+// TestGatewaysOfSingle: a cell with a single gateway lists only that one, and refuses to forget it.
 func TestGatewaysOfSingle(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -10,7 +10,7 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 )
 
-// livingAs is what a gateway knows when these live.
+// livingAs returns a gateway's view with these running gateways.
 func livingAs(self string, living ...string) *liveness {
 	l := &liveness{self: cell.Gateway{Node: self}}
 	for _, name := range []string{"gw-1", "gw-2", "gw-3"} {
@@ -19,7 +19,8 @@ func livingAs(self string, living ...string) *liveness {
 	return l
 }
 
-// TestDivision holds that each partition is one living gateway's, that all have about as many, and that who dies moves its own alone.
+// TestDivision checks that each partition belongs to one running gateway, that all have about as many, and that a
+// stopped gateway moves only its own.
 func TestDivision(t *testing.T) {
 	t.Parallel()
 	owner := func(topic string, id int, living ...string) string {
@@ -50,7 +51,7 @@ func TestDivision(t *testing.T) {
 	}
 }
 
-// TestPartOfTheLink holds that what the cell may send is divided by those that live.
+// TestPartOfTheLink checks that the cell's bandwidth is divided by the number of running gateways.
 func TestPartOfTheLink(t *testing.T) {
 	t.Parallel()
 	c := &centres{trust: &trust{peers: &peers{liveness: livingAs("gw-1", "gw-1", "gw-2"), member: &member{}}}}

@@ -12,7 +12,7 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// travelRules remember: each fault tells once, the third message, and a battery that has been low for a while.
+// travelRules have state: each fault fires once, the third message, and a battery that has been low for a while.
 const travelRules = `
 rules:
   - id: once
@@ -32,7 +32,7 @@ rules:
     to: [{kafka: {topic: low}}]
 `
 
-// travellers are vehicles that go from gateway to gateway.
+// travellers are vehicles that move between gateways.
 type travellers struct {
 	*rig
 	vins []string
@@ -61,7 +61,7 @@ func (r *travellers) goTo(vin string, gw int) {
 // round has each vehicle send a message, 200 ms or more after the previous one.
 func (r *travellers) round() {
 	r.t.Helper()
-	time.Sleep(200 * time.Millisecond) // the rules go by the time of the messages
+	time.Sleep(200 * time.Millisecond) // the rules use the messages' times
 	for i, vin := range r.vins {
 		r.conn[vin].Publish(mqtt.Publish{
 			Topic: "v1/" + vin + "/up/telemetry", QoS: 1, ID: 1, Payload: fmt.Sprintf(`{"n":%d,"fault":%d,"soc":%d}`, r.n, (r.n+i)%3, 10+i%2*20),
@@ -70,7 +70,7 @@ func (r *travellers) round() {
 	r.n++
 }
 
-// alarms are what the rules have sent, once there are as many as wanted and nothing is on its way.
+// alarms returns what the rules have sent, once it is as much as expected and nothing is under way.
 func (r *travellers) alarms() []string {
 	r.t.Helper()
 	for _, a := range r.gw {
@@ -94,7 +94,7 @@ func (r *travellers) alarms() []string {
 	return out
 }
 
-// same compares alarms with those of one gateway in as many rounds.
+// same compares the alarms with those of one gateway in the same number of rounds.
 func (r *travellers) same() {
 	r.t.Helper()
 	for _, a := range r.gw {
@@ -114,7 +114,7 @@ func (r *travellers) same() {
 	}
 }
 
-// counted is a gateway's metric.
+// counted returns a gateway's metric.
 func (r *rig) counted(a *App, name string) float64 {
 	r.t.Helper()
 	_, rest, found := strings.Cut(metrics(r.t, a), "cellgate_"+name+" ")
@@ -127,7 +127,7 @@ func (r *rig) counted(a *App, name string) float64 {
 	return n
 }
 
-// less is what a has and b has not.
+// less returns the elements of a that b does not have.
 func less(a, b []string) []string {
 	b = slices.Clone(b)
 	return slices.DeleteFunc(slices.Clone(a), func(s string) bool {

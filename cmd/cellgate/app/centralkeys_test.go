@@ -29,7 +29,7 @@ import (
 	"cellgate/test/harness"
 )
 
-// effects is the test, and where it is part of one its part, that shows the effect of each key of central.
+// effects names the test, or subtest, that shows the effect of each key of central.
 func effects() map[string]string {
 	const limits, reload, batches, keys = "TestLimitsByTheTimeOfTheDay", "TestTheCentreIsReloaded", "TestKeysOfCentralKafka/", "TestKeysOfCentral/"
 	return map[string]string{
@@ -43,7 +43,7 @@ func effects() map[string]string {
 	}
 }
 
-// TestEveryKeyOfCentralHasAnEffect fails for a key of central that no test shows an effect of.
+// TestEveryKeyOfCentralHasAnEffect fails for a key of central without a test of its effect.
 func TestEveryKeyOfCentralHasAnEffect(t *testing.T) {
 	t.Parallel()
 	shown := effects()
@@ -71,7 +71,7 @@ func TestEveryKeyOfCentralHasAnEffect(t *testing.T) {
 	}
 }
 
-// keysOf are the keys of a section.
+// keysOf returns the keys of a section.
 func keysOf(section reflect.Type, prefix string) (keys []string) {
 	for i := range section.NumField() {
 		name, _, _ := strings.Cut(section.Field(i).Tag.Get("yaml"), ",")
@@ -80,7 +80,7 @@ func keysOf(section reflect.Type, prefix string) (keys []string) {
 	return keys
 }
 
-// listenTo has a cluster tell what clients send to it.
+// listenTo passes everything that a cluster's clients send to heard.
 func listenTo(heard func([]byte)) kfake.Opt {
 	return kfake.ListenFn(func(network, address string) (net.Listener, error) {
 		l, err := (&net.ListenConfig{}).Listen(context.Background(), network, address)
@@ -114,7 +114,7 @@ func (c *recordingConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// seenTexts is what a test has seen so far.
+// seenTexts collects what a test has seen.
 type seenTexts struct {
 	mu  sync.Mutex
 	all []string
@@ -132,7 +132,8 @@ func (s *seenTexts) has(want string) bool {
 	return strings.Contains(strings.Join(s.all, "\n"), want)
 }
 
-// centralWith starts a worker alone with further keys of central and of central.kafka, and writes a record to its outbox.
+// centralWith starts a standalone worker with further keys of central and of central.kafka, and writes a record to its
+// outbox.
 func centralWith(t *testing.T, central *kfake.Cluster, keys, kafka string) (cell *kfake.Cluster, s *syncer.Syncer) {
 	t.Helper()
 	cell = fakekafka.Cluster(t, kfake.SeedTopics(1, kafkaclient.OutboxTopics()...))

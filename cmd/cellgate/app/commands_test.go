@@ -11,7 +11,7 @@ import (
 	"cellgate/test/check"
 )
 
-// silent takes connections and answers nothing. asked is closed with the first of them.
+// silent accepts connections and answers nothing. asked is closed at the first one.
 func silent(t *testing.T) (addr string, asked <-chan struct{}) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

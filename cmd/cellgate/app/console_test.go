@@ -29,7 +29,7 @@ func TestTheConsoleIsServedUnlessItIsOff(t *testing.T) {
 	}
 }
 
-// TestTheChartsMetricsAreThere: what the console draws is among the gateway's metrics, by the names that it looks for.
+// TestTheChartsMetricsAreThere: the gateway has every metric that the console's charts use.
 func TestTheChartsMetricsAreThere(t *testing.T) {
 	t.Parallel()
 	code, err := os.ReadFile("../console/history.go")

@@ -15,7 +15,7 @@ import (
 	"cellgate/test/check"
 )
 
-// TestDeployNamesMetricsThatExist holds that alarms and dashboards ask for nothing but what a gateway measures.
+// TestDeployNamesMetricsThatExist checks that alarms and dashboards use only metrics that a gateway has.
 func TestDeployNamesMetricsThatExist(t *testing.T) {
 	t.Parallel()
 	a, _ := boot(t, place(t, "gw-1", "several", miniredis.RunT(t).Addr()))
@@ -44,7 +44,7 @@ func TestDeployNamesMetricsThatExist(t *testing.T) {
 	}
 }
 
-// metricNames are the names of all metrics of a registry, whether they have a value yet or not.
+// metricNames returns the names of all metrics of a registry, with or without a value.
 func metricNames(reg *prometheus.Registry) map[string]bool {
 	descs := make(chan *prometheus.Desc)
 	go func() {
@@ -58,7 +58,7 @@ func metricNames(reg *prometheus.Registry) map[string]bool {
 	return names
 }
 
-// TestReadinessIsMeasured holds that the metrics tell what /readyz tells.
+// TestReadinessIsMeasured checks that the metrics agree with /readyz.
 func TestReadinessIsMeasured(t *testing.T) {
 	t.Parallel()
 	a, _ := boot(t, write(t, t.TempDir(), ""))
@@ -72,7 +72,7 @@ func TestReadinessIsMeasured(t *testing.T) {
 	}
 }
 
-// readings are the values of ready and degraded.
+// readings returns the values of ready and degraded.
 func readings(t *testing.T, a *App) (ready float64, degraded map[string]bool) {
 	t.Helper()
 	families, err := a.reg.all.Gather()

@@ -41,8 +41,8 @@ func TestDrainStopped(t *testing.T) {
 	}
 }
 
-// TestDrainFaster holds that a drain under way takes on a new rate and endpoint at once, not after the
-// pause of the old rate.
+// TestDrainFaster checks that a running drain uses a new rate and endpoint at once, not after the pause of the previous
+// rate.
 func TestDrainFaster(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -71,7 +71,7 @@ func TestDrainFaster(t *testing.T) {
 	})
 }
 
-// TestDrainEndWaits holds that nobody is sent away any more once a drain has ended.
+// TestDrainEndWaits checks that no vehicle is redirected after the end of a drain.
 func TestDrainEndWaits(t *testing.T) {
 	t.Parallel()
 	d, ended := &drainer{}, false
@@ -86,7 +86,7 @@ func TestDrainEndWaits(t *testing.T) {
 	}
 }
 
-// TestDrainEndWaits: after the end of a drain no vehicle is sent away.
+// TestDrainSlowest checks a drain at the lowest rate.
 func TestDrainSlowest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

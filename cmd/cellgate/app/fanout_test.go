@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// TestALateLoopIsReported: /readyz names a loop for which messages wait, and for how long, once it is too long.
+// TestALateLoopIsReported: /readyz names a loop that lags for too long, and by how much.
 func TestALateLoopIsReported(t *testing.T) {
 	t.Parallel()
 	lag := func(age time.Duration) func() (uint64, time.Duration) {

@@ -49,7 +49,7 @@ func listen(t *testing.T, a *App, path, token string) <-chan seen {
 	return all
 }
 
-// await returns the first event that fits.
+// await returns the first event that matches.
 func await(t *testing.T, from <-chan seen, what string, fits func(seen) bool) seen {
 	t.Helper()
 	late := time.After(check.Patience)

@@ -13,7 +13,8 @@ import (
 	"cellgate/test/check"
 )
 
-// With state.db deleted under it, a gateway promises nothing more, and ends; what it had promised is there when it starts again.
+// A gateway whose state.db was deleted acknowledges nothing more, and ends; everything acknowledged is there after a
+// restart.
 func TestADeletedStateFile(t *testing.T) {
 	t.Parallel()
 	file := write(t, t.TempDir(), "")

@@ -8,7 +8,7 @@ import (
 	"cellgate/test/harness"
 )
 
-// TestRequestsAreCounted: by pattern, so that whoever asks for what is not there makes no labels.
+// TestRequestsAreCounted: by pattern, so that requests for unknown paths create no labels.
 func TestRequestsAreCounted(t *testing.T) {
 	t.Parallel()
 	a, _ := boot(t, write(t, t.TempDir(), ""))

@@ -15,14 +15,14 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// orders is vehicle.commands of a cell.
+// orders is the topic vehicle.commands of a cell.
 type orders struct {
 	t     *testing.T
 	c     *kfake.Cluster
 	admin *kadm.Client
 }
 
-// give writes a command into a partition, as it would have been written that long ago.
+// give writes a command to a partition, with a time in the past.
 func (o *orders) give(id string, partition int32, ago time.Duration) {
 	o.t.Helper()
 	cl := fakekafka.Client(o.t, o.c, kgo.RecordPartitioner(kgo.ManualPartitioner()))
@@ -32,7 +32,7 @@ func (o *orders) give(id string, partition int32, ago time.Duration) {
 	}).FirstErr())
 }
 
-// accepted waits for a command to be there.
+// accepted waits for a command to be accepted.
 func (o *orders) accepted(a *App, id string) {
 	o.t.Helper()
 	check.Within(o.t, time.Minute, id, func() error {
@@ -41,7 +41,7 @@ func (o *orders) accepted(a *App, id string) {
 	})
 }
 
-// has are the ids of the accepted commands.
+// has returns the ids of the accepted commands.
 func (o *orders) has(a *App) string {
 	o.t.Helper()
 	page, _, err := a.commands.List(o.t.Context(), command.Filter{})
@@ -77,8 +77,8 @@ func TestInboxGoesOnWhereTheGroupWas(t *testing.T) {
 	}
 }
 
-// A gateway that was never there begins with what may have time left, takes partitions that come later from their first
-// record, shows the group how far it is, and goes on at its own position after a restart.
+// A new gateway starts with commands that may not have expired, reads new partitions from their first record, commits
+// its progress to the group, and continues at its own position after a restart.
 func TestInboxBeginsAndGoesOn(t *testing.T) {
 	t.Parallel()
 	o, file := newOrders(t)
@@ -105,7 +105,7 @@ func TestInboxBeginsAndGoesOn(t *testing.T) {
 	})
 	halt(t, a)
 	o.give("meanwhile", 0, 0)
-	gone := kadm.Offsets{} // nobody goes by what the group has
+	gone := kadm.Offsets{} // the group's offsets are not used
 	gone.AddOffset(topicCommands, 0, 0, -1)
 	check.OK(t, o.admin.CommitAllOffsets(t.Context(), "cellgate-commands", gone))
 	b, _ := boot(t, file)

@@ -35,7 +35,7 @@ func TestAckModesByClass(t *testing.T) {
 	}
 }
 
-// A file of TLS that is missing or wrong is told by its key.
+// An error about a missing or wrong TLS file names its key.
 func TestListenerFilesAreNamedByTheirKeys(t *testing.T) {
 	t.Parallel()
 	junk := filepath.Join(t.TempDir(), "junk.pem")

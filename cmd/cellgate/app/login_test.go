@@ -25,7 +25,7 @@ import (
 	"cellgate/test/harness"
 )
 
-// issued makes a certificate that signs itself, and the file of it as an authority.
+// issued creates a self-signed certificate, and its file as an authority.
 func issued(t *testing.T, name string, until time.Time) (pair tls.Certificate, ca string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -41,8 +41,7 @@ func issued(t *testing.T, name string, until time.Time) (pair tls.Certificate, c
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, ca
 }
 
-// TestRefusedLoginsAreNamed: a password, a certificate or an authority that is wrong is named in one line, by /readyz, by
-// status, and in the log.
+// TestRefusedLoginsAreNamed: /readyz, status and the log name a wrong password, certificate or authority in one line.
 func TestRefusedLoginsAreNamed(t *testing.T) {
 	t.Parallel()
 	tomorrow := time.Now().Add(24 * time.Hour)

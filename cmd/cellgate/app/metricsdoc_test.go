@@ -12,11 +12,11 @@ import (
 	"cellgate/test/check"
 )
 
-// families are those that docs/metrics.md puts every metric into.
+// families are the sections of docs/metrics.md.
 var families = []string{"resources", "state", "load", "capacity", "quality", "comparison"}
 
-// TestMetricsAreDocumented holds docs/metrics.md against what a gateway measures: each metric has one row, in one of the six
-// families, and no row is of a metric that is not there. Metrics of sections that are off are in the list of rows alone.
+// TestMetricsAreDocumented compares docs/metrics.md with the gateway's metrics: each has one row, in one of the six
+// families, and no row is of a missing metric. Metrics of sections that are off are only in the list of rows.
 func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
 	file := place(t, "gw-1", "several", miniredis.RunT(t).Addr())

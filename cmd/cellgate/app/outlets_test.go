@@ -10,7 +10,7 @@ import (
 	"cellgate/rules/sink"
 )
 
-// TestEveryTargetHasItsSink: a sink takes what is for the target beside it.
+// TestEveryTargetHasItsSink: a sink handles the targets of its own descriptor.
 func TestEveryTargetHasItsSink(t *testing.T) {
 	t.Parallel()
 	a, _ := boot(t, write(t, t.TempDir(), ""))
@@ -21,7 +21,7 @@ func TestEveryTargetHasItsSink(t *testing.T) {
 	}
 }
 
-// closingSink counts what is closed.
+// closingSink counts calls of Close.
 type closingSink struct {
 	sink.Sink
 	closed *int

@@ -8,7 +8,7 @@ import (
 	"cellgate/test/check"
 )
 
-// TestOneOwnerLeavesAPlace: of one owner one call is worked on, however many it makes; another one finds a place beside it.
+// TestOneOwnerLeavesAPlace: an owner has one call in work, however many it makes; another owner gets a place.
 func TestOneOwnerLeavesAPlace(t *testing.T) {
 	t.Parallel()
 	p := newPlaces(2)

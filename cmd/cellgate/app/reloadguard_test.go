@@ -12,8 +12,8 @@ import (
 	"cellgate/test/harness"
 )
 
-// A configuration that is still being written is not believed at a reload, since what is not there yet would fall back to
-// its default; neither are the files that it names.
+// A reload refuses a configuration that is still being written, because missing keys would have their defaults; the
+// same holds for the files that it names.
 func TestAReloadWaitsForWhoeverWrites(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -28,7 +28,7 @@ func TestAReloadWaitsForWhoeverWrites(t *testing.T) {
 	check.OK(t, err)
 	other, err := os.ReadFile(filepath.Join(dir, "tls", "ca.crt")) //nolint:gosec // a test's file
 	check.OK(t, err)
-	for name, writer := range map[string][]func(){ // what happens after each look
+	for name, writer := range map[string][]func(){ // what happens after each read
 		"nobody":                 {nil, nil},
 		"the configuration":      {func() { overwrite(t, file, string(whole)) }, nil, nil},
 		"a file that it names":   {func() { overwrite(t, cert, string(other)) }, nil, nil},

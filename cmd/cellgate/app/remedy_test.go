@@ -22,10 +22,10 @@ import (
 	"cellgate/test/check"
 )
 
-// owed is how many messages wait for Kafka in the folder of TestEveryLoss.
+// owed is the number of messages that wait for Kafka in the folder of TestEveryLoss.
 const owed = 120
 
-// dataFolder is a gateway's data as a kill leaves it: messages that no sink has taken, a revocation, an audit log.
+// dataFolder is a gateway's data after a kill: messages that no sink has delivered, a revocation, an audit log.
 type dataFolder struct {
 	dir   string
 	rules string
@@ -52,7 +52,7 @@ func killedFolder(t *testing.T) *dataFolder {
 	return kept
 }
 
-// journalTelemetry puts a message of a kilobyte into the journal, which the sample rules send to Kafka and Redis.
+// journalTelemetry appends a message of a kilobyte to the journal, which the sample rules send to Kafka and Redis.
 func journalTelemetry(t *testing.T, a *App, i int) (seq uint64) {
 	t.Helper()
 	vin := "LTEST000000000001"
@@ -67,7 +67,7 @@ func journalTelemetry(t *testing.T, a *App, i int) (seq uint64) {
 	return seq
 }
 
-// smallSegments is a configuration under which the journal has several segments.
+// smallSegments returns a configuration with small segments, so that the journal has several.
 func smallSegments(t *testing.T, file string) *configs.Config {
 	t.Helper()
 	cfg, err := configs.Load(file)
@@ -91,7 +91,7 @@ func (d *dataFolder) copyTo(t *testing.T, to, from string) {
 	check.OK(t, err)
 }
 
-// harm is something done to a file or folder.
+// harm is damage to a file or folder.
 type harm struct {
 	path string // below the data folder
 	what string
@@ -100,7 +100,7 @@ type harm struct {
 
 func (h harm) String() string { return h.what + " " + h.path }
 
-// harms are all that are done to the files and folders of a data folder.
+// harms returns every kind of damage to the files and folders of a data folder.
 func (d *dataFolder) harms(t *testing.T) (all []harm) {
 	t.Helper()
 	err := filepath.WalkDir(d.dir, func(path string, e fs.DirEntry, err error) error {
@@ -109,7 +109,7 @@ func (d *dataFolder) harms(t *testing.T) (all []harm) {
 		case err != nil || rel == ".":
 			return err
 		case strings.HasPrefix(filepath.Base(rel), "free-"):
-			return nil // one spare segment is like the other: see the journal's own tests
+			return nil // spare segments are alike: see the journal's own tests
 		case e.IsDir():
 			all = append(all, harm{rel, "lose", os.RemoveAll}, harm{rel, "a file for", asFile})
 			return nil
@@ -147,7 +147,7 @@ func cutInHalf(path string) error {
 	return os.Truncate(path, info.Size()/2)
 }
 
-// garble overwrites a third of what a file holds in front of its zeros.
+// garble overwrites a third of a file's content before its trailing zeros.
 func garble(path string) error {
 	b, err := os.ReadFile(path) //nolint:gosec // a test's file
 	if err != nil {
@@ -183,15 +183,15 @@ func (d *dataFolder) start(t *testing.T, home string) *App {
 	}
 }
 
-// end stops a gateway without giving it time: what a kill would leave has been copied or is of no interest.
+// end stops a gateway without a grace period: the state after a kill has been copied or does not matter.
 func end(a *App) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	_ = a.Stop(ctx)
 }
 
-// accounted publishes a message and waits until it is in the ledger; all: every message that was owed before must be there,
-// too, pending or dropped. A journal that has lost its newest segment may count more as lost than there were.
+// accounted publishes a message and waits until it is in the ledger; with all, every earlier message must be there too,
+// pending or dropped. A journal that has lost its newest segment may count more lost messages than there were.
 func accounted(t *testing.T, a *App, all bool) {
 	t.Helper()
 	seq := journalTelemetry(t, a, owed)
@@ -212,7 +212,7 @@ func accounted(t *testing.T, a *App, all bool) {
 	})
 }
 
-// prepare lays a copy of the folder out, with a configuration.
+// prepare copies the folder and adds a configuration.
 func (d *dataFolder) prepare(t *testing.T) (home string) {
 	t.Helper()
 	home = t.TempDir()
@@ -222,8 +222,9 @@ func (d *dataFolder) prepare(t *testing.T) (home string) {
 	return home
 }
 
-// TestEveryLoss loses, empties, cuts, garbles and exchanges every file and folder of data_dir: the gateway starts, or its error names
-// `cellgate repair`, after which it starts. Every message that the gateway had acknowledged is pending or counted as lost.
+// TestEveryLoss deletes, empties, truncates, garbles and exchanges every file and folder of data_dir: the gateway
+// starts, or its error names `cellgate repair`, after which it starts. Every acknowledged message is pending or counted
+// as lost.
 func TestEveryLoss(t *testing.T) {
 	t.Parallel()
 	d := killedFolder(t)
@@ -239,8 +240,8 @@ func TestEveryLoss(t *testing.T) {
 	}
 }
 
-// TestEveryLossWithoutState is TestEveryLoss of the decision logs while state.db, which tells what is in them, is gone too, or
-// damaged.
+// TestEveryLossWithoutState is TestEveryLoss of the decision logs while state.db, which describes them, is lost or
+// damaged too.
 func TestEveryLossWithoutState(t *testing.T) {
 	t.Parallel()
 	d := killedFolder(t)
@@ -263,7 +264,7 @@ func TestEveryLossWithoutState(t *testing.T) {
 	}
 }
 
-// number is an environment variable's, 0 without one.
+// number returns the value of an environment variable, 0 without one.
 func number(t *testing.T, name string) uint64 {
 	t.Helper()
 	text := os.Getenv(name)
@@ -275,8 +276,8 @@ func number(t *testing.T, name string) uint64 {
 	return n
 }
 
-// TestEveryTwoLosses is TestEveryLoss with two, and a start and a kill in between. REPAIR_PAIRS is how many of some ten thousand
-// pairs it takes, and REPAIR_SEED chooses them.
+// TestEveryTwoLosses is TestEveryLoss with two, and a start and a kill in between. REPAIR_PAIRS is the number of pairs,
+// out of some ten thousand, and REPAIR_SEED chooses them.
 func TestEveryTwoLosses(t *testing.T) {
 	t.Parallel()
 	d := killedFolder(t)
@@ -303,7 +304,7 @@ func TestEveryTwoLosses(t *testing.T) {
 			check.OK(t, p.first.do(filepath.Join(data, p.first.path)))
 			a := d.start(t, home)
 			killed := filepath.Join(t.TempDir(), "state")
-			// A kill leaves no half of a transaction, as a copy under way would.
+			// A kill leaves no half transaction, unlike a copy during a write.
 			check.OK(t, a.db.Update(func(*statefile.Tx) error { d.copyTo(t, killed, data); return nil }))
 			end(a)
 			check.OK(t, os.RemoveAll(data))
@@ -314,7 +315,7 @@ func TestEveryTwoLosses(t *testing.T) {
 			}
 			a = d.start(t, home)
 			defer end(a)
-			// Without state.db and the journal, nothing on the disk tells any more what there was.
+			// Without state.db and the journal, the disk no longer shows what there was.
 			journal := strings.HasPrefix(p.first.path, "journal") || strings.HasPrefix(p.then.path, "journal")
 			state := p.first.path == "state.db" || p.then.path == "state.db"
 			accounted(t, a, !journal || !state)

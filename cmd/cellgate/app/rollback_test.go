@@ -17,7 +17,7 @@ func writeRules(t *testing.T, dir, id string) {
 	check.OK(t, os.WriteFile(filepath.Join(folder, "a.rules.yaml"), []byte(text), 0o600))
 }
 
-// rulesAre holds that the rule of that id is in force, and whether that is what the files say.
+// rulesAre checks that the rule with this id is in force, and whether the files agree.
 func rulesAre(t *testing.T, a *App, id string, fromFiles bool) {
 	t.Helper()
 	s := a.rules.state()
@@ -26,7 +26,7 @@ func rulesAre(t *testing.T, a *App, id string, fromFiles bool) {
 	}
 }
 
-// withRules runs a gateway on the one rule good.
+// withRules runs a gateway with the single rule good.
 func withRules(t *testing.T) (a *App, dir, file string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -36,15 +36,15 @@ func withRules(t *testing.T) (a *App, dir, file string) {
 	return a, dir, file
 }
 
-// lookAt has the gateway look at its files, and is rulesAre.
+// lookAt has the gateway read its files, then calls rulesAre.
 func lookAt(t *testing.T, a *App, id string, fromFiles bool) {
 	t.Helper()
 	a.rules.look(t.Context())
 	rulesAre(t, a, id, fromFiles)
 }
 
-// TestRollbackLasts holds that a rollback says that the files are not in force, and lasts over a restart,
-// until the files change or a reload is asked for.
+// TestRollbackLasts checks that after a rollback the files are reported as not in force, also after a restart, until
+// the files change or a reload is requested.
 func TestRollbackLasts(t *testing.T) {
 	t.Parallel()
 	a, dir, file := withRules(t)
@@ -72,6 +72,6 @@ func TestRollbackLasts(t *testing.T) {
 	rulesAre(t, a, "better", true)
 	halt(t, a)
 
-	a, _ = boot(t, file) // the reload has ended the rollback for good
+	a, _ = boot(t, file) // the reload has ended the rollback permanently
 	rulesAre(t, a, "better", true)
 }

@@ -50,7 +50,7 @@ func TestHistoryShowsWhatRanAndGoesBackToIt(t *testing.T) {
 	}
 }
 
-// TestExplainTakesRulesThatAreNotInForce: what the playground asks.
+// TestExplainTakesRulesThatAreNotInForce: the playground's request.
 func TestExplainTakesRulesThatAreNotInForce(t *testing.T) {
 	t.Parallel()
 	a, _ := boot(t, write(t, t.TempDir(), ""))

@@ -81,8 +81,8 @@ func TestNamesOfSentFiles(t *testing.T) {
 	}
 }
 
-// TestSentRulesHaveTheirData: rules over the API come with the files that their zones and tables name, and are what the same folder on the gateway
-// would be.
+// TestSentRulesHaveTheirData: rules over the API include the files of their zones and tables, and equal the same folder
+// on the gateway.
 func TestSentRulesHaveTheirData(t *testing.T) {
 	t.Parallel()
 	a, dir, _ := withRules(t)
@@ -115,7 +115,7 @@ func TestSentRulesHaveTheirData(t *testing.T) {
 	}
 }
 
-// TestTooMuchIsSent: a body that is larger than http.max_body is told so, with the key that bounds it.
+// TestTooMuchIsSent: the refusal of a body larger than http.max_body names that key.
 func TestTooMuchIsSent(t *testing.T) {
 	t.Parallel()
 	answer := httptest.NewRecorder()

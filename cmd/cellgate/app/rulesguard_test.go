@@ -24,7 +24,7 @@ func overwrite(t *testing.T, file, text string) {
 	check.OK(t, os.WriteFile(file, []byte(text), 0o600))
 }
 
-// mishaps are accidents to a rules folder, with what /readyz says.
+// mishaps are accidents to a rules folder, with the resulting text of /readyz.
 var mishaps = map[string]struct {
 	does func(t *testing.T, dir string)
 	told string
@@ -110,7 +110,7 @@ func post(t *testing.T, a *App, path, body string) int {
 	return status
 }
 
-// degradedRules holds that /readyz names the rules with a reason that contains text, and serves.
+// degradedRules checks that /readyz names the rules with a reason that contains text, and that the gateway serves.
 func degradedRules(t *testing.T, a *App, text string) {
 	t.Helper()
 	var r readiness
@@ -123,7 +123,7 @@ func degradedRules(t *testing.T, a *App, text string) {
 	t.Errorf("readyz %d %+v: want rules, %q", code, r, text)
 }
 
-// rulesEmpty holds that no rule is in force, and that the files say so too.
+// rulesEmpty checks that no rule is in force, as the files say.
 func rulesEmpty(t *testing.T, a *App) {
 	t.Helper()
 	if s := a.rules.state(); len(s.Rules) != 0 || s.Broken || s.Hash == "" {
@@ -284,7 +284,7 @@ func TestARollbackSurvivesAFailedStart(t *testing.T) {
 	}
 }
 
-// Rules go on over the loss of their folder and of the journal that said which of them govern.
+// Rules stay in force after the loss of their folder and of the journal that named them.
 func TestRulesOutliveTheJournal(t *testing.T) {
 	t.Parallel()
 	a, dir, file := withRules(t)
@@ -298,7 +298,7 @@ func TestRulesOutliveTheJournal(t *testing.T) {
 	}
 }
 
-// Rules that send to a centre that is not configured are told of, at the start and when they come.
+// Rules that send to a centre that is not configured are reported, at the start and when they are put in force.
 func TestACentreThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -340,7 +340,7 @@ func TestACentreThatIsNotThere(t *testing.T) {
 	}
 }
 
-// The gauges tell what is in force, and whether the last reload succeeded and when.
+// The gauges show what is in force, and whether and when the last reload succeeded.
 func TestReloadsAreMeasured(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -10,7 +10,7 @@ import (
 	"cellgate/rules/sink/sinktest"
 )
 
-// asking is a waiter that tells when it is worth asking again.
+// asking is a waiter that is notified when it should ask again.
 type asking chan struct{}
 
 func (a asking) Settled()   { a <- struct{}{} }
@@ -22,7 +22,8 @@ type ended struct{}
 func (ended) Settled()   {}
 func (ended) Gone() bool { return true }
 
-// settling makes a settlement of a Kafka and a central sink, and returns what they report to. Redis is not watched.
+// settling returns a settlement of a Kafka and a central sink, and the watchers that they report to. Redis is not
+// watched.
 func settling(t *testing.T) (s *settlement, kafka, central sink.Watcher) {
 	t.Helper()
 	sinks := make([]sink.Binding, 3)

@@ -189,7 +189,7 @@ func TestSpansOfAMessage(t *testing.T) {
 	}
 }
 
-// TestSpansBySampling: of messages whose sender says nothing one in so many is traced, and then the gateway begins the trace.
+// TestSpansBySampling: without a trace from the sender, the gateway samples messages and starts the trace.
 func TestSpansBySampling(t *testing.T) {
 	t.Parallel()
 	a, r, c := tracing(t, 1)
@@ -209,7 +209,7 @@ func TestSpansBySampling(t *testing.T) {
 	})
 }
 
-// TestSpansOfACommand follows one command from the request to its result. The vehicle is told the trace.
+// TestSpansOfACommand follows one command from the request to its result. The vehicle gets the trace.
 func TestSpansOfACommand(t *testing.T) {
 	t.Parallel()
 	a, r, _ := tracing(t, 0)

@@ -123,7 +123,7 @@ func TestJournalIsHeldUntilItsConsumersAreThere(t *testing.T) {
 	}
 }
 
-// A gateway does not start on a damaged state file, and says which file, that it is damaged, and what to do.
+// A gateway does not start on a damaged state file; the error names the file, the damage, and the remedy.
 func TestADamagedStateFileIsRefused(t *testing.T) {
 	t.Parallel()
 	file := write(t, t.TempDir(), "")

@@ -40,7 +40,7 @@ func put(t *testing.T, cl *kgo.Client, topic string, at time.Time, values ...str
 	check.OK(t, cl.ProduceSync(t.Context(), recs...).FirstErr())
 }
 
-// writeCentre makes a configuration with a cell's Kafka and a central one.
+// writeCentre writes a configuration with a cell's Kafka and a central one.
 func writeCentre(t *testing.T, dir string, cell, central *kfake.Cluster, extra string) string {
 	t.Helper()
 	text := fmt.Sprintf(`cell: {id: cell-1, node: gw-1}
@@ -199,7 +199,7 @@ func TestCommandsThatAreGone(t *testing.T) {
 				t.Errorf("log %s", log.String())
 			}
 			halt(t, a)
-			_, log = boot(t, filepath.Join(dir, "cell.yaml")) // told once
+			_, log = boot(t, filepath.Join(dir, "cell.yaml")) // logged once
 			put(t, cl, topicCommands, time.Now(), "last")
 			check.Eventually(t, "the last record", func() bool { return strings.Contains(log.String(), "is not a command") })
 			if strings.Contains(log.String(), "are gone") {
@@ -209,7 +209,7 @@ func TestCommandsThatAreGone(t *testing.T) {
 	}
 }
 
-// batches are those that a cluster was sent.
+// batches are the batches that a cluster received.
 type batches struct {
 	mu     sync.Mutex
 	counts []int
@@ -255,7 +255,7 @@ func forwarding(t *testing.T, cell, central *kfake.Cluster, extra string, change
 	return s
 }
 
-// Every key of central.kafka that says how to write has its effect on what the centre gets.
+// Every key of central.kafka about writing has its effect on the centre's records.
 func TestKeysOfCentralKafka(t *testing.T) {
 	t.Parallel()
 	nothing := func(*configs.Kafka) {}

@@ -128,7 +128,7 @@ func TestTwoCentres(t *testing.T) {
 	})
 }
 
-// The limits are those of the hours that have the time, over midnight too.
+// The limits are those of the matching hours, also over midnight.
 func TestLimitsByTheTimeOfTheDay(t *testing.T) {
 	t.Parallel()
 	c, err := configs.Parse("", []byte(`cell: {id: c, node: n}

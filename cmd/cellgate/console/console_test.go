@@ -308,8 +308,8 @@ func TestNavigationShowsWhatTheTokenMayNot(t *testing.T) {
 	}
 }
 
-// TestTheConsoleShowsTheGateways: the Cell page names the gateways of the cell with links to the others' consoles, and the page of a vehicle
-// says which of them has it.
+// TestTheConsoleShowsTheGateways: the Cell page lists the gateways of the cell with links to their consoles, and a
+// vehicle's page names its gateway.
 func TestTheConsoleShowsTheGateways(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -108,7 +108,7 @@ func (a *analyst) atNight() {
 	drive(a.connect(byDay, a.vehicleToken(byDay)), byDay, day.Add(-20*time.Hour))
 }
 
-// reads holds what has arrived. hour is the one whose energy has been told.
+// reads checks what has arrived. hour is the one whose energy was sent.
 func (a *analyst) reads(hour int64) {
 	a.t.Helper()
 	for _, want := range []struct {
@@ -239,7 +239,7 @@ func (a *analyst) redisHas() {
 	})
 }
 
-// limits: a field that is a text of a sudden holds the rule, which everybody is told of, until it is lifted.
+// limits: a field that suddenly is a text holds the rule, which is reported everywhere, until it is lifted.
 func (a *analyst) limits() {
 	a.t.Helper()
 	vins := []string{"LTEST000000000011", "LTEST000000000012", "LTEST000000000013", "LTEST000000000014"}

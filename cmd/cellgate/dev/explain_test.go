@@ -61,7 +61,7 @@ rules:
 		}
 		return nil
 	})
-	for range 2 { // nothing is remembered of what was explained
+	for range 2 { // an explanation leaves no state
 		if got := explain(map[string]any{"vin": vin}); !strings.Contains(got["low"], "threshold: ") || !strings.Contains(got["low"], "of 30m") {
 			t.Errorf("the last message: %q", got)
 		}

@@ -59,8 +59,7 @@ func consume(t *testing.T, addr, topic, group string, n int) (values []string) {
 	return values
 }
 
-// What a process that is killed leaves behind is what the files hold at that moment: a copy of the folder,
-// taken while the broker runs.
+// The state after a kill is the files at that moment: a copy of the folder, taken while the broker runs.
 func TestKafkaSurvivesKill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -186,7 +185,7 @@ func TestCertificatesAreMadeOnceAndVerify(t *testing.T) {
 	}
 }
 
-// TestPartsStopAndStart: a part that is stopped is degraded, what was for it waits, and it is delivered when the part is back.
+// TestPartsStopAndStart: a stopped part is degraded, its messages wait, and are delivered when it runs again.
 func TestPartsStopAndStart(t *testing.T) {
 	t.Parallel()
 	g := start(t, t.TempDir())

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// run starts a fleet and ends it once done says so.
+// run starts a fleet and stops it when done returns true.
 func run(t *testing.T, o Options, done func() bool) Report {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)

@@ -49,7 +49,7 @@ rules: {path: rules}
 	return cfg
 }
 
-// needs is that a finding has these words; without says that there is none of this level.
+// needs checks that a finding has these words; without checks that there is none of this level.
 func needs(t *testing.T, found []Finding, level, words string) {
 	t.Helper()
 	for _, f := range found {
@@ -96,7 +96,7 @@ func TestWhatIsWrong(t *testing.T) {
 	needs(t, Run(t.Context(), cfg), Warning, "vehicle.telemetry has 2 partitions, fewer than kafka.partitions (4)")
 }
 
-// TestRefusedLogins: the cause stands in one line, and what to look at.
+// TestRefusedLogins: one line has the cause, and what to check.
 func TestRefusedLogins(t *testing.T) {
 	t.Parallel()
 	redis := miniredis.RunT(t)
@@ -129,7 +129,7 @@ func TestCertificateDates(t *testing.T) {
 	}
 }
 
-// TestClock: who is off by more than the leeway is told so.
+// TestClock: a clock off by more than the leeway is reported.
 func TestClock(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

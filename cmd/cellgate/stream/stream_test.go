@@ -34,7 +34,7 @@ func open(t *testing.T, f *stream.Feed, expires time.Time) *bufio.Scanner {
 	return bufio.NewScanner(resp.Body)
 }
 
-// rest reads what a stream says until it ends.
+// rest reads a stream to its end.
 func rest(lines *bufio.Scanner) (all string) {
 	for lines.Scan() {
 		all += lines.Text() + "\n"
