@@ -116,7 +116,7 @@ func newRefusals() *refusals {
 	return t
 }
 
-const elsewhere = "the cell sends this client elsewhere: connect to the server reference, or without one to the same address"
+const elsewhere = "the client must use another gateway: connect to the server reference, or without one to the same address"
 
 func connectRefusals() map[why]refusal {
 	return map[why]refusal{
@@ -133,9 +133,9 @@ func connectRefusals() map[why]refusal {
 		whyStopping:         {reason: frame.ReasonServerUnavailable, label: "stopping", text: "the gateway is stopping: connect again"},
 		whyTakeover:         {reason: frame.ReasonServerBusy, label: "takeover_timeout", text: "the older connection has not ended yet: connect again later"},
 		whySession:          {reason: frame.ReasonServerUnavailable, label: "session", text: "the session cannot be opened now: connect again later"},
-		whyFull:             {reason: frame.ReasonQuotaExceeded, label: "full", text: "the gateway has as many connections as it takes: connect again later"},
+		whyFull:             {reason: frame.ReasonQuotaExceeded, label: "full", text: "the gateway has reached its number of connections: connect again later"},
 		whySessions:         {reason: frame.ReasonQuotaExceeded, label: "subject_sessions", text: "the token's subject has as many sessions as it may have: end others, or use their client identifiers"},
-		whyNotAdmitted:      {reason: frame.ReasonServerUnavailable, label: "not_admitted", text: "the gateway does not take connections now: connect again later"},
+		whyNotAdmitted:      {reason: frame.ReasonServerUnavailable, label: "not_admitted", text: "the gateway accepts no connections now: connect again later"},
 		whyElsewhere:        {reason: frame.ReasonUseAnotherServer, label: "not_admitted", text: elsewhere},
 		whyElsewhereForGood: {reason: frame.ReasonServerMoved, label: "not_admitted", text: elsewhere},
 		whyDiskFull:         {reason: frame.ReasonQuotaExceeded, label: "not_admitted", text: "the gateway's disk is nearly full: connect again later"},
@@ -149,7 +149,7 @@ func publishRefusals() map[why]refusal {
 		whyTopicLevels: {reason: frame.ReasonTopicInvalid, label: "topic_levels", text: "the topic has more than %d levels: use fewer", limit: topicLevels},
 		whyRetained:    {reason: frame.ReasonQuotaExceeded, text: "no room for another retained message: remove some, each with an empty one"},
 		whyCommand:     {},
-		whyPacketID:    {reason: frame.ReasonPacketIDNotFound, text: "no exchange with this packet identifier: take it as ended"},
+		whyPacketID:    {reason: frame.ReasonPacketIDNotFound, text: "no exchange with this packet identifier: treat it as ended"},
 	}
 }
 
@@ -166,24 +166,24 @@ func farewells() map[why]refusal {
 	return map[why]refusal{
 		whyTokenEnded:     {reason: frame.ReasonNotAuthorized, label: "token_expired", text: "the token has expired: connect with a new one"},
 		whyTokenRefused:   {reason: frame.ReasonNotAuthorized, label: "token_refused", text: "the new token is not accepted: connect with another one"},
-		whyTokenSubject:   {reason: frame.ReasonNotAuthorized, label: "token_subject", text: "the new token is for somebody else: connect with your own"},
+		whyTokenSubject:   {reason: frame.ReasonNotAuthorized, label: "token_subject", text: "the new token is for another subject: connect with your own"},
 		whyRevoked:        {reason: frame.ReasonNotAuthorized, label: "revoked", text: "the token has been revoked: connect with a new one"},
 		whyKeyRetired:     {reason: frame.ReasonNotAuthorized, label: "key-retired", text: "the key that signed the token has been retired: connect with a new token"},
 		whyNotAuthorized:  {reason: frame.ReasonNotAuthorized, label: "not_authorized", text: "the token is no longer accepted: connect with a new one"},
-		whyTakenOver:      {reason: frame.ReasonTakenOver, label: "taken_over", text: "another connection uses this client identifier: if it is not yours, the token is known to somebody"},
+		whyTakenOver:      {reason: frame.ReasonTakenOver, label: "taken_over", text: "another connection uses this client identifier: if it is not yours, the token is known to others"},
 		whyShutdown:       {reason: frame.ReasonShuttingDown, label: "shutdown", text: "the gateway is stopping: connect again"},
 		whyMoved:          {reason: frame.ReasonUseAnotherServer, label: "shutdown", text: elsewhere},
 		whyMovedForGood:   {reason: frame.ReasonServerMoved, label: "shutdown", text: elsewhere},
-		whyKeepalive:      {reason: frame.ReasonKeepaliveTimeout, label: "keepalive", text: "nothing heard within one and a half times the keep alive: ping in time"},
+		whyKeepalive:      {reason: frame.ReasonKeepaliveTimeout, label: "keepalive", text: "nothing received within 1.5 times the keep alive: ping in time"},
 		whyOperator:       {reason: frame.ReasonAdministrative, label: "admin", text: "an operator has ended the connection: connect again"},
 		whyReceiveMaximum: {reason: frame.ReasonReceiveMaximum, label: "receive_maximum", text: "more unacknowledged messages than the Receive Maximum of CONNACK: wait for acknowledgements"},
 		whyPacketSize:     {reason: frame.ReasonPacketTooLarge, label: "packet_too_large", text: "a packet larger than the Maximum Packet Size of CONNACK: split it"},
 		whyAliases:        {reason: frame.ReasonQuotaExceeded, label: "quota", text: "the topics of the topic aliases take too many bytes: use fewer aliases"},
-		whyJournal:        {reason: frame.ReasonServerUnavailable, label: "journal_failed", text: "the gateway cannot write: connect again, publish again what is not acknowledged"},
-		whyCommands:       {reason: frame.ReasonServerUnavailable, label: "commands_unavailable", text: "the gateway takes no commands now: connect again, send again what is not acknowledged"},
+		whyJournal:        {reason: frame.ReasonServerUnavailable, label: "journal_failed", text: "the gateway cannot write: connect again, resend what is not acknowledged"},
+		whyCommands:       {reason: frame.ReasonServerUnavailable, label: "commands_unavailable", text: "the gateway accepts no commands now: connect again, resend what is not acknowledged"},
 		whyUndecided:      {reason: frame.ReasonUnspecified, label: "other", text: "whether it was taken is unknown: connect again and send it again"},
-		whyPanic:          {reason: frame.ReasonUnspecified, label: "panic", text: "a fault of the gateway: connect again, publish again what is not acknowledged"},
-		whyAnswerSize:     {reason: frame.ReasonPacketTooLarge, label: "answer_too_large", text: "the answer is larger than your Maximum Packet Size: ask for less at once, or take larger packets"},
+		whyPanic:          {reason: frame.ReasonUnspecified, label: "panic", text: "internal error: connect again, resend what is not acknowledged"},
+		whyAnswerSize:     {reason: frame.ReasonPacketTooLarge, label: "answer_too_large", text: "the answer is larger than your Maximum Packet Size: ask for less at once, or raise it"},
 		// Violations of the protocol; frame.Violation says which.
 		whyMalformed:  {reason: frame.ReasonMalformed, label: "protocol"},
 		whyProtocol:   {reason: frame.ReasonProtocolError, label: "protocol"},

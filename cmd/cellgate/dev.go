@@ -154,14 +154,14 @@ func (c *cli) drive(ctx context.Context, d *dev.Dev, f *devFlags) {
 	if l.TLS {
 		config, err := t.clientTLS()
 		if err != nil {
-			d.App.Log().Error("no fleet", slog.Any("err", err))
+			d.App.Log().Error("simulated fleet failed", slog.Any("err", err))
 			return
 		}
 		config.ServerName = "localhost"
 		o.TLS = config
 	}
 	if _, err := fleet.Run(ctx, o); err != nil {
-		d.App.Log().Error("no fleet", slog.Any("err", err))
+		d.App.Log().Error("simulated fleet failed", slog.Any("err", err))
 	}
 }
 

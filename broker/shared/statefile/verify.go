@@ -245,7 +245,7 @@ func (w *walk) whole(value []byte) error {
 	data := value[bucketHeader:]
 	// When an inline bucket outgrows its parent, bbolt uses the page's number and frees the page of that number.
 	if binary.NativeEndian.Uint64(data) != 0 || binary.NativeEndian.Uint32(data[12:]) != 0 {
-		return fmt.Errorf("bucket %s: its page is not its own", showPath(w.path))
+		return fmt.Errorf("bucket %s: its inline page has a number or an overflow", showPath(w.path))
 	}
 	_, err := w.elements(asPage(0, data))
 	return err
