@@ -106,7 +106,7 @@ func newRefusals() *refusals {
 	t := &refusals{}
 	for packet, list := range map[byte]map[why]refusal{
 		frame.TypeConnack: connectRefusals(), frame.TypePuback: publishRefusals(), frame.TypeSuback: subscribeRefusals(),
-		frame.TypeDisconnect: farewells(),
+		frame.TypeDisconnect: disconnectRefusals(),
 	} {
 		for w, r := range list {
 			r.packet = packet
@@ -134,7 +134,7 @@ func connectRefusals() map[why]refusal {
 		whyTakeover:         {reason: frame.ReasonServerBusy, label: "takeover_timeout", text: "the older connection has not ended yet: connect again later"},
 		whySession:          {reason: frame.ReasonServerUnavailable, label: "session", text: "the session cannot be opened now: connect again later"},
 		whyFull:             {reason: frame.ReasonQuotaExceeded, label: "full", text: "the gateway has reached its number of connections: connect again later"},
-		whySessions:         {reason: frame.ReasonQuotaExceeded, label: "subject_sessions", text: "the token's subject has as many sessions as it may have: end others, or use their client identifiers"},
+		whySessions:         {reason: frame.ReasonQuotaExceeded, label: "subject_sessions", text: "the token's subject has reached its number of sessions: end others, or use their client identifiers"},
 		whyNotAdmitted:      {reason: frame.ReasonServerUnavailable, label: "not_admitted", text: "the gateway accepts no connections now: connect again later"},
 		whyElsewhere:        {reason: frame.ReasonUseAnotherServer, label: "not_admitted", text: elsewhere},
 		whyElsewhereForGood: {reason: frame.ReasonServerMoved, label: "not_admitted", text: elsewhere},
@@ -162,7 +162,7 @@ func subscribeRefusals() map[why]refusal {
 	}
 }
 
-func farewells() map[why]refusal {
+func disconnectRefusals() map[why]refusal {
 	return map[why]refusal{
 		whyTokenEnded:     {reason: frame.ReasonNotAuthorized, label: "token_expired", text: "the token has expired: connect with a new one"},
 		whyTokenRefused:   {reason: frame.ReasonNotAuthorized, label: "token_refused", text: "the new token is not accepted: connect with another one"},
@@ -170,7 +170,7 @@ func farewells() map[why]refusal {
 		whyRevoked:        {reason: frame.ReasonNotAuthorized, label: "revoked", text: "the token has been revoked: connect with a new one"},
 		whyKeyRetired:     {reason: frame.ReasonNotAuthorized, label: "key-retired", text: "the key that signed the token has been retired: connect with a new token"},
 		whyNotAuthorized:  {reason: frame.ReasonNotAuthorized, label: "not_authorized", text: "the token is no longer accepted: connect with a new one"},
-		whyTakenOver:      {reason: frame.ReasonTakenOver, label: "taken_over", text: "another connection uses this client identifier: if it is not yours, the token is known to others"},
+		whyTakenOver:      {reason: frame.ReasonTakenOver, label: "taken_over", text: "another connection uses this client identifier: if it is not yours, others know the token"},
 		whyShutdown:       {reason: frame.ReasonShuttingDown, label: "shutdown", text: "the gateway is stopping: connect again"},
 		whyMoved:          {reason: frame.ReasonUseAnotherServer, label: "shutdown", text: elsewhere},
 		whyMovedForGood:   {reason: frame.ReasonServerMoved, label: "shutdown", text: elsewhere},

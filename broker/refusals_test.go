@@ -134,7 +134,7 @@ func TestRefusalsAreExplained(t *testing.T) {
 		"PUBREC topic":      {publish(2, "v1/OTHER/up/x"), mqtt.PUBREC, 0x87, "do not send it again"},
 		"PUBACK token":      {publish(1, "v1/"+testVIN+"/token"), mqtt.PUBACK, 0x87, "new token is not accepted"},
 		"PUBACK levels":     {publish(1, "v1/"+testVIN+"/up/"+deep), mqtt.PUBACK, 0x90, "32 levels"},
-		"PUBCOMP":           {mqtt.Ack(mqtt.PUBREL, 9, 0), mqtt.PUBCOMP, 0x92, "take it as ended"},
+		"PUBCOMP":           {mqtt.Ack(mqtt.PUBREL, 9, 0), mqtt.PUBCOMP, 0x92, "treat it as ended"},
 		"SUBACK":            {mqtt.Subscribe(5, 2, nil, mqtt.Filter("v1/OTHER/cmd/#", 1)), mqtt.SUBACK, 0x87, "does not permit this filter"},
 		"SUBACK levels":     {mqtt.Subscribe(5, 2, nil, mqtt.Filter("v1/"+testVIN+"/cmd/#", 1), mqtt.Filter(deep, 1)), mqtt.SUBACK, 0x8F, "filter 2: the filter has more than 32 levels"},
 		"DISCONNECT packet": {append([]byte{0x30, 0x80, 0x80, 0x40}, make([]byte, 10)...), mqtt.DISCONNECT, 0x95, "split it"},
