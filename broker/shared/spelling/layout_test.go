@@ -15,9 +15,9 @@ func TestLayout(t *testing.T) {
 	}{
 		{"a line begins too early", "rules:\n  - id: a\n    from: [x]\n   when: b\n    to: c\n", 4, 4, 4, "aligned with none", "column 5"},
 		{"a key below a value", "cell:\n  id: a\n   region: b\n", 2, 3, 4, "further than the one above", "column 3"},
-		{"a tab", "cell:\n\tid: a\n", 2, 2, 1, "a tab", "blanks"},
-		{"a tab after blanks", "cell:\n  id: a\n \tregion: b\n", 3, 3, 2, "a tab", "blanks"},
-		{"a key in line with its list", "a:\n  - b: c\n    d: e\n  f: g\n", 4, 4, 3, "has none itself", "column 5"},
+		{"a tab", "cell:\n\tid: a\n", 2, 2, 1, "a tab", "spaces"},
+		{"a tab after blanks", "cell:\n  id: a\n \tregion: b\n", 3, 3, 2, "a tab", "spaces"},
+		{"a key in the column of its list", "a:\n  - b: c\n    d: e\n  f: g\n", 4, 4, 3, "has none itself", "column 5"},
 		{"a list of lists", "a:\n  -\n    - b\n    - c\n  - d\n", 3, 0, 0, "", ""},
 		{"list and key in one column", "rules:\n- id: a\n  to:\n  - kafka: x\n- id: b\n", 4, 0, 0, "", ""},
 		{"a text over several lines", "a: one\n   two\n  three\nb: c\n", 3, 0, 0, "", ""},
