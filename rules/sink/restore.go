@@ -120,7 +120,7 @@ func (d *Dispatcher) restoreSinks(c *checkpointed) error {
 	}
 	for i, p := range d.pipelines {
 		if found, told := p.parked.records, c.sinks[i].Parked; found != told {
-			return fmt.Errorf("%w: %s has %d parked records of %s, the checkpoint tells of %d", wal.ErrDamaged, d.env.parkedStore.dir, found, p.name, told)
+			return fmt.Errorf("%w: %s has %d parked records of %s, the checkpoint says %d", wal.ErrDamaged, d.env.parkedStore.dir, found, p.name, told)
 		}
 	}
 	return nil
@@ -158,7 +158,7 @@ func (d *Dispatcher) openOperators(r operatorRange) (err error) {
 func (d *Dispatcher) resume() error {
 	j := d.o.Journal
 	if last := j.Last(); d.evaluated > last {
-		return fmt.Errorf("dispatch stands at record %d, the journal ends at %d: it is not the journal that "+
+		return fmt.Errorf("dispatch is at record %d, the journal ends at %d: it is not the journal that "+
 			"the state belongs to, or it has lost its end", d.evaluated, last)
 	}
 	needed := d.evaluated + 1
@@ -223,7 +223,7 @@ func (p *pipeline) openLog(fs wal.FS, dir string, epoch uint64, s sinkState, seg
 		return err
 	}
 	if p.backlog != pending {
-		return fmt.Errorf("%w: %s has the decisions of %d records, the checkpoint tells of %d", wal.ErrDamaged, dir, p.backlog, pending)
+		return fmt.Errorf("%w: %s has the decisions of %d records, the checkpoint says %d", wal.ErrDamaged, dir, p.backlog, pending)
 	}
 	return nil
 }
