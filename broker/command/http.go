@@ -88,7 +88,7 @@ func decode(from io.Reader, into any) error {
 		return err
 	}
 	if _, rest := d.Token(); !errors.Is(rest, io.EOF) {
-		return errors.New("there is more behind the JSON object")
+		return errors.New("there is data after the JSON object")
 	}
 	return nil
 }

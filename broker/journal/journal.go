@@ -241,7 +241,7 @@ func (j *Journal) Retain(name string, seq uint64) {
 // journal itself cannot know that its oldest segments were not recycled.
 func (j *Journal) Missing(seq uint64) {
 	if first := j.First(); seq < first {
-		j.corrupt(wal.Corruption{File: j.table.oldestName(), First: seq, Last: first - 1, Reason: "what came before this segment is missing, and was needed"})
+		j.corrupt(wal.Corruption{File: j.table.oldestName(), First: seq, Last: first - 1, Reason: "the segment before this one is missing, and was needed"})
 	}
 }
 

@@ -92,8 +92,8 @@ func (p *process) openJournal(db *statefile.DB, fresh bool, keeper *timekeeper, 
 	lost.watchJournal(opened)
 	switch {
 	case fresh && !found.Created:
-		err = p.reportMissing(lost, partState, "sessions, queued messages and commands are gone, the ledger begins at the first record that the journal has, "+
-			"and that is where delivery begins again")
+		err = p.reportMissing(lost, partState, "sessions, queued messages and commands are lost, the ledger begins at the first record of the journal, "+
+			"where delivery starts again")
 	case found.Created && epoch != 0:
 		err = p.reportMissing(lost, partJournal, "what was pending is counted as lost")
 	case epoch != 0 && found.Epoch != epoch:
