@@ -304,7 +304,7 @@ func droppedTexts(all []DroppedLoss) (texts []string) {
 	return texts
 }
 
-// lossReadings returns the metric of the losses that no operator has acknowledged.
+// readings returns the metric of the losses that no operator has acknowledged.
 func (l *losses) readings() *metric.Readings {
 	r := &metric.Readings{}
 	what := r.Add("losses_unacknowledged", "What was lost of data_dir, by part, and no operator has acknowledged.", "part")
