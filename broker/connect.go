@@ -70,8 +70,8 @@ func (r *request) parse(f []byte, h frame.Header) *refusal {
 	if version != frame.Version311 && version != frame.Version5 {
 		return r.no(whyVersion)
 	}
-	if len(f) < h.Size {
-		_, front, _ := frame.ConnectFront(f[h.Head:])
+	if len(f) < h.Size || h.Size > r.b.limits.Load().MaxConnectPacket {
+		front, _ := frame.ConnectFront(f[h.Head:])
 		r.pk.Properties.MaximumPacketSize = front.MaximumPacket
 		return r.no(whyConnectSize)
 	}

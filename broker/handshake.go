@@ -205,7 +205,7 @@ func (b *Broker) readConnect(t *transport, in *outBuffer) (frame.Header, error) 
 		case len(in.b) > 0 && h.Type != frame.TypeConnect:
 			return h, errNotConnect
 		case ok && h.Size > limit:
-			if _, _, known := frame.ConnectFront(in.b[h.Head:]); known || len(in.b) >= limit {
+			if _, known := frame.ConnectFront(in.b[h.Head:]); known || len(in.b) >= limit {
 				return h, nil
 			}
 		case ok && h.Size <= len(in.b):

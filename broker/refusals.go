@@ -41,7 +41,6 @@ const (
 	whyNewToken
 	whyTopicLevels
 	whyRetained
-	whyCommand // the command service says why
 	whyPacketID
 
 	// Answered with SUBACK.
@@ -148,7 +147,6 @@ func publishRefusals() map[why]refusal {
 		whyNewToken:    {reason: frame.ReasonNotAuthorized, label: "publish_not_authorized", text: "the new token is not accepted, the old one still counts: get another one"},
 		whyTopicLevels: {reason: frame.ReasonTopicInvalid, label: "topic_levels", text: "the topic has more than %d levels: use fewer", limit: topicLevels},
 		whyRetained:    {reason: frame.ReasonQuotaExceeded, text: "no room for another retained message: remove some, each with an empty one"},
-		whyCommand:     {},
 		whyPacketID:    {reason: frame.ReasonPacketIDNotFound, text: "no exchange with this packet identifier: treat it as ended"},
 	}
 }

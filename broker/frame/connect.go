@@ -18,30 +18,31 @@ func ConnectVersion(body []byte) (version byte, ok bool) {
 	return 0, false
 }
 
-// ConnectFront reads the front of a CONNECT's body, of which bytes may be missing: its version and, on MQTT 5, its
-// properties. known is false while they are not there as a whole. Of a body that is malformed the properties are empty.
-func ConnectFront(body []byte) (version byte, p Properties, known bool) {
+// ConnectFront reads the front of a CONNECT's body, of which bytes may be missing: the version, which it does not return,
+// and the properties of MQTT 5. known is false while they are not there as a whole. Of a malformed body the properties
+// are empty.
+func ConnectFront(body []byte) (p Properties, known bool) {
 	c := cursor{b: body}
 	_ = c.data()
-	version = c.byte()
+	version := c.byte()
 	if c.take(3); c.short { // flags, keep alive
-		return 0, p, false
+		return p, false
 	}
 	if version != Version5 {
-		return version, p, true
+		return p, true
 	}
 	at := c.off
 	length, err := c.varint()
 	switch {
 	case err != nil:
-		return version, p, true
+		return p, true
 	case c.short || c.left() < int(length):
-		return version, p, false
+		return p, false
 	}
 	if c.off = at; p.scan(&c, TypeConnect) != nil {
 		p = Properties{}
 	}
-	return version, p, true
+	return p, true
 }
 
 // Connect flags (MQTT 5, 3.1.2.3).
