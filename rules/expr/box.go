@@ -106,10 +106,10 @@ func (a *analysis) column(n ast.Node, operator string, with ast.Node) (Test, boo
 }
 
 // keys returns the keys of the rows whose values in a column pass a test. Conditions with the same test share the
-// result.
+// result, except for lists: the id has not their values.
 func (t *Symbols) keys(f *boundFunction, value *Test) (map[string]struct{}, bool) {
 	id := fmt.Sprintf("%s %d %v %v %q %t", f.id, value.Op, value.Low, value.High, value.Text, value.Bool)
-	if known, ok := t.columns[id]; ok && value.Op != OneOf {
+	if known, ok := t.columns[id]; ok {
 		return known, len(known) > 0
 	}
 	keys := map[string]struct{}{}
@@ -122,10 +122,14 @@ func (t *Symbols) keys(f *boundFunction, value *Test) (map[string]struct{}, bool
 			keys[key] = struct{}{}
 		}
 	}
+	t.tableKeys += len(keys)
+	if value.Op == OneOf {
+		return keys, len(keys) > 0
+	}
 	if t.columns == nil {
 		t.columns = map[string]map[string]struct{}{}
 	}
-	t.columns[id], t.tableKeys = keys, t.tableKeys+len(keys)
+	t.columns[id] = keys
 	return keys, len(keys) > 0
 }
 
