@@ -20,7 +20,7 @@ func (s *State) remember(v *vinState, o *Memory, e Stamp, keep int) {
 		o = &v.ops[at]
 	}
 	n := 0
-	for over := s.over(v); over > 18*n && len(o.List) > 1; n++ {
+	for over := s.over(v); over > maxStamp*n && len(o.List) > 1; n++ {
 		o.List = o.List[:copy(o.List, o.List[1:])]
 	}
 	if n > 0 {
