@@ -329,16 +329,16 @@ type eventValue struct {
 // event adds the record's current state to the outbox.
 func (b *batch) event(rec *record, result []byte) error {
 	at := b.now
-	switch {
-	case rec.State == Queued:
+	switch rec.State {
+	case Queued:
 		at = rec.Created
-	case rec.State == Sent:
+	case Sent:
 		at = rec.Sent
-	case rec.State == Delivered:
+	case Delivered:
 		at = rec.Delivered
-	case rec.State == Accepted:
+	case Accepted:
 		at = rec.Accepted
-	case rec.State == Late:
+	case Late:
 		at = max(at, rec.lastAt())
 	default:
 		at = rec.Finished

@@ -212,8 +212,8 @@ type asked struct {
 func (s *Service) accept(ctx context.Context, messages []Message, partition string, position []byte) error {
 	all := make([]asked, 0, len(messages))
 	for i := range messages {
-		if r, found, ok := s.fromKafka(&messages[i]); ok {
-			all = append(all, asked{Request: r, found: found})
+		if a, ok := s.fromKafka(&messages[i]); ok {
+			all = append(all, a)
 		}
 	}
 	if err := s.decideAll(ctx, all); err != nil {
@@ -232,25 +232,26 @@ func (s *Service) accept(ctx context.Context, messages []Message, partition stri
 	})
 }
 
-// fromKafka parses a record. found is why a record that names its vehicle is refused; of others only the logs tell.
-func (s *Service) fromKafka(m *Message) (r Request, found error, ok bool) {
+// fromKafka parses a record. A record that is not a command and names its vehicle is refused; one that does not name it is only
+// audited and logged, and ok is false.
+func (s *Service) fromKafka(m *Message) (a asked, ok bool) {
 	from := Caller{By: m.by(), Origin: OriginKafka, May: s.o.KafkaMay}
 	var k kafkaCommand
-	err := decode(bytes.NewReader(m.Value), &k)
-	if err == nil && k.twoPayloads() {
-		err = errTwoPayloads
+	wrong := decode(bytes.NewReader(m.Value), &k)
+	if wrong == nil && k.twoPayloads() {
+		wrong = errTwoPayloads
 	}
-	if err == nil {
-		r = k.request()
+	if wrong == nil {
+		r := k.request()
 		r.ID, r.VIN, r.At, r.Caller = cmp.Or(r.ID, m.Ref), k.VIN, m.At, from
-		return r, s.check(&r), true
+		return asked{Request: r, found: s.check(&r)}, true
 	}
 	var named struct{ ID, VIN, Name string }
-	if json.Unmarshal(m.Value, &named) != nil || named.VIN == "" {
+	if err := json.Unmarshal(m.Value, &named); err != nil || named.VIN == "" {
 		s.auditRequest(&Request{ID: m.Ref, Caller: from}, false, errInvalid)
-		s.o.Log.Warn("vehicle.commands has a record that is not a command", "ref", m.Ref, "err", err)
-		return Request{}, nil, false
+		s.o.Log.Warn("vehicle.commands has a record that is not a command", "ref", m.Ref, "err", wrong)
+		return asked{}, false
 	}
-	r = Request{ID: cmp.Or(named.ID, m.Ref), VIN: named.VIN, Name: named.Name, At: m.At, Caller: from}
-	return r, fmt.Errorf("%w: %s", errInvalid, reason(err)), true
+	r := Request{ID: cmp.Or(named.ID, m.Ref), VIN: named.VIN, Name: named.Name, At: m.At, Caller: from}
+	return asked{Request: r, found: fmt.Errorf("%w: %s", errInvalid, reason(wrong))}, true
 }
