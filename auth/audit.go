@@ -149,17 +149,17 @@ func NewAudit(o AuditOptions) (*Audit, error) {
 	return newAudit(file(o.Path), file(security), o), nil
 }
 
-// writable returns an error for a path that no line can be written to: a folder, or a named pipe that nobody reads, for
-// whose reader the first line would wait for ever.
+// writable returns an error for a named pipe that nobody reads: the first line would wait for a reader for ever. Every other
+// path that cannot be written does not stop the gateway; its error is logged with each line.
 func writable(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|syscall.O_NONBLOCK, 0) //nolint:gosec // the configured file
-	switch {
-	case err == nil:
+	if err == nil {
 		return f.Close()
-	case errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.EISDIR):
+	}
+	if errors.Is(err, syscall.ENXIO) {
 		return fmt.Errorf("auth.audit.file: %w; name a file", err)
 	}
-	return nil // it is created with the first line, or its error is logged then
+	return nil // the file is created with the first line
 }
 
 func newAudit(all, security io.WriteCloser, o AuditOptions) *Audit {

@@ -61,19 +61,17 @@ func TestAuditSamplesRefusals(t *testing.T) {
 	}
 }
 
-// TestAuditFileThatIsNone: a folder, or a named pipe without a reader, is an error that names it; the first line would wait
-// for the reader.
+// TestAuditFileThatIsNone: a named pipe without a reader is an error that names it; the first line would wait for the
+// reader.
 func TestAuditFileThatIsNone(t *testing.T) {
 	t.Parallel()
-	pipe, folder := filepath.Join(t.TempDir(), "pipe"), t.TempDir()
+	pipe := filepath.Join(t.TempDir(), "pipe")
 	check.OK(t, syscall.Mkfifo(pipe, 0o600))
-	for _, path := range []string{pipe, folder} {
-		_, err := NewAudit(AuditOptions{
-			Path: path, MaxMegabytes: 1, MaxFiles: 1, Cell: testCell, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
-		})
-		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "auth.audit.file") {
-			t.Errorf("%s: %v", path, err)
-		}
+	_, err := NewAudit(AuditOptions{
+		Path: pipe, MaxMegabytes: 1, MaxFiles: 1, Cell: testCell, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
+	})
+	if err == nil || !strings.Contains(err.Error(), pipe) || !strings.Contains(err.Error(), "auth.audit.file") {
+		t.Error(err)
 	}
 }
 

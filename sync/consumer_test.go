@@ -18,7 +18,7 @@ type source struct {
 	cell, topic, num string
 }
 
-// last is the highest src-offset from each source: what a consumer of the centre keeps beside its own offsets.
+// last is the highest src-offset from each source: a consumer of the centre stores it with its own offsets.
 type last map[source]int64
 
 // repeated reports whether a record has come before. Records of one source come in order, so that one number is enough.

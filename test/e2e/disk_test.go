@@ -182,7 +182,7 @@ func (l *ladderTest) admitted(want bool) {
 func (l *ladderTest) shown() {
 	l.t.Helper()
 	page := l.Cellgate("status", "--config", l.Config)
-	want := fmt.Sprintf("%.0f messages of QoS 0 dropped for want of room", l.dropped())
+	want := fmt.Sprintf("%.0f messages of QoS 0 dropped since the start because there was no room", l.dropped())
 	if !strings.Contains(page, want) || !strings.Contains(page, "QoS 0 is dropped") {
 		l.t.Errorf("status does not say %q:\n%s", want, page)
 	}

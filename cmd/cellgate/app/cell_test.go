@@ -193,7 +193,7 @@ func TestJoinKey(t *testing.T) {
 	check.OK(t, os.WriteFile(file, []byte("cell: {id: c, node: n, gateways: several, join_key: join.key}\n"), 0o600))
 	c, err := configs.Load(file)
 	check.OK(t, err)
-	for text, want := range map[string]string{"": "16 or more", "short\n": "16 or more", "  0123456789abcdef \n": ""} {
+	for text, want := range map[string]string{"": "is empty", "\n": "16 or more", "short\n": "16 or more", "  0123456789abcdef \n": ""} {
 		check.OK(t, os.WriteFile(key, []byte(text), 0o600))
 		got, err := joinKey(c)
 		if want == "" && (err != nil || string(got) != "0123456789abcdef") || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
