@@ -182,6 +182,8 @@ func TestTaken(t *testing.T) {
 	a := r.gw[0]
 	other := cell.Connection{Node: "gw-9", Boot: "b9"}
 	take := func(age time.Duration) {
+		one, _ := a.claims.of(roamer)
+		check.Eventually(t, "another time: of two claims in a millisecond neither is the younger", func() bool { return time.Since(one.began) > 50*time.Millisecond })
 		other.Number++
 		_, err := a.member.store.Claim(t.Context(), roamer, other, age, false)
 		check.OK(t, err)
@@ -200,6 +202,13 @@ func TestTaken(t *testing.T) {
 	second := r.connect(0, roamer, mqtt.V5)
 	check.Within(t, time.Minute, "the claim", claimed)
 	one, _ := a.claims.of(roamer)
+	check.Eventually(t, "the session to be stored, which would find out that the vehicle is elsewhere", func() bool {
+		data, _ := a.claims.sessions.Portable(roamer)
+		a.claims.mu.Lock()
+		defer a.claims.mu.Unlock()
+		_, busy := a.claims.underWay[roamer]
+		return a.claims.dirty[roamer] == nil && !busy && one.stored == a.claims.hash(data) && !one.asking
+	})
 	asking := func(on bool) {
 		a.claims.mu.Lock()
 		one.asking = on
