@@ -30,7 +30,7 @@ func (r *rig) lose(gw, known int) {
 func (r *rig) remembers(gw int, node string, want bool) {
 	r.t.Helper()
 	m := r.gw[gw].member
-	check.Within(r.t, 30*time.Second, "members that are remembered", func() error {
+	check.Within(r.t, 2*time.Minute, "members that are remembered", func() error {
 		m.work.Lock()
 		defer m.work.Unlock()
 		if got := slices.Contains(m.memory[0].Members, node); got != want {
@@ -43,7 +43,7 @@ func (r *rig) remembers(gw int, node string, want bool) {
 // waitsFor waits until commands at a gateway are refused with the name of a missing member.
 func (r *rig) waitsFor(gw int, node string) {
 	r.t.Helper()
-	check.Within(r.t, 30*time.Second, "commands are refused", func() error {
+	check.Within(r.t, 2*time.Minute, "commands are refused", func() error {
 		status, _, text := r.command(gw, "refused")
 		if status != 503 || !strings.Contains(text, node) {
 			return fmt.Errorf("%d: %s", status, text)
