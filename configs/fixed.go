@@ -23,12 +23,13 @@ const (
 	PresenceKeep        = 30 * 24 * time.Hour
 	// CellTTL is how long a gateway's entry in Redis is valid, CellBeat how often the gateway renews it. CellTimeout
 	// bounds a call to the shared state, in addition to redis.confirm_timeout. CellPool is the least number of
-	// concurrent calls. CellBeginsAfter is how long a gateway without memory of the cell waits for others that remember
+	// connections for them, CellConcurrent how many of one kind a gateway makes at a time by itself. CellBeginsAfter is how long a gateway without memory of the cell waits for others that remember
 	// it before it creates a new one.
 	CellTTL         = 10 * time.Second
 	CellBeat        = 3 * time.Second
 	CellTimeout     = time.Second
-	CellPool        = 32
+	CellPool        = 64
+	CellConcurrent  = 16
 	CellBeginsAfter = 5 * time.Second
 	// ClaimWait is how long a CONNECT or a SUBACK waits for Redis. CellSweep is how often all claims are compared with
 	// Redis. After the process was stopped for longer than CellPause they are compared at once, and no command is sent

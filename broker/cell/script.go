@@ -134,6 +134,13 @@ func (s *Store) at(ctx context.Context, key string) (*redis.Client, error) {
 // pipeline sends script, WAIT and the query of the server's name on one connection.
 func (s *Store) pipeline(ctx context.Context, client *redis.Client, c call, whole bool) (reply, error) {
 	var ran, waited, server *redis.Cmd
+	if c.confirm && s.confirm.Replicas > 0 {
+		leave, err := s.places.enter(ctx, client)
+		if err != nil {
+			return reply{}, err
+		}
+		defer leave()
+	}
 	wait := s.doubts.wait(client, s.confirm.Wait)
 	_, err := client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		if sc := s.scripts[c.script]; whole {
@@ -241,6 +248,7 @@ type Store struct {
 	keys    keys
 	scripts map[string]script
 	doubts  doubts
+	places  places
 }
 
 // scriptNames lists the scripts of the folder lua, without the common files that they begin with.

@@ -162,7 +162,7 @@ func (c *cellPresence) numberAll() {
 		vins = append(vins, vin)
 	}
 	c.mu.Unlock()
-	places := make(chan struct{}, configs.CellPool/2)
+	places := make(chan struct{}, configs.CellConcurrent)
 	var all sync.WaitGroup
 	for _, vin := range vins {
 		places <- struct{}{}

@@ -53,7 +53,7 @@ func (c *claims) wakeStores() {
 
 // storeAll stores sessions until ctx ends. While Redis is away one entry per vehicle waits.
 func (c *claims) storeAll(ctx context.Context) {
-	places := make(chan struct{}, configs.CellPool/2)
+	places := make(chan struct{}, configs.CellConcurrent)
 	var all sync.WaitGroup
 	defer all.Wait()
 	retry := time.NewTicker(time.Second)

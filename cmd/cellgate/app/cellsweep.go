@@ -66,7 +66,7 @@ func (c *claims) filter(match func(*claim) bool) []*claim {
 func (c *claims) askAll(ctx context.Context, some []*claim) {
 	var all sync.WaitGroup
 	defer all.Wait()
-	places := make(chan struct{}, configs.CellPool/2)
+	places := make(chan struct{}, configs.CellConcurrent)
 	for _, one := range some {
 		if c.m.away.Load() || ctx.Err() != nil {
 			return

@@ -83,7 +83,7 @@ func (c *cellPresence) endLeft(ctx context.Context) error {
 	var ends sync.WaitGroup
 	var left []cell.Session
 	lost := map[string]int{}
-	places := make(chan struct{}, configs.CellPool/2)
+	places := make(chan struct{}, configs.CellConcurrent)
 	for _, one := range c.left {
 		own := one.Boot == c.m.self.Boot
 		mu.Lock()
