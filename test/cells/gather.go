@@ -184,12 +184,12 @@ func (c *Cell) pronounce(e *Evidence) {
 		all := by[rule]
 		c.t.Errorf("%s: %d violations\n%s", rule, len(all), strings.Join(all[:min(3, len(all))], "\n"))
 	}
-	if dir := os.Getenv("CELLS_KEEP"); dir != "" && len(found) > 0 {
-		c.keep(dir, e, found)
+	if dir := os.Getenv("CELLS_KEEP"); dir != "" {
+		c.keep(filepath.Join(dir, strings.ReplaceAll(c.t.Name(), "/", "-")), e, found)
 	}
 }
 
-// keep writes the evidence to files for debugging.
+// keep writes the evidence and the gateways' logs to files.
 func (c *Cell) keep(dir string, e *Evidence, found []Violation) {
 	check.OK(c.t, os.MkdirAll(dir, 0o750))
 	for name, what := range map[string]any{"evidence.json": e, "violations.json": found} {

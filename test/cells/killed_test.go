@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -51,7 +53,7 @@ func TestGatewayKilledUnderLoad(t *testing.T) {
 		percentile(gaps, 50), percentile(gaps, 99), percentile(flows, 50), percentile(flows, 99))
 	c.charge.Store(10) // the first alarm of every vehicle
 	pause(ctx, size.calm)
-	c.rollingRestart(ctx)
+	states := c.rollingRestart(ctx)
 	c.charge.Store(50)
 	pause(ctx, size.calm)
 	cancel()
@@ -60,7 +62,7 @@ func TestGatewayKilledUnderLoad(t *testing.T) {
 	e := c.gather(all)
 	c.pronounce(e)
 	c.useful(e)
-	c.oneAlarmEach()
+	c.oneAlarmEach(states)
 	stop()
 }
 
@@ -141,9 +143,14 @@ func (c *Cell) firstCommand(ctx context.Context, all *senders, v *car, killed *N
 	return time.Since(cmd.Began)
 }
 
-// rollingRestart drains and restarts the gateways one after the other.
-func (c *Cell) rollingRestart(ctx context.Context) {
+// rollingRestart drains and restarts the gateways one after the other. It returns how the operator state of the vehicles
+// came to their next gateways, by result, a number each.
+func (c *Cell) rollingRestart(ctx context.Context) map[string]int {
 	c.t.Helper()
+	states := map[string]int{}
+	for _, n := range c.Nodes {
+		c.statesIn(n, states, -1)
+	}
 	for _, n := range c.Nodes {
 		c.during(FaultOther, n.Name, "restart of "+n.Name, func() {
 			if status, body, err := n.Do(http.MethodPost, "/v1/drain", c.Token(), map[string]any{"rate": 500}); err != nil || status >= 300 {
@@ -151,6 +158,7 @@ func (c *Cell) rollingRestart(ctx context.Context) {
 			}
 			n.up.Store(false)
 			check.Within(c.t, time.Minute, n.Name+" drained", func() error { return c.none(n) })
+			c.statesIn(n, states, 1)
 			n.down(func() {
 				if err := n.Stop(30 * time.Second); err != nil {
 					c.t.Errorf("stop of %s: %v", n.Name, err)
@@ -159,6 +167,23 @@ func (c *Cell) rollingRestart(ctx context.Context) {
 			check.OK(c.t, n.start())
 		})
 		pause(ctx, 2*time.Second)
+	}
+	for _, n := range c.Nodes {
+		c.statesIn(n, states, 1)
+	}
+	return states
+}
+
+var stateIn = regexp.MustCompile(`(?m)^cellgate_cell_operator_states_in_total\{.*result="(\w+)"\} (\d+)$`)
+
+// statesIn adds times the gateway's counts of operator states that came from other gateways.
+func (c *Cell) statesIn(n *Node, to map[string]int, times int) {
+	_, body, err := n.Get("/metrics", "")
+	check.OK(c.t, err)
+	for _, m := range stateIn.FindAllStringSubmatch(string(body), -1) {
+		count, err := strconv.Atoi(m[2])
+		check.OK(c.t, err)
+		to[m[1]] += times * count
 	}
 }
 
@@ -172,8 +197,9 @@ func (c *Cell) none(n *Node) error {
 	return nil
 }
 
-// oneAlarmEach checks that a vehicle whose charge falls below 15 % once raises one alarm, although it changes gateways.
-func (c *Cell) oneAlarmEach() {
+// oneAlarmEach checks that a vehicle whose charge falls below 15 % once raises one alarm, although it changes gateways:
+// none is missing, and one too many only where a gateway has counted that what the rules remember did not come in time.
+func (c *Cell) oneAlarmEach(states map[string]int) {
 	c.t.Helper()
 	alarms := map[string]map[string]bool{}
 	c.Kafka.Each("vehicle.alerts", func(r harness.Record) {
@@ -191,11 +217,13 @@ func (c *Cell) oneAlarmEach() {
 		case n == 0:
 			none++
 		case n > 1:
-			more++
+			more += n - 1
 		}
 	}
-	fmt.Printf("alarms: %d vehicles without, %d with more than one\n", none, more)
-	if none+more > 0 {
-		c.t.Errorf("of %d vehicles %d have no alarm, %d have more than one", len(c.Cars), none, more)
+	// A vehicle's messages wait 200 ms for what the rules remember of it; what comes later may raise the alarm once more.
+	late := states["late"] + states["lost"] + states["busy"]
+	fmt.Printf("alarms: %d vehicles without, %d more than one each; operator states that came: %v\n", none, more, states)
+	if none > 0 || more > late || os.Getenv("CELLS") == "full" && more > 0 {
+		c.t.Errorf("of %d vehicles %d have no alarm; %d alarms are too many, and %d operator states came late, were lost or had no place", len(c.Cars), none, more, late)
 	}
 }
