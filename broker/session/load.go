@@ -267,6 +267,10 @@ func (l *loader) restore(st *state) {
 		st.willAt = l.now + min(st.will.Delay, st.expiry).Milliseconds()
 		st.changed(false)
 	}
+	if m.o.Cell != nil && st.vehicle && st.willAt != 0 {
+		st.willAt = max(st.willAt, l.now+willGrace.Milliseconds())
+		m.willing = append(m.willing, st.id)
+	}
 	st.schedule()
 }
 

@@ -46,6 +46,7 @@ type Manager struct {
 	fan      fanState
 	loop     fanLoop
 	stored   storedMarks
+	willing  []string // vehicles whose wills have waited since before the start; set by Open
 }
 
 // fanState orders the records being fanned out, new subscriptions, the retained messages that these find, and the

@@ -9,6 +9,14 @@ import (
 // willRetry is the delay before a failed journal append of a will is repeated.
 const willRetry = time.Second
 
+// willGrace is how long after the start the will of a vehicle from before the start waits at least: the vehicle may be at
+// another gateway of the cell.
+const willGrace = 10 * time.Second
+
+// RestoredWills returns the vehicles whose wills have waited since before the start. The caller calls Moved, with the
+// claim 0, for those that another gateway of the cell has, within willGrace.
+func (m *Manager) RestoredWills() []string { return m.willing }
+
 // willPermitted reports whether a client may have a will on the topic. A will never publishes a token: v1/{vin}/token
 // goes to the authenticator, not into the journal.
 func willPermitted(perm Permissions, topic string) bool {

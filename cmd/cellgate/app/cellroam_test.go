@@ -173,6 +173,30 @@ func TestRoaming(t *testing.T) {
 	}
 }
 
+// TestWillOfAMovedVehicle: a vehicle goes to another gateway while its first one is stopped. When that one starts again
+// it does not send the vehicle's will.
+func TestWillOfAMovedVehicle(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 2)
+	c := mqtt.DialT(t, r.gw[0].Addrs()["local"].String(), mqtt.V5, nil)
+	c.Open(mqtt.Connect{
+		Version: mqtt.V5, ID: roamer, Keep: true, Keepalive: 600, Props: [][]byte{mqtt.Number(mqtt.SessionExpiry, 3600)},
+		Will: &mqtt.Will{Topic: "v1/" + roamer + "/up/bye", Payload: "{}", QoS: 1, Props: [][]byte{mqtt.Number(mqtt.WillDelay, 600)}},
+	})
+	halt(t, r.gw[0])
+	r.connect(1, roamer, mqtt.V5)
+	r.start(0)
+	check.Within(t, 10*time.Second, "its will and its session are dropped", func() error {
+		if info, known := r.gw[0].sessions.Get(roamer); known {
+			return fmt.Errorf("it has %+v", info)
+		}
+		return nil
+	})
+	if n := r.counted(r.gw[0], `wills_total{cell="cell-1",result="cancelled"}`); n != 1 {
+		t.Errorf("%v wills cancelled", n)
+	}
+}
+
 // TestTaken: another gateway's claim ends the connection here, even if that gateway missed the answer, or the notice
 // comes while this one waits for its own answer. The claim of an older connection ends nothing: this gateway claims
 // again.

@@ -17,6 +17,7 @@ import (
 func (c *claims) run(ctx context.Context) {
 	const tick = 250 * time.Millisecond
 	last, swept, away := time.Now(), time.Now(), true
+	wills := c.sessions.RestoredWills()
 	for pause(ctx, tick) {
 		now := time.Now()
 		if now.Sub(last) > configs.CellPause {
@@ -33,9 +34,10 @@ func (c *claims) run(ctx context.Context) {
 			if err := c.live.beat(ctx, configs.CellTimeout); c.m.note(err) != nil { // others must not take this gateway for dead
 				continue
 			}
-			if c.compare(ctx) != nil {
+			if c.compare(ctx) != nil || c.dropMoved(ctx, wills) != nil {
 				continue
 			}
+			wills = nil
 			away, swept = false, time.Now()
 			c.current.Store(true)
 			last = time.Now()
@@ -114,6 +116,25 @@ func (c *claims) compare(ctx context.Context) error {
 			differ = append(differ, one)
 		}
 		c.askAll(ctx, differ)
+	}
+	return nil
+}
+
+// dropMoved drops the sessions from before the start, and so their wills, of those vehicles that another gateway has had
+// since.
+func (c *claims) dropMoved(ctx context.Context, vins []string) error {
+	for some := range slices.Chunk(vins, compared) {
+		limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
+		held, err := c.m.store.Held(limit, some)
+		cancel()
+		if c.m.note(err) != nil {
+			return err
+		}
+		for i, vin := range some {
+			if node := held[i].Node; node != "" && node != c.m.self.Node {
+				c.sessions.Moved(vin, 0)
+			}
+		}
 	}
 	return nil
 }
