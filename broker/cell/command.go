@@ -16,6 +16,9 @@ type Record struct {
 	Gen, Number                     uint64
 	Created, Expires                int64
 	Sent, Delivered, Accepted, Done int64
+	// LateAccepted and Late are when the vehicle reported about the expired command: that it has accepted it, and how it
+	// ended.
+	LateAccepted, Late int64
 	// Result is the payload of the vehicle's last report.
 	Result string
 	// Fields holds what no script reads: name, payload and the rest of the request. Its names must not collide with the
@@ -31,6 +34,7 @@ func (r *Record) named() (texts map[string]*string, unsigned map[string]*uint64,
 	unsigned = map[string]*uint64{"gen": &r.Gen, "number": &r.Number}
 	times = map[string]*int64{
 		"created": &r.Created, "expires": &r.Expires, "sent": &r.Sent, "delivered": &r.Delivered, "accepted": &r.Accepted, "finished": &r.Done,
+		"late_accepted": &r.LateAccepted, "late": &r.Late,
 	}
 	return texts, unsigned, times
 }

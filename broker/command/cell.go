@@ -267,12 +267,33 @@ func (s *Service) decideOne(ctx context.Context, a *asked) error {
 	case errors.Is(a.found, errClosed):
 		return errClosed
 	case a.found == nil:
-		a.elsewhere = !r.ours
+		if a.found = s.refusedBefore(r.decided); a.found == nil {
+			a.elsewhere = !r.ours
+			return nil
+		}
+		r.decided, r.ours = nil, true
 		return nil
 	case !reportable(r, a.found):
 		return nil
 	}
 	return s.repeat(ctx, func() error { return s.refuseOnce(ctx, a) })
+}
+
+// refusedBefore returns why this gateway refused a command before it was killed: Redis has the refusal, this disk does not,
+// and nobody has published it. It returns nil for any other command.
+func (s *Service) refusedBefore(a *cell.Answer) error {
+	r := &a.Record
+	accepted := r.Number != 0
+	if accepted || r.Fields[fieldNode] != s.o.Cell.Node || s.local(r.ID) != nil {
+		return nil
+	}
+	switch State(r.State) {
+	case Expired:
+		return errExpired
+	case Rejected:
+		return fmt.Errorf("%w: %d are open", errQueueFull, s.o.MaxQueued)
+	}
+	return nil
 }
 
 // refuseOnce records a refusal in the cell, so that no gateway accepts the request and one publishes it.
@@ -337,15 +358,15 @@ func (b *batch) reported(p *report, a *cell.Answer) error {
 	case cell.Missing:
 		return b.ignore("unknown")
 	case cell.Already:
-		noted := p.noted(&a.Record)
-		if noted && a.Record.State == string(p.status) {
+		noted, last := p.noted(&a.Record), p.last(&a.Record)
+		if noted && last {
 			if known, err := b.t.byID(p.id); b.broken(err) != nil {
 				return err
 			} else if known == nil || news(known, &a.Record) {
 				break // Redis has this report and this disk does not: the gateway died in between, and the change is unpublished
 			}
 		}
-		if !noted || a.Record.State == string(p.status) { // else a later report follows in the journal
+		if !noted || last { // else a later report follows in the journal
 			if _, err := b.adopt(a, false, nil); err != nil {
 				return err
 			}
@@ -356,14 +377,21 @@ func (b *batch) reported(p *report, a *cell.Answer) error {
 	return err
 }
 
-// noted reports whether Redis has this report, by its time. A report that made an expired command late stores no time: it is not
-// recognised.
+// noted reports whether Redis has this report, by its time.
 func (p *report) noted(r *cell.Record) bool {
-	switch p.status {
-	case Delivered:
+	late := r.State == string(Late)
+	switch {
+	case p.status == Delivered:
 		return r.Delivered == p.at
-	case Accepted:
-		return r.Accepted == p.at
+	case p.status == Accepted:
+		return r.Accepted == p.at || late && r.LateAccepted == p.at
+	case late:
+		return r.Late == p.at
 	}
 	return r.Done == p.at
+}
+
+// last reports whether the command's state is that of this report.
+func (p *report) last(r *cell.Record) bool {
+	return r.State == string(p.status) || r.State == string(Late) && r.Outcome == string(p.status)
 }

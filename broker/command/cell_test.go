@@ -342,31 +342,49 @@ func TestRedisAway(t *testing.T) {
 // replay of the journal publishes it, once.
 func TestReportedButNotWritten(t *testing.T) {
 	t.Parallel()
-	c := newTogether(t, 1)
-	m := c.all[0]
-	c.connects(m, vin)
-	create(t, m.Service, Request{ID: "c1"})
-	m.engine.next(t).Acked(0)
-	c.published("c1", Queued, Sent, Delivered)
+	for name, late := range map[string]bool{"in time": false, "late": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newTogether(t, 1)
+			m := c.all[0]
+			c.connects(m, vin)
+			one, want := Request{ID: "c1"}, []State{Queued, Sent, Delivered, Succeeded}
+			if late {
+				one.TTL, want = time.Second, []State{Queued, Sent, Delivered, Expired, Late}
+			}
+			create(t, m.Service, one)
+			m.engine.next(t).Acked(0)
+			c.published("c1", Queued, Sent, Delivered)
+			if late {
+				c.at(m, "c1", Expired)
+			}
+			c.reportUnwritten(m)
+			c.published("c1", want...)
+		})
+	}
+}
+
+// reportUnwritten has Redis store a vehicle's reports, and then replays them from the journal, the last one thrice.
+func (c *together) reportUnwritten(m *member) {
+	c.Helper()
 	var words []*message.Record
 	for i, status := range []State{Accepted, Succeeded} {
 		rec := &message.Record{
 			Kind: message.KindPublish, Topic: "v1/" + vin + "/res/c1/" + string(status), Client: vin, Payload: []byte(`{"done":true}`),
 			ReceivedAt: time.Now().UnixMilli() + int64(i),
 		}
-		a, err := m.store.Report(t.Context(), vin, "c1", cell.Said{Status: string(status), At: rec.Time(), Payload: rec.Payload})
+		a, err := m.store.Report(c.Context(), vin, "c1", cell.Said{Status: string(status), At: rec.Time(), Payload: rec.Payload})
 		if err != nil || a.Verdict != cell.OK {
-			t.Fatal(a, err)
+			c.Fatal(a, err)
 		}
 		words = append(words, rec)
 	}
 	again := *words[1]
 	again.ReceivedAt++
 	for _, said := range append(words, words[1], &again) {
-		check.OK(t, m.Result(t.Context(), said))
-		check.OK(t, m.Sync(t.Context()))
+		check.OK(c, m.Result(c.Context(), said))
+		check.OK(c, m.Sync(c.Context()))
 	}
-	c.published("c1", Queued, Sent, Delivered, Succeeded)
 }
 
 // TestLostAnswers checks that a gateway publishes its decision even if the first answer was lost.

@@ -109,12 +109,19 @@ func TestLostRefusal(t *testing.T) {
 	if err != nil || a.Verdict != cell.OK {
 		t.Fatal(a, err)
 	}
+	expired := Message{Ref: "e", At: time.Now().Add(-time.Minute), Value: []byte(`{"id":"old","vin":"V","name":"do","ttl":"1s"}`)}
+	p.all = append(p.all, expired)
+	old, _ := by.fromKafka(&expired) // a valid command, which Accept finds refused
+	if a, err = by.store.Refuse(t.Context(), by.offered(&old.Request, digestText(old.digest())), string(Expired), "not_sent"); err != nil || a.Verdict != cell.OK {
+		t.Fatal(a, err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var readers sync.WaitGroup
 	for _, m := range c.all {
 		readers.Go(func() { _ = m.Consume(ctx, &reading{partition: p}) })
 	}
 	c.published("bad", Rejected)
+	c.published("old", Expired)
 	cancel()
 	readers.Wait()
 
