@@ -284,6 +284,8 @@ type Presence struct {
 	Ready bool
 	// Epoch numbers the client's connections within this process, starting at 1.
 	Epoch uint32
+	// Claim is the Number of the connection's claim in the cell; 0 without one.
+	Claim uint64
 	At    time.Time
 	// Reason says why the client disconnected.
 	Reason Reason

@@ -291,7 +291,7 @@ func (st *state) reportPresence(p Presence) {
 	if fn == nil {
 		return
 	}
-	p.Key, p.Vehicle, p.Epoch, p.At = st.id, st.vehicle, st.gen, time.UnixMilli(st.since)
+	p.Key, p.Vehicle, p.Epoch, p.Claim, p.At = st.id, st.vehicle, st.gen, st.claim, time.UnixMilli(st.since)
 	if p.Ready {
 		p.At = time.UnixMilli(st.m.wall())
 	}

@@ -53,6 +53,7 @@ type claim struct {
 	conn     cell.Connection // Epoch is 0 until the cell has answered
 	until    int64           // epoch of its records until the cell answers: later than earlier connections', before its own
 	asking   bool            // a script is under way
+	former   *claim          // the connection before, while its end has not been reported
 	attached bool            // the connection has its session
 	ended    bool            // the connection has ended
 	lost     bool            // another gateway has the vehicle
@@ -85,6 +86,9 @@ func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 	one.until = c.time()
 	if former := c.byVIN[vin]; former != nil {
 		one.stored = former.stored
+		if former.attached && !former.ended {
+			one.former = former
+		}
 		one.until = max(one.until, former.conn.Epoch+1, former.until+1)
 	}
 	_, unstored := c.dirty[vin]
@@ -371,22 +375,34 @@ func (c *claims) state(one *claim) (conn cell.Connection, asking, lost, ended bo
 
 // presenceReported handles the presence reported by sessions, in order per vehicle.
 func (c *claims) presenceReported(p *session.Presence) {
-	one, _ := c.of(p.Key)
-	if one == nil {
-		return
+	c.mu.Lock()
+	one := c.byVIN[p.Key]
+	for one != nil && one.number != p.Claim {
+		one = one.former
 	}
-	if !p.Connected {
-		c.mu.Lock()
-		if !one.ended {
-			close(one.over)
-		}
-		one.ended = true
-		if one.lost && c.byVIN[p.Key] == one {
-			delete(c.byVIN, p.Key)
-		}
-		c.mu.Unlock()
+	if one != nil && !p.Connected {
+		c.endLocked(one)
 	}
-	c.presence.report(one, p)
+	c.mu.Unlock()
+	if one != nil {
+		c.presence.report(one, p)
+	}
+}
+
+// endLocked records that a connection has ended.
+func (c *claims) endLocked(one *claim) {
+	if !one.ended {
+		close(one.over)
+	}
+	one.ended = true
+	for later := c.byVIN[one.vin]; later != nil; later = later.former {
+		if later.former == one {
+			later.former = one.former
+		}
+	}
+	if one.lost && c.byVIN[one.vin] == one {
+		delete(c.byVIN, one.vin)
+	}
 }
 
 func (c *claims) hash(session []byte) uint64 {

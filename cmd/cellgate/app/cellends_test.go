@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	wire "github.com/alicebob/miniredis/v2/server"
 
 	"cellgate/broker/cell"
+	"cellgate/broker/session"
 	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
@@ -223,5 +225,35 @@ func TestAwayAfterTwo(t *testing.T) {
 		if _ = m.note(step.err); m.away.Load() != step.away {
 			t.Errorf("step %d, %v: away %v", i, step.err, m.away.Load())
 		}
+	}
+}
+
+// TestEndReportedLate: the end of a connection is reported after the vehicle's next connection has claimed it. Each session has
+// its own end.
+func TestEndReportedLate(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	c := r.gw[0].claims
+	event := func(claim uint64, connected bool, reason session.Reason) {
+		c.presenceReported(&session.Presence{Key: roamer, Vehicle: true, Claim: claim, Connected: connected, At: time.Now(), Reason: reason})
+	}
+	first := c.Claim(t.Context(), roamer)
+	event(first.Number, true, "")
+	c.Attached(roamer, first.Number)
+	r.events(roamer, 1) // numbered: otherwise only the end is published
+	second := c.Claim(t.Context(), roamer)
+	event(first.Number, false, session.ReasonLost)
+	event(second.Number, true, "")
+	c.Attached(roamer, second.Number)
+	r.events(roamer, 3)
+	event(second.Number, false, session.ReasonClient)
+	var got []string
+	epochs := map[int64]int{}
+	for _, e := range r.events(roamer, 4) {
+		got = append(got, e.Event+" "+e.Reason)
+		epochs[e.Epoch]++
+	}
+	if want := []string{"connected ", "disconnected lost", "connected ", "disconnected client"}; !slices.Equal(got, want) || len(epochs) != 2 {
+		t.Errorf("%q in %d sessions", got, len(epochs))
 	}
 }
