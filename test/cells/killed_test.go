@@ -197,8 +197,8 @@ func (c *Cell) none(n *Node) error {
 	return nil
 }
 
-// oneAlarmEach checks that a vehicle whose charge falls below 15 % once raises one alarm, although it changes gateways:
-// none is missing, and one too many only where a gateway has counted that what the rules remember did not come in time.
+// oneAlarmEach checks that a vehicle whose charge falls below 15 % once raises one alarm, although it changes gateways. states is
+// printed: a state that came late explains an alarm too many.
 func (c *Cell) oneAlarmEach(states map[string]int) {
 	c.t.Helper()
 	alarms := map[string]map[string]bool{}
@@ -220,10 +220,8 @@ func (c *Cell) oneAlarmEach(states map[string]int) {
 			more += n - 1
 		}
 	}
-	// A vehicle's messages wait 200 ms for what the rules remember of it; what comes later may raise the alarm once more.
-	late := states["late"] + states["lost"] + states["busy"]
 	fmt.Printf("alarms: %d vehicles without, %d more than one each; operator states that came: %v\n", none, more, states)
-	if none > 0 || more > late || os.Getenv("CELLS") == "full" && more > 0 {
-		c.t.Errorf("of %d vehicles %d have no alarm; %d alarms are too many, and %d operator states came late, were lost or had no place", len(c.Cars), none, more, late)
+	if none+more > 0 {
+		c.t.Errorf("of %d vehicles %d have no alarm; %d alarms are too many; operator states that came: %v", len(c.Cars), none, more, states)
 	}
 }
