@@ -57,7 +57,7 @@ func TestWrongClockDeletesNothing(t *testing.T) {
 		f.clock.Add(100 * 24 * time.Hour)
 		d.trusted.Store(int64(100 * 24 * time.Hour))
 		f.prune()
-		if n := len(f.revocations()); n != 0 {
+		if n := len(f.revoked.all()); n != 0 {
 			t.Errorf("%v off: %d revocations are kept for good", by, n)
 		}
 		if _, err := os.Stat(keyPath(f.dir, old)); err == nil {

@@ -168,6 +168,3 @@ func (a *Authority) compactRevocations(now time.Time) error {
 		return set.all()
 	})
 }
-
-// revocations returns the entries in force, in no order.
-func (a *Authority) revocations() []Revocation { return a.revoked.all() }

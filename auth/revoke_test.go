@@ -138,7 +138,7 @@ func TestRevocationSurvivesKill(t *testing.T) {
 			if _, err := again.Revoke(Revocation{TokenID: "next"}, Caller{}); err != nil {
 				t.Fatal(err)
 			}
-			if n := len(again.revocations()); n != 2 {
+			if n := len(again.revoked.all()); n != 2 {
 				t.Fatalf("cut at %d: %d entries", cut, n)
 			}
 		}
@@ -376,7 +376,7 @@ func TestCompaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	check.Eventually(t, "the follower reads the new file", func() bool { return errors.Is(follower.Ended(Identity{TokenID: "after"}), ErrRevoked) })
-	if n := len(f.revocations()); n != 2 {
+	if n := len(f.revoked.all()); n != 2 {
 		t.Fatalf("%d entries", n)
 	}
 }

@@ -69,8 +69,8 @@ func defaultListeners() []Listener {
 	return []Listener{vehicles, local}
 }
 
-// The setDefaults methods run before a value is decoded into an element of a list or map or behind a pointer, which
-// Default cannot reach.
+// The setDefaults methods set the defaults of elements of lists and maps, and of values behind pointers, before they are
+// decoded. Default cannot reach these.
 
 func (l *Listener) setDefaults()  { l.Protocol, l.Path = "mqtt", "/mqtt" }
 func (t *ServerTLS) setDefaults() { t.ClientAuth, t.MinVersion = "none", "1.2" }

@@ -280,7 +280,7 @@ func (s *Service) decideOne(ctx context.Context, a *asked) error {
 }
 
 // refusedBefore returns why this gateway refused a command before it was killed: Redis has the refusal, this disk does not,
-// and nobody has published it. It returns nil for any other command.
+// and it was not published. It returns nil for any other command.
 func (s *Service) refusedBefore(a *cell.Answer) error {
 	r := &a.Record
 	accepted := r.Number != 0

@@ -37,7 +37,7 @@ func fill(t testing.TB, s *Service, first, others string, n int) {
 }
 
 // TestAnOldCommandIsListed: a vehicle's command is on the first page of its list, however many commands of others came later, and
-// the page of what nobody has is the last one.
+// a filter without a match has a single empty page.
 func TestAnOldCommandIsListed(t *testing.T) {
 	t.Parallel()
 	db := openDB(t)

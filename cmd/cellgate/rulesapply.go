@@ -133,7 +133,7 @@ func (c *cli) changeRules(ctx context.Context, t *target, method, path string, b
 	})
 }
 
-// printRulesState prints what the rules in force are, and what is wrong with them.
+// printRulesState prints the rules in force and their problems.
 func printRulesState(w io.Writer, s *app.RuleSet) error {
 	if err := s.Warnings.Write(w); err != nil {
 		return err

@@ -165,7 +165,7 @@ func (p *Assignment) decode(maxBytes int, fresh bool) ([]Fetched, error) {
 	return out, nil
 }
 
-// take returns the records from p.next on, up to a hole, and moves p.next behind them.
+// take returns the records from p.next on, up to a hole, and moves p.next past them.
 func (p *Assignment) take(recs []Fetched) []Fetched {
 	recs = slices.DeleteFunc(recs, func(f Fetched) bool { return f.Offset < p.next })
 	for i := range recs {

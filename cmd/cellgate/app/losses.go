@@ -61,7 +61,7 @@ type DroppedLoss struct {
 
 // LossAnswer is GET /v1/losses, newest first.
 type LossAnswer struct {
-	// Unacknowledged is the number of Losses that nobody has acknowledged.
+	// Unacknowledged is the number of Losses without an acknowledgement.
 	Unacknowledged int           `json:"unacknowledged"`
 	Losses         []Loss        `json:"losses"`
 	Dropped        []DroppedLoss `json:"dropped"`

@@ -167,9 +167,6 @@ func (w *SyncWorker) Serving() <-chan struct{} { return w.serving }
 // Log returns its logger.
 func (w *SyncWorker) Log() *slog.Logger { return w.log }
 
-// authority returns its token authority.
-func (w *SyncWorker) authority() *auth.Authority { return w.auth }
-
 // Reload reads the configuration again and puts in force the settings of the centres and the API's certificate.
 func (w *SyncWorker) Reload(ctx context.Context) (Reloaded, error) {
 	w.reload.Lock()

@@ -49,7 +49,7 @@ func TestTheSyncWorkerAlone(t *testing.T) {
 	}
 	call := func(w *SyncWorker, method, path string) (int, string) {
 		t.Helper()
-		token, _, err := w.authority().Issue(auth.IssueRequest{Subject: "olga", Role: auth.RoleOperator, Scopes: auth.Scopes()})
+		token, _, err := w.auth.Issue(auth.IssueRequest{Subject: "olga", Role: auth.RoleOperator, Scopes: auth.Scopes()})
 		check.OK(t, err)
 		status, _, body, err := harness.Call(t.Context(), method, w.httpURL()+path, token, nil)
 		check.OK(t, err)
