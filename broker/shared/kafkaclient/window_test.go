@@ -16,7 +16,7 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// far is a cluster that holds back its responses to produce requests until released, as if it was far away.
+// far is a cluster that holds back its responses until released, as if it was far away.
 type far struct {
 	mu    sync.Mutex
 	held  bool
@@ -72,6 +72,19 @@ func (c *farConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
+// farProducer creates a producer whose connection for several batches is open: while far holds back responses, it also
+// holds back those of a new connection's handshake.
+func farProducer(t *testing.T, c *kfake.Cluster) *Producer {
+	t.Helper()
+	p := producer(t, c, func(o *ProducerOptions) { o.BatchRecords = 1; o.RequestTimeout = 30 * time.Second })
+	for range 2 { // the first goes alone
+		out := &collector{}
+		send(p, out, "a", 1, 1)
+		allWritten(t, out.wait(t), 1)
+	}
+	return p
+}
+
 // batchesOf counts the batches in the cluster's log: recognised duplicates are not in it.
 func batchesOf(c *kfake.Cluster) int64 { return c.PartitionInfo("a", 0).HighWatermark }
 
@@ -79,22 +92,16 @@ func batchesOf(c *kfake.Cluster) int64 { return c.PartitionInfo("a", 0).HighWate
 func TestFiveBatchesAreInFlight(t *testing.T) {
 	t.Parallel()
 	c, far := farCluster(t)
-	p := producer(t, c, func(o *ProducerOptions) { o.BatchRecords = 1; o.RequestTimeout = 30 * time.Second })
-	first := &collector{}
-	send(p, first, "a", 1, 1)
-	allWritten(t, first.wait(t), 1)
+	p := farProducer(t, c)
 	far.hold(true)
 	out := &collector{}
-	for i := range 12 {
-		out.wg.Add(1)
-		p.Produce(&Record{Topic: "a", Key: []byte("key-0"), Value: []byte{byte('0' + (i+1)/10), byte('0' + (i+1)%10)}, Done: out})
-	}
+	send(p, out, "a", 1, 12)
 	check.Eventually(t, "five batches", func() bool { return p.topic("a").lanes[0].window.len() == MaxInFlight })
 	far.hold(false)
 	allWritten(t, out.wait(t), 12)
-	inOrder(t, fakekafka.Read(t, c, "a", 13), 1, 13)
-	if n := batchesOf(c); n != 13 {
-		t.Errorf("%d records, want 13", n)
+	inOrder(t, fakekafka.Read(t, c, "a", 14)[2:], 1, 12)
+	if n := batchesOf(c); n != 14 {
+		t.Errorf("%d records, want 14", n)
 	}
 }
 
@@ -176,10 +183,7 @@ func TestAWindowLosesOnlyWhatIsRefused(t *testing.T) {
 func TestAWindowEndsWithItsProducer(t *testing.T) {
 	t.Parallel()
 	c, far := farCluster(t)
-	p := producer(t, c, func(o *ProducerOptions) { o.BatchRecords = 1; o.RequestTimeout = 30 * time.Second })
-	first := &collector{}
-	send(p, first, "a", 1, 1)
-	allWritten(t, first.wait(t), 1)
+	p := farProducer(t, c)
 	far.hold(true)
 	out := &collector{}
 	send(p, out, "a", 1, 8)
