@@ -60,6 +60,12 @@ func TestDeepNesting(t *testing.T) {
 			t.Errorf("%q repeated is accepted", unit)
 		}
 	}
+	for _, unit := range []string{"[", "{a: ", "- ", "? ", "[\n"} {
+		_, err := parseEnv("f.yaml", []byte("cell: {id: a}\nkafka:\n  brokers:\n    "+strings.Repeat(unit, 1<<17)), noEnv)
+		if err == nil || !strings.Contains(err.Error(), "nested deeper than 100") {
+			t.Errorf("%q repeated: %.200v", unit, err)
+		}
+	}
 }
 
 func TestSamplesCarryTheRules(t *testing.T) {

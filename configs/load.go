@@ -81,6 +81,9 @@ func parseYAML(name string, data []byte) (body ast.Node, err error) {
 	if len(data) > maxFileBytes {
 		return nil, Problems{{File: name, Why: "longer than 1 MiB", Fix: "name a configuration file"}}
 	}
+	if line := spelling.TooDeep(strings.Split(string(data), "\n")); line > 0 {
+		return nil, Problems{{File: name, Line: line, Col: 1, Why: fmt.Sprintf("nested deeper than %d", spelling.MaxDepth), Fix: "name a configuration file"}}
+	}
 	defer func() {
 		if r := recover(); r != nil { // a panic of the third-party parser is an error of the file
 			err = Problems{{File: name, Line: 1, Col: 1, Why: "not readable as YAML", Fix: "check it with a YAML linter"}}

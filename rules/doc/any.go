@@ -7,13 +7,15 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"cellgate/broker/shared/spelling"
 )
 
 // Any converts a YAML value to its JSON form: nil, bool, json.Number (float64 if JSON writes it differently), string,
 // []any, map[string]any.
 func (d *Document) Any(n ast.Node, what string, depth int) (any, bool) {
-	if depth > maxYAMLDepth {
-		d.FailAt(n, CodeTooLarge, "write it flatter", "nested deeper than %d", maxYAMLDepth)
+	if depth > spelling.MaxDepth {
+		d.FailAt(n, CodeTooLarge, "write it flatter", "nested deeper than %d", spelling.MaxDepth)
 		return nil, false
 	}
 	switch n := n.(type) {

@@ -18,12 +18,6 @@ import (
 	"cellgate/broker/shared/spelling"
 )
 
-// Bounds of a YAML text. They keep hostile input from exhausting the parser's stack.
-const (
-	maxYAMLDepth = 100 // open brackets
-	maxDashes    = 32  // "- - - -" on one line
-)
-
 // Document reads one YAML file and reports errors with their positions.
 type Document struct {
 	File   string
@@ -114,11 +108,11 @@ func Place(n ast.Node) (line, col int) {
 // Parse returns the root of the only YAML document in the text; nil if there is none or it cannot be read. It reports
 // the latter.
 func (d *Document) Parse() (root ast.Node) {
-	if line := tooDeep(d.Lines); line > 0 && d.foreign {
+	if line := spelling.TooDeep(d.Lines); line > 0 && d.foreign {
 		d.failForeign(line, 1, CodeTooLarge)
 		return nil
 	} else if line > 0 {
-		d.Fail(line, 1, CodeTooLarge, "write it flatter", "nested deeper than %d", maxYAMLDepth)
+		d.Fail(line, 1, CodeTooLarge, "write it flatter", "nested deeper than %d", spelling.MaxDepth)
 		return nil
 	}
 	if bytes.HasPrefix(d.Text, []byte("\xff\xfe")) || bytes.HasPrefix(d.Text, []byte("\xfe\xff")) {
@@ -234,24 +228,6 @@ func (d *Document) ruleAt(line int) string {
 		}
 	}
 	return d.Rule
-}
-
-// tooDeep returns the first line at which the nesting exceeds the bound, 0 if none does. It also counts brackets in
-// strings, but no sensible file has a hundred of them.
-func tooDeep(lines []string) int {
-	depth := 0
-	for i, line := range lines {
-		depth += strings.Count(line, "[") + strings.Count(line, "{")
-		dashes := 0
-		for rest := strings.TrimSpace(line); strings.HasPrefix(rest, "- ") || strings.HasPrefix(rest, "? "); rest = strings.TrimSpace(rest[1:]) {
-			dashes++
-		}
-		if depth > maxYAMLDepth || dashes > maxDashes {
-			return i + 1
-		}
-		depth = max(0, depth-strings.Count(line, "]")-strings.Count(line, "}"))
-	}
-	return 0
 }
 
 // notUTF8 returns the first line with invalid UTF-8 outside a comment, 0 if there is none.

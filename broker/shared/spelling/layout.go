@@ -5,6 +5,30 @@ import (
 	"strings"
 )
 
+// Bounds of a YAML text. They keep hostile input from exhausting the parser: 100,000 open brackets take it gigabytes.
+const (
+	MaxDepth  = 100 // open brackets
+	maxDashes = 32  // "- - - -" on one line
+)
+
+// TooDeep returns the first line at which the nesting exceeds the bounds, 0 if none does. It also counts brackets in
+// strings, but no sensible file has a hundred of them.
+func TooDeep(lines []string) int {
+	depth := 0
+	for i, line := range lines {
+		depth += strings.Count(line, "[") + strings.Count(line, "{")
+		dashes := 0
+		for rest := strings.TrimSpace(line); strings.HasPrefix(rest, "- ") || strings.HasPrefix(rest, "? "); rest = strings.TrimSpace(rest[1:]) {
+			dashes++
+		}
+		if depth > MaxDepth || dashes > maxDashes {
+			return i + 1
+		}
+		depth = max(0, depth-strings.Count(line, "]")-strings.Count(line, "}"))
+	}
+	return 0
+}
+
 // Fault is a mistake in the layout of a YAML text. Line and Column count from 1, Column in characters.
 type Fault struct {
 	Line, Column int
