@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"cellgate/test/check"
 	"cellgate/test/fakekafka"
 )
 
@@ -307,18 +308,16 @@ func TestLagIsUnknownBeforeItIsKnown(t *testing.T) {
 			t.Errorf("%+v before anything is known", l)
 		}
 	}
-	if v := gauges(t, reg, "sync_lag_messages"); len(v) != lanes || !math.IsNaN(v[0]) {
+	v := check.Series(t, reg)
+	if known, there := v["sync_lag_known{lane=p0}"]; known != 0 || !there || !math.IsNaN(v["sync_lag_messages{lane=p0}"]) {
 		t.Errorf("unknown lag %v", v)
-	}
-	if v := gauges(t, reg, "sync_lag_known"); len(v) != lanes || v[0] != 0 {
-		t.Errorf("known %v", v)
 	}
 	all.Store(false)
 	await(t, func() bool { l := s.Lanes(); return l[0].Known && l[1].Known })
 	if l := s.Lanes(); l[0].Messages != 500 || l[0].Age < time.Hour || l[1].Messages != 0 {
 		t.Errorf("lag %+v, want 500", l)
 	}
-	if v := gauges(t, reg, "sync_lag_messages"); len(v) != lanes || v[0] != 500 {
+	if v := check.Series(t, reg); v["sync_lag_messages{lane=p0}"] != 500 {
 		t.Errorf("lag %v", v)
 	}
 	centre.Store(false)
@@ -338,21 +337,4 @@ func TestLagGrowsWhileTheCentreIsAway(t *testing.T) {
 	await(t, func() bool { return s.lagging() == 3*many })
 	p.put("central.p2", 3*many/5, 1000)
 	await(t, func() bool { return s.lagging() == 3*many+1000 })
-}
-
-// gauges returns the values of a metric by lane.
-func gauges(t *testing.T, reg *prometheus.Registry, name string) (values []float64) {
-	t.Helper()
-	all, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range all {
-		if f.GetName() == name {
-			for _, m := range f.GetMetric() {
-				values = append(values, m.GetGauge().GetValue())
-			}
-		}
-	}
-	return values
 }

@@ -48,30 +48,24 @@ func (e *RefusedError) Remedy() string {
 	return "cell.gateways is single, and there is another gateway: stop it, or set several at all of them"
 }
 
-// Living lists the live gateways.
-type Living struct {
-	Gateways []Gateway // including the caller
-	// Server is the name of the server that answered.
-	Server string
-}
-
-// Alive renews g for another ttl and returns the live gateways. The error is a *RefusedError if g must not run.
-func (s *Store) Alive(ctx context.Context, g Gateway, ttl time.Duration) (Living, error) {
+// Alive renews g for another ttl and returns the live gateways, g among them. The error is a *RefusedError if g must not
+// run.
+func (s *Store) Alive(ctx context.Context, g Gateway, ttl time.Duration) ([]Gateway, error) {
 	r, err := s.do(ctx, call{
 		script: "alive", keys: []string{s.keys.slotted("mark", s.keys.gateways()), s.keys.gateways()},
 		args: []any{g.Node, g.Boot, g.Dir, g.Start.UnixMilli(), g.Mode, ttl.Milliseconds(), g.Boots, g.Runs},
 	})
 	if err != nil {
-		return Living{}, err
+		return nil, err
 	}
 	if r.verdict != OK {
-		return Living{}, &RefusedError{Verdict: r.verdict, Other: Gateway{
+		return nil, &RefusedError{Verdict: r.verdict, Other: Gateway{
 			Node: r.at(0), Start: time.UnixMilli(r.number(1)), Runs: r.at(2), Until: time.UnixMilli(r.number(3)), Lives: true,
 		}}
 	}
-	all := Living{Server: r.server}
+	var all []Gateway
 	for i := 0; i+5 < len(r.rest); i += 6 {
-		all.Gateways = append(all.Gateways, Gateway{
+		all = append(all, Gateway{
 			Node: r.rest[i], Boot: r.rest[i+1], Lives: r.rest[i+2] == "1", Start: time.UnixMilli(r.number(i + 3)), Mode: r.rest[i+4], Runs: r.rest[i+5],
 		})
 	}

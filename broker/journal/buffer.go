@@ -364,8 +364,8 @@ func (b *buffer) lastAppended() uint64 {
 }
 
 // state returns the buffer's part of Stat.
-func (b *buffer) state() (last uint64, buffered int, full error) {
+func (b *buffer) state() (last uint64, full error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.last, b.bytes, b.full
+	return b.last, b.full
 }

@@ -315,7 +315,7 @@ func (j *Journal) finish(ctx context.Context) error {
 		case <-ctx.Done():
 			why = ctx.Err()
 		case <-look.C:
-			_, _, why = j.buffer.state()
+			_, why = j.buffer.state()
 		}
 	}
 	close(j.abort)
@@ -337,8 +337,6 @@ type Stat struct {
 	Unused   int64
 	MaxBytes int64
 	Room     int64
-	// Buffered is the size of accepted and uncommitted records, in bytes.
-	Buffered int
 	// Oldest is the time of the oldest record kept; zero if there is none.
 	Oldest time.Time
 	// Full wraps ErrFull while there is no room.
@@ -351,10 +349,10 @@ type Stat struct {
 
 // Stat returns the journal's state.
 func (j *Journal) Stat() Stat {
-	last, buffered, full := j.buffer.state()
+	last, full := j.buffer.state()
 	s := Stat{
 		Epoch: j.epoch, First: j.First(), Last: last, Durable: j.Durable(), Segments: j.table.len(),
-		Bytes: j.keeper.total(), MaxBytes: j.keeper.maxBytes.Load(), Buffered: buffered, Full: full,
+		Bytes: j.keeper.total(), MaxBytes: j.keeper.maxBytes.Load(), Full: full,
 		Needed: j.table.consumers(), Corruptions: j.damage.all(),
 	}
 	s.Room = max(s.MaxBytes-s.Bytes, 0)

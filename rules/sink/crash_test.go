@@ -1,6 +1,7 @@
 package sink_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"testing"
@@ -16,33 +17,31 @@ import (
 // per VIN held.
 func TestCrashesLoseNothing(t *testing.T) {
 	t.Parallel()
+	eachSeed(t, 7, crashes)
+}
+
+func eachSeed(t *testing.T, salt uint64, run func(t *testing.T, rnd *rand.Rand, rounds int)) {
 	rounds := 12
 	if testing.Short() {
 		rounds = 4
 	}
 	for seed := range uint64(4) {
-		t.Run(string(rune('a'+seed)), func(t *testing.T) {
+		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
 			t.Parallel()
-			crashes(t, rand.New(rand.NewPCG(seed, 7)), rounds) //nolint:gosec // a test's choices
+			run(t, rand.New(rand.NewPCG(seed, salt)), rounds) //nolint:gosec // a test's choices
 		})
 	}
 }
 
-func crashes(t *testing.T, rnd *rand.Rand, rounds int) {
-	r := newRig(t, func(o *sink.Options) {
-		o.Sinks[0].Limits.Messages = 8 << rnd.IntN(6)
-		o.Sinks[1].Limits.Messages = 8 << rnd.IntN(4)
-	})
-	sent := 0
+// crash kills and opens the dispatcher rounds times at random moments of a run, in which messages come and step changes
+// what the sinks take. It returns how many messages it published.
+func (r *memRig) crash(t *testing.T, rnd *rand.Rand, rounds int, step func()) (sent int) {
 	for range rounds {
 		for range 1 + rnd.IntN(20) {
 			n := 1 + rnd.IntN(120)
 			r.Publish(sent, n)
 			sent += n
-			r.kafka.Hold(rnd.IntN(2) == 0)
-			r.redis.Hold(rnd.IntN(3) > 0)
-			r.kafka.Settle(rnd.IntN(100), rnd.IntN(50))
-			r.redis.Settle(rnd.IntN(100), rnd.IntN(50))
+			step()
 			r.Balanced()
 			if rnd.IntN(8) == 0 {
 				check.OK(t, r.Dispatcher.Checkpoint())
@@ -57,6 +56,20 @@ func crashes(t *testing.T, rnd *rand.Rand, rounds int) {
 		r.Open()
 		r.Balanced()
 	}
+	return sent
+}
+
+func crashes(t *testing.T, rnd *rand.Rand, rounds int) {
+	r := newRig(t, func(o *sink.Options) {
+		o.Sinks[0].Limits.Messages = 8 << rnd.IntN(6)
+		o.Sinks[1].Limits.Messages = 8 << rnd.IntN(4)
+	})
+	sent := r.crash(t, rnd, rounds, func() {
+		r.kafka.Hold(rnd.IntN(2) == 0)
+		r.redis.Hold(rnd.IntN(3) > 0)
+		r.kafka.Settle(rnd.IntN(100), rnd.IntN(50))
+		r.redis.Settle(rnd.IntN(100), rnd.IntN(50))
+	})
 	r.kafka.Hold(false)
 	r.redis.Hold(false)
 	r.Settled()

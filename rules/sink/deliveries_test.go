@@ -33,22 +33,13 @@ func TestMetricsOfRulesThatAreGone(t *testing.T) {
 	r.Await(func() bool { return r.Dispatcher.RuleCounts()["new"].Matched == 2 })
 	kafka.Hold(false)
 	r.Settled()
-	families, err := reg.Gather()
-	check.OK(t, err)
-	got := map[string]float64{}
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			for _, l := range m.GetLabel() {
-				if l.GetName() == "rule" && l.GetValue() == "old" {
-					t.Errorf("%s still has the rule that is gone", f.GetName())
-				}
-				if strings.HasSuffix(f.GetName(), "rule_delivered_total") {
-					got[l.GetValue()] = m.GetCounter().GetValue()
-				}
-			}
+	got := check.Series(t, reg)
+	for name := range got {
+		if strings.Contains(name, "rule=old") {
+			t.Errorf("%s still has the rule that is gone", name)
 		}
 	}
-	if got["new"] != 2 || got["_gone"] != 8 || len(got) != 2 {
+	if got["rule_delivered_total{rule=new}"] != 2 || got["rule_delivered_total{rule=_gone}"] != 8 {
 		t.Errorf("delivered %v", got)
 	}
 	r.Stop()

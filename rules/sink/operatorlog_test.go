@@ -72,21 +72,6 @@ func (r *stateRig) checkpoint(t testing.TB) {
 	check.OK(t, r.Dispatcher.Checkpoint())
 }
 
-// metric returns the sum of a metric.
-func (r *stateRig) metric(t testing.TB, name string) (sum float64) {
-	t.Helper()
-	families, err := r.reg.Gather()
-	check.OK(t, err)
-	for _, f := range families {
-		for _, m := range f.Metric {
-			if f.GetName() == name {
-				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
-			}
-		}
-	}
-	return sum
-}
-
 // TestCheckpointsLeaveTheDatabaseToOthers checks that what a checkpoint writes to state.db, which has one writer, does
 // not grow with the number of vehicles.
 func TestCheckpointsLeaveTheDatabaseToOthers(t *testing.T) {
@@ -102,7 +87,7 @@ func TestCheckpointsLeaveTheDatabaseToOthers(t *testing.T) {
 	if many := pages(10, 10_000); many > few+10 {
 		t.Fatalf("a checkpoint of 10,000 vehicles wrote %d pages of state.db, one of 10 wrote %d", many, few)
 	}
-	if n := r.metric(t, "rule_state_vins"); n != 10_010 {
+	if n := check.Series(t, r.reg)["rule_state_vins"]; n != 10_010 {
 		t.Errorf("%v VINs in the metric", n)
 	}
 }
@@ -118,7 +103,7 @@ func TestOperatorLogStaysSmall(t *testing.T) {
 			t.Fatalf("round %d: %d of %d passed", n, passed, vins)
 		}
 		r.checkpoint(t)
-		if size := r.metric(t, "rule_state_log_bytes"); size > 5*vins*each+3*segment {
+		if size := check.Series(t, r.reg)["rule_state_log_bytes"]; size > 5*vins*each+3*segment {
 			t.Fatalf("round %d: the log of %d VINs has %v bytes", n, vins, size)
 		}
 		if n%10 == 9 {
@@ -129,7 +114,7 @@ func TestOperatorLogStaysSmall(t *testing.T) {
 			t.Fatalf("round %d: %d of %d passed again", n, passed, vins)
 		}
 	}
-	if n := r.metric(t, "rule_state_lost_total"); n != 0 {
+	if n := check.Series(t, r.reg)["rule_state_lost_total"]; n != 0 {
 		t.Errorf("lost %v times", n)
 	}
 }
@@ -162,7 +147,7 @@ func TestDamagedOperatorState(t *testing.T) {
 			r.Kill()
 			check.OK(t, damage(filepath.Join(r.Dir(), "operators")))
 			r.Open()
-			if n := r.metric(t, "rule_state_lost_total"); n != 1 {
+			if n := check.Series(t, r.reg)["rule_state_lost_total"]; n != 1 {
 				t.Errorf("counted %v times", n)
 			}
 			if n := r.send(0, 100, 0); n != 100 {
@@ -171,7 +156,7 @@ func TestDamagedOperatorState(t *testing.T) {
 			r.checkpoint(t)
 			r.Kill()
 			r.Open()
-			if n := r.send(0, 100, 0); n != 0 || r.metric(t, "rule_state_lost_total") != 0 {
+			if n := r.send(0, 100, 0); n != 0 || check.Series(t, r.reg)["rule_state_lost_total"] != 0 {
 				t.Errorf("%d passed again after the next start", n)
 			}
 		})

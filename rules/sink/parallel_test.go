@@ -76,60 +76,22 @@ func evaluatedBy(t *testing.T, workers int) (out []string, counts map[string]eng
 		}
 	}
 	counts = r.Dispatcher.RuleCounts()
+	series := check.Series(t, reg)
 	for id, c := range counts {
-		of := prometheus.Labels{"rule": id, "outcome": "missing"}
-		if got := seriesOf(t, reg, "rule_messages_total", of); got != float64(c.Missing) {
-			t.Errorf("%v of rule_messages_total%v, want %d", got, of, c.Missing)
-		}
-		rule := prometheus.Labels{"rule": id}
-		if got := seriesOf(t, reg, "rule_delivered_total", rule); got != sent[id] {
-			t.Errorf("%v of rule_delivered_total%v, the sinks have %v", got, rule, sent[id])
-		}
-		if got := seriesOf(t, reg, "rule_considered_total", rule); got != float64(c.Considered) {
-			t.Errorf("%v of rule_considered_total%v, want %d", got, rule, c.Considered)
+		for name, want := range map[string]float64{
+			"rule_messages_total{outcome=missing,rule=" + id + "}": float64(c.Missing),
+			"rule_delivered_total{rule=" + id + "}":                sent[id],
+			"rule_considered_total{rule=" + id + "}":               float64(c.Considered),
+		} {
+			if got, there := series[name]; got != want || !there {
+				t.Errorf("%v of %s, want %v", got, name, want)
+			}
 		}
 		c.Evaluated, c.Time = 0, 0
 		counts[id] = c
 	}
 	r.Stop()
-	return out, counts, valueOf(t, reg, "dispatch_parallel_messages_total")
-}
-
-func valueOf(t *testing.T, reg *prometheus.Registry, name string) float64 {
-	t.Helper()
-	families, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		if strings.HasSuffix(f.GetName(), name) {
-			return f.GetMetric()[0].GetCounter().GetValue()
-		}
-	}
-	t.Fatalf("no metric %s", name)
-	return 0
-}
-
-// seriesOf returns the value of the counter with these labels.
-func seriesOf(t *testing.T, reg *prometheus.Registry, name string, labels prometheus.Labels) float64 {
-	t.Helper()
-	families, err := reg.Gather()
-	check.OK(t, err)
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			has := 0
-			for _, l := range m.GetLabel() {
-				if labels[l.GetName()] == l.GetValue() {
-					has++
-				}
-			}
-			if strings.HasSuffix(f.GetName(), name) && has == len(labels) {
-				return m.GetCounter().GetValue()
-			}
-		}
-	}
-	t.Fatalf("no %s%v", name, labels)
-	return 0
+	return out, counts, series["dispatch_parallel_messages_total"]
 }
 
 // TestWorkersChangeNothing checks that each sink gets the same in the same order with any number of goroutines, over a

@@ -303,42 +303,16 @@ rules:
 // TestCrashesLoseNothingThatIsParked kills the dispatcher at random moments while topics come and go.
 func TestCrashesLoseNothingThatIsParked(t *testing.T) {
 	t.Parallel()
-	rounds := 12
-	if testing.Short() {
-		rounds = 4
-	}
-	for seed := range uint64(4) {
-		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
-			t.Parallel()
-			crashesParked(t, rand.New(rand.NewPCG(seed, 9)), rounds) //nolint:gosec // a test's choices
-		})
-	}
+	eachSeed(t, 9, crashesParked)
 }
 
 func crashesParked(t *testing.T, rnd *rand.Rand, rounds int) {
 	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 8 << rnd.IntN(6) })
-	sent := 0
-	for range rounds {
-		for range 1 + rnd.IntN(20) {
-			n := 1 + rnd.IntN(120)
-			r.Publish(sent, n)
-			sent += n
-			r.kafka.Hold(rnd.IntN(3) == 0)
-			r.kafka.Shut([]string{"t", "low"}[rnd.IntN(2)], rnd.IntN(2) == 0)
-			r.kafka.Settle(0, rnd.IntN(50)) // in order, as a partition does
-			r.Balanced()
-			if rnd.IntN(8) == 0 {
-				check.OK(t, r.Dispatcher.Checkpoint())
-			}
-		}
-		r.Kill()
-		if rnd.IntN(2) == 0 {
-			r.Tear(rnd)
-		}
-		r.kafka.Forget()
-		r.Open()
-		r.Balanced()
-	}
+	sent := r.crash(t, rnd, rounds, func() {
+		r.kafka.Hold(rnd.IntN(3) == 0)
+		r.kafka.Shut([]string{"t", "low"}[rnd.IntN(2)], rnd.IntN(2) == 0)
+		r.kafka.Settle(0, rnd.IntN(50)) // in order, as a partition does
+	})
 	r.kafka.Shut("t", false)
 	r.kafka.Shut("low", false)
 	r.kafka.Hold(false)

@@ -13,6 +13,7 @@ import (
 	"cellgate/rules/op"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 )
 
 // gate is a sink that stops the evaluator: Deliver waits while the gate is shut.
@@ -114,7 +115,7 @@ func TestALaggingSinkIsReported(t *testing.T) {
 	r.Publish(10, 50)
 	for _, name := range []string{"kafka", "redis", "central"} {
 		r.Await(func() bool { return strings.Contains(r.reason(name), "the rules have not seen") })
-		if n := gaugeOf(t, reg, "ledger_unevaluated", name); n < 40 {
+		if n := check.Series(t, reg)["ledger_unevaluated{sink="+name+"}"]; n < 40 {
 			t.Errorf("%s: %v messages are not evaluated, by the metric", name, n)
 		}
 	}
@@ -198,21 +199,4 @@ func TestAnEndThatCannotBeReadDoesNotHoldUpTheStart(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 	r.Stop()
-}
-
-// gaugeOf returns the value of a sink's metric, -1 if there is none.
-func gaugeOf(t *testing.T, reg *prometheus.Registry, name, sink string) float64 {
-	t.Helper()
-	families, err := reg.Gather()
-	if err != nil {
-		t.Error(err)
-	}
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			if strings.HasSuffix(f.GetName(), name) && len(m.GetLabel()) == 1 && m.GetLabel()[0].GetValue() == sink {
-				return m.GetGauge().GetValue()
-			}
-		}
-	}
-	return -1
 }

@@ -88,7 +88,7 @@ func (l *liveness) beat(ctx context.Context, limit time.Duration) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.living, l.answered, l.refused = living.Gateways, time.Now(), cell.RefusedError{}
+	l.living, l.answered, l.refused = living, time.Now(), cell.RefusedError{}
 	return nil
 }
 

@@ -63,34 +63,12 @@ func TestReadinessIsMeasured(t *testing.T) {
 	t.Parallel()
 	a, _ := boot(t, write(t, t.TempDir(), ""))
 	awaitDegraded(t, a, "kafka", "redis", "central-kafka")
-	if ready, degraded := readings(t, a); ready != 1 || !degraded["kafka"] || !degraded["redis"] || !degraded["central-kafka"] {
-		t.Errorf("ready %v, degraded %v", ready, degraded)
+	if s := check.Series(t, a.reg.all); s["cellgate_ready"] != 1 || s["cellgate_degraded{what=kafka}"] != 1 ||
+		s["cellgate_degraded{what=redis}"] != 1 || s["cellgate_degraded{what=central-kafka}"] != 1 {
+		t.Errorf("%v", s)
 	}
 	a.drain.begin(1, "", a.evict)
-	if ready, _ := readings(t, a); ready != 0 {
+	if ready, there := check.Series(t, a.reg.all)["cellgate_ready"]; ready != 0 || !there {
 		t.Errorf("ready %v during a drain", ready)
 	}
-}
-
-// readings returns the values of ready and degraded.
-func readings(t *testing.T, a *App) (ready float64, degraded map[string]bool) {
-	t.Helper()
-	families, err := a.reg.all.Gather()
-	check.OK(t, err)
-	degraded = make(map[string]bool)
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			switch f.GetName() {
-			case "cellgate_ready":
-				ready = m.GetGauge().GetValue()
-			case "cellgate_degraded":
-				for _, l := range m.GetLabel() {
-					if l.GetName() == "what" {
-						degraded[l.GetValue()] = m.GetGauge().GetValue() == 1
-					}
-				}
-			}
-		}
-	}
-	return ready, degraded
 }

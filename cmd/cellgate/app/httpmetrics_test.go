@@ -18,24 +18,12 @@ func TestRequestsAreCounted(t *testing.T) {
 			check.OK(t, err)
 		}
 	}
-	families, err := a.reg.all.Gather()
-	check.OK(t, err)
-	got := map[string]float64{}
-	for _, f := range families {
-		if f.GetName() != "cellgate_http_requests_total" {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			labels := map[string]string{}
-			for _, l := range m.GetLabel() {
-				labels[l.GetName()] = l.GetValue()
-			}
-			got[labels["route"]+" "+labels["code"]] = m.GetCounter().GetValue()
-		}
-	}
-	for key, want := range map[string]float64{"GET /healthz 2xx": 2, "GET /v1/vehicles/{vin} 4xx": 1, "other 4xx": 2} {
-		if got[key] != want {
-			t.Errorf("%s: %v, want %v of %v", key, got[key], want, got)
+	got := check.Series(t, a.reg.all)
+	for labels, want := range map[string]float64{
+		"{code=2xx,route=GET /healthz}": 2, "{code=4xx,route=GET /v1/vehicles/{vin}}": 1, "{code=4xx,route=other}": 2,
+	} {
+		if n := got["cellgate_http_requests_total"+labels]; n != want {
+			t.Errorf("%s: %v, want %v of %v", labels, n, want, got)
 		}
 	}
 }

@@ -52,7 +52,7 @@ func TestClockStepsWhileRunning(t *testing.T) {
 			if by < 0 {
 				direction = "back"
 			}
-			if n := stepsOf(t, a, direction); n != 1 {
+			if n := check.Series(t, a.reg.all)["cellgate_clock_steps_total{direction="+direction+"}"]; n != 1 {
 				t.Errorf("%v steps %s", n, direction)
 			}
 			if !strings.Contains(log.String(), "the wall clock has stepped") {
@@ -62,22 +62,6 @@ func TestClockStepsWhileRunning(t *testing.T) {
 			clockIsDegraded(t, a, false)
 		})
 	}
-}
-
-func stepsOf(t *testing.T, a *App, direction string) float64 {
-	t.Helper()
-	all, err := a.reg.all.Gather()
-	check.OK(t, err)
-	for _, f := range all {
-		for _, m := range f.GetMetric() {
-			for _, l := range m.GetLabel() {
-				if f.GetName() == "cellgate_clock_steps_total" && l.GetName() == "direction" && l.GetValue() == direction {
-					return m.GetCounter().GetValue()
-				}
-			}
-		}
-	}
-	return 0
 }
 
 // presenceEpochOf begins another epoch.
