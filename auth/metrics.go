@@ -24,18 +24,18 @@ type Metrics struct {
 // NewMetrics makes the counters and registers them with reg, which may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	to := metric.For(reg)
-	verified := to.Counters("token_verifications_total", "Tokens presented, by result.", "result")
+	verified := to.Counters("token_verifications_total", "Presented tokens by result.", "result")
 	return &Metrics{
 		verified: verified, accepted: verified.WithLabelValues("ok"),
-		cacheHits:    to.Counter("token_cache_hits_total", "Tokens whose signature had been verified before."),
-		issued:       to.Counters("tokens_issued_total", "Tokens issued, by role.", "role"),
-		issueRefused: to.Counters("token_issue_refused_total", "Refused requests for a token, by reason.", "reason"),
+		cacheHits:    to.Counter("token_cache_hits_total", "Presented tokens whose signature was already verified."),
+		issued:       to.Counters("tokens_issued_total", "Issued tokens by role.", "role"),
+		issueRefused: to.Counters("token_issue_refused_total", "Refused token requests by reason.", "reason"),
 		revocations:  to.Gauge("revocations", "Revocations in force."),
 		keys:         to.Gauge("auth_keys", "Keys that verify tokens."),
-		spread:       to.Counters("revocation_sync_total", "Rounds of the exchange of revocations with other gateways.", "result"),
-		jwks:         to.Counters("jwks_refresh_total", "Fetches of external key sets.", "result"),
-		reloads:      to.Counters("auth_reload_total", "Reloads of keys and revocations from disk.", "result"),
-		auditDropped: to.Counters("audit_suppressed_total", "Audit lines left out: sampled or not written.", "reason"),
+		spread:       to.Counters("revocation_sync_total", "Exchanges of revocations with other gateways by result.", "result"),
+		jwks:         to.Counters("jwks_refresh_total", "Fetches of external key sets by result.", "result"),
+		reloads:      to.Counters("auth_reload_total", "Reloads of keys and revocations from disk, by result.", "result"),
+		auditDropped: to.Counters("audit_suppressed_total", "Audit lines that were sampled out or could not be written, by reason.", "reason"),
 	}
 }
 

@@ -26,19 +26,20 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	to := metric.For(reg)
 	return &Metrics{
-		connections:   to.Gauge("connections", "MQTT clients connected."),
+		connections:   to.Gauge("connections", "Connected MQTT clients."),
 		handshakes:    to.Gauge("handshakes", "Connections that have not finished TLS and CONNECT."),
 		connects:      to.Counters("connects_total", "Finished CONNECTs by result.", "result"),
-		received:      to.Counters("messages_received_total", "PUBLISHes accepted from clients.", "class", "qos"),
+		received:      to.Counters("messages_received_total", "PUBLISH packets accepted from clients.", "class", "qos"),
 		receivedBytes: to.Counter("received_bytes_total", "Bytes of MQTT read from clients."),
-		pubackSeconds: to.Histogram("puback_seconds", "From reading a PUBLISH to writing its PUBACK or PUBREC, sampled per connection.",
+		pubackSeconds: to.Histogram("puback_seconds", "Time from reading a PUBLISH to writing its PUBACK or PUBREC, sampled per connection.",
 			.0005, .001, .002, .004, .006, .008, .012, .016, .025, .05, .1, .25, .5, 1, 2.5, 10, 60),
-		Rejected:     to.Counters("rejected_total", "Refusals of connections, messages and requests by reason.", "reason"),
-		repeated:     to.Counter("messages_repeated_total", "QoS 1 PUBLISHes recognised as repetitions of one in the journal."),
+		Rejected:     to.Counters("rejected_total", "Refused connections, messages and requests by reason.", "reason"),
+		repeated:     to.Counter("messages_repeated_total", "QoS 1 PUBLISH packets that repeat one in the journal."),
 		panics:       to.Counter("connection_panics_total", "Panics that ended one connection."),
-		acceptErrors: to.Counter("accept_errors_total", "Failed accepts, as when descriptors run out."),
+		acceptErrors: to.Counter("accept_errors_total", "Failed accepts, for example when descriptors run out."),
 		disconnects:  to.Counters("disconnects_total", "Ended connections by reason.", "reason"),
-		windowsFull:  to.Gauge("uplink_windows_full", "Clients of MQTT 3.1.1 that are not read because uplink.window of their messages are not acknowledged."),
+		windowsFull: to.Gauge("uplink_windows_full",
+			"MQTT 3.1.1 clients that are not read because they have uplink.window unacknowledged messages."),
 	}
 }
 

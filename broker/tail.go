@@ -40,11 +40,11 @@ type TailMetrics struct {
 func NewTailMetrics(reg prometheus.Registerer, loop string) *TailMetrics {
 	to := metric.For(reg)
 	return &TailMetrics{
-		records:  to.Counter(loop+"_records_total", "Journal records that the loop read; the others nobody wanted."),
-		position: to.Gauge(loop+"_position", "Journal sequence up to which the loop has handed everything on."),
-		missing:  to.Counter(loop+"_missing_total", "Journal records that the loop could not hand on because the journal has lost them."),
-		lag:      to.Gauge(loop+"_lag_messages", "Durable journal records that the loop has not handed on."),
-		age:      to.Gauge(loop+"_lag_seconds", "How long the oldest of them has waited."),
+		records:  to.Counter(loop+"_records_total", "Journal records that the loop "+loop+" has read. It skips batches that nobody needs."),
+		position: to.Gauge(loop+"_position", "Journal sequence up to which the loop "+loop+" has processed everything."),
+		missing:  to.Counter(loop+"_missing_total", "Records that the loop "+loop+" could not read because the journal no longer had them."),
+		lag:      to.Gauge(loop+"_lag_messages", "Durable journal records that the loop "+loop+" has not processed."),
+		age:      to.Gauge(loop+"_lag_seconds", "How long the oldest record has waited for the loop "+loop+"."),
 	}
 }
 

@@ -29,12 +29,13 @@ func NewMetrics(reg prometheus.Registerer, several bool) *Metrics {
 	to := metric.For(reg)
 	m := &Metrics{several: several}
 	m.records, m.retries, m.skipped =
-		to.Counters("sync_records_total", "Records by outcome: forwarded, dead_lettered, or recognised as forwarded before.", m.labels("centre", "lane", "outcome")...),
-		to.Counters("sync_retries_total", "Requests to the centre that were sent again, by reason.", m.labels("centre", "lane", "reason")...),
+		to.Counters("sync_records_total", "Records by outcome: forwarded, dead_lettered, or recognised as already forwarded.", m.labels("centre",
+			"lane", "outcome")...),
+		to.Counters("sync_retries_total", "Repeated requests to the centre by reason.", m.labels("centre", "lane", "reason")...),
 		to.Counters("sync_skipped_records_total",
-			"Records that were gone from the outbox before they were read, and that an operator has skipped.", m.labels("centre", "lane")...)
+			"Deleted records of the outbox that an operator has skipped.", m.labels("centre", "lane")...)
 	m.delivery = to.Latencies("sync_delivery_seconds",
-		"From a record's received-at until the centre has it: the whole way from the vehicle.", m.labels("centre", "lane")...)
+		"Time from received-at of a record until it is at the centre.", m.labels("centre", "lane")...)
 	if reg != nil {
 		reg.MustRegister(m.readings())
 	}
@@ -94,22 +95,22 @@ func (m *Metrics) readingsOfLanes(r *metric.Readings) laneReadings {
 	}
 	add("sync_lag_messages", "Records in the outbox that are not forwarded; NaN while unknown.",
 		func(l *LaneStat) float64 { return orNaN(float64(l.Messages), l.Known) })
-	add("sync_lag_bytes", "About how many bytes these are, before compression; NaN while unknown.",
+	add("sync_lag_bytes", "Estimated size of the records in sync_lag_messages, before compression; NaN while unknown.",
 		func(l *LaneStat) float64 { return orNaN(float64(l.Bytes), l.Known) })
 	add("sync_lag_seconds", "Age of the oldest record in the outbox that is not forwarded; NaN while unknown.",
 		func(l *LaneStat) float64 { return orNaN(l.Age.Seconds(), l.Known) })
 	add("sync_lag_known", "1 while sync_lag_messages and sync_lag_seconds are known, else 0.",
 		func(l *LaneStat) float64 { return boolGauge(l.Known) })
-	add("sync_retention_headroom_seconds", "How long until retention removes what waits longest; NaN while unknown, or when the outbox keeps it for ever.",
+	add("sync_retention_headroom_seconds", "Time until retention deletes the oldest waiting record; NaN while unknown, or if nothing is deleted.",
 		func(l *LaneStat) float64 { return orNaN(l.Headroom.Seconds(), l.Kept) })
-	add("sync_drain_seconds", "How long until nothing waits, as things go now; NaN when more comes than goes, and while unknown.",
+	add("sync_drain_seconds", "Estimated time until the outbox is empty; NaN if it grows, and while unknown.",
 		func(l *LaneStat) float64 { return orNaN(l.Drain.Seconds(), l.Drains) })
-	add("sync_inflight_records", "Records that were read and that the centre does not have yet.",
+	add("sync_inflight_records", "Records read from the outbox that the centre has not acknowledged.",
 		func(l *LaneStat) float64 { return float64(l.InFlight) })
 	add("sync_memory_bytes", "Memory of the records in flight.", func(l *LaneStat) float64 { return float64(l.Memory) })
-	add("sync_memory_max_bytes", "The most that the records in flight may take.", func(l *LaneStat) float64 { return float64(l.MaxMemory) })
-	add("sync_raw_bytes_total", "Bytes of the records forwarded, before compression.", func(l *LaneStat) float64 { return float64(l.Raw) })
-	add("sync_wire_bytes_total", "Bytes sent to the centre in requests, compressed, those that were sent again too.",
+	add("sync_memory_max_bytes", "Bound of sync_memory_bytes.", func(l *LaneStat) float64 { return float64(l.MaxMemory) })
+	add("sync_raw_bytes_total", "Bytes of forwarded records before compression.", func(l *LaneStat) float64 { return float64(l.Raw) })
+	add("sync_wire_bytes_total", "Bytes of requests to the centre, compressed, including repeated ones.",
 		func(l *LaneStat) float64 { return float64(l.Wire) })
 	add("sync_lane_paused", "1 while an operator has paused the lane.", func(l *LaneStat) float64 { return boolGauge(l.Paused) })
 	return all
@@ -144,11 +145,14 @@ func (m *Metrics) readings() *metric.Readings {
 	r := &metric.Readings{}
 	figures := m.readingsOfLanes(r)
 	stopped := r.Add("sync_lane_stopped",
-		"1 while the lane waits for an operator's cellgate sync skip, since records are gone before they were read.", m.labels("centre", "lane")...)
-	from := r.Add("sync_gap_first_offset", "The first record that is gone, of each partition at which a lane waits.", m.labels("centre", "lane", "topic", "partition")...)
-	to := r.Add("sync_gap_last_offset", "The last record that is gone; NaN when it is unknown what is gone.", m.labels("centre", "lane", "topic", "partition")...)
-	window := r.Add("sync_window_bytes", "What the lanes below p0 may have on its way to the centre, as bytes on the wire.", m.labels("centre")...)
-	windowUsed := r.Add("sync_window_used_bytes", "What the lanes below p0 have on its way to the centre, as bytes on the wire.", m.labels("centre")...)
+		"1 while the lane has stopped at a gap: records were deleted before they were forwarded. `cellgate sync skip` continues.", m.labels("centre",
+			"lane")...)
+	from := r.Add("sync_gap_first_offset", "First missing record of each gap at which a lane has stopped.", m.labels("centre",
+		"lane", "topic", "partition")...)
+	to := r.Add("sync_gap_last_offset", "Last missing record of each gap at which a lane has stopped; NaN if unknown.", m.labels("centre",
+		"lane", "topic", "partition")...)
+	window := r.Add("sync_window_bytes", "Bound of sync_window_used_bytes, adapted to the connection.", m.labels("centre")...)
+	windowUsed := r.Add("sync_window_used_bytes", "Bytes in flight to the centre in the lanes below p0, as sent.", m.labels("centre")...)
 	r.Read = func(out metric.Sample) {
 		m.mu.Lock()
 		all := m.all

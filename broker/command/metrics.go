@@ -26,21 +26,21 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	to := metric.For(reg)
 	m := &Metrics{
 		states: to.Counters("commands_total", "Commands that entered a state.", "state"),
-		seconds: to.Histogram("command_seconds", "Time from a command's acceptance to its final state.",
+		seconds: to.Histogram("command_seconds", "Time from the acceptance of a command to its final state.",
 			.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
-		open:    to.Gauge("commands_open", "Commands that are not final."),
-		kept:    to.Gauge("commands_kept", "Final commands that are remembered."),
-		events:  to.Gauge("command_events_waiting", "Changes of state that Kafka does not have yet."),
-		answers: to.Gauge("command_responses_waiting", "Outcomes that are not published on their response topics yet."),
-		dropped: to.Counters("command_events_dropped_total", "Changes of state that Kafka will never have.", "reason"),
-		ignored: to.Counters("command_reports_ignored_total", "Results from vehicles that changed no command.", "reason"),
+		open:    to.Gauge("commands_open", "Commands without a final state."),
+		kept:    to.Gauge("commands_kept", "Final commands that are kept."),
+		events:  to.Gauge("command_events_waiting", "State changes of commands that are not in Kafka yet."),
+		answers: to.Gauge("command_responses_waiting", "Outcomes of commands that are not on their response topics yet."),
+		dropped: to.Counters("command_events_dropped_total", "State changes of commands that will never reach Kafka, by reason.", "reason"),
+		ignored: to.Counters("command_reports_ignored_total", "Results of vehicles that changed no command, by reason.", "reason"),
 		gaps: to.Counters("command_gaps_total",
-			"Gaps in vehicle.commands: of what was older than every time to live (expired), or may not have been (unknown).", "age"),
+			"Gaps in vehicle.commands by age of the missing records: expired (older than every time to live) or unknown.", "age"),
 		gone: to.Counters("command_records_gone_total",
-			"Records of vehicle.commands that were gone before they were read, by age as command_gaps_total.", "age"),
+			"Records of vehicle.commands that were deleted before they were read, by age as in command_gaps_total.", "age"),
 	}
 	m.early = to.Counter("commands_forgotten_early_total",
-		"Final commands that were forgotten for commands.keep_max before their id could not be asked for again.")
+		"Final commands removed because of commands.keep_max while their id could still be repeated.")
 	for _, age := range []string{"expired", "unknown"} {
 		m.gaps.WithLabelValues(age)
 		m.gone.WithLabelValues(age)

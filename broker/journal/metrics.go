@@ -26,18 +26,18 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	to := metric.For(reg)
 	m := &Metrics{
-		fsync:        to.Histogram("journal_fsync_seconds", "Duration of the journal's syncs.", prometheus.ExponentialBuckets(50e-6, 2, 18)...),
+		fsync:        to.Histogram("journal_fsync_seconds", "Duration of fsync of the journal.", prometheus.ExponentialBuckets(50e-6, 2, 18)...),
 		bytes:        to.Gauge("journal_bytes", "Size of the journal's files."),
-		batchRecords: to.Histogram("journal_batch_records", "Records per commit.", prometheus.ExponentialBuckets(1, 4, 8)...),
-		batchBytes:   to.Histogram("journal_batch_bytes", "Bytes per commit.", prometheus.ExponentialBuckets(256, 4, 9)...),
-		full:         to.Gauge("journal_full", "1 while the journal has no room and acknowledgements are withheld."),
-		recycled:     to.Counter("journal_segments_recycled_total", "Segments that every consumer has passed."),
-		corruptions:  to.Counter("journal_corruptions_total", "Places of the journal found damaged."),
-		steps:        to.Counters("clock_steps_total", "Steps of the machine's wall clock, forward and back.", "direction"),
+		batchRecords: to.Histogram("journal_batch_records", "Records per commit of the journal.", prometheus.ExponentialBuckets(1, 4, 8)...),
+		batchBytes:   to.Histogram("journal_batch_bytes", "Bytes per commit of the journal.", prometheus.ExponentialBuckets(256, 4, 9)...),
+		full:         to.Gauge("journal_full", "1 while the journal is full and acknowledgements are withheld."),
+		recycled:     to.Counter("journal_segments_recycled_total", "Journal segments reused after every consumer has passed them."),
+		corruptions:  to.Counter("journal_corruptions_total", "Damaged places found in the journal."),
+		steps:        to.Counters("clock_steps_total", "Steps of the machine's wall clock by direction: forward, back.", "direction"),
 	}
 	m.steps.WithLabelValues("forward")
 	m.steps.WithLabelValues("back")
-	to.GaugeFunc("journal_oldest_seconds", "Age of the oldest record kept; 0 when there is none.", m.oldestSeconds)
+	to.GaugeFunc("journal_oldest_seconds", "Age of the oldest record in the journal; 0 if it is empty.", m.oldestSeconds)
 	return m
 }
 

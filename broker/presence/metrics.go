@@ -18,9 +18,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	to := metric.For(reg)
 	m := &Metrics{
 		events: to.Counters("presence_events_total",
-			"Presence events by result: published, refused (by Kafka, for good), merged (a later one of the VIN replaced it while Kafka was away), dropped (a bound was reached).", "result"),
-		mirrored: to.Counters("presence_mirrored_total", "Vehicles whose presence was written to Redis, or dropped: too many waited for it.", "result"),
-		reg:      reg,
+			"Presence events by result: published, refused (permanently, by Kafka), merged (replaced by a later one of the VIN while Kafka was unavailable), dropped (a bound was reached).", "result"),
+		mirrored: to.Counters("presence_mirrored_total",
+			"Vehicles whose presence was written to Redis, or dropped because too many waited, by result.", "result"),
+		reg: reg,
 	}
 	for _, result := range []string{"published", "refused", "merged", "dropped"} {
 		m.events.WithLabelValues(result)
@@ -31,12 +32,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 // readings are metrics read from the outbox's state.
 func (b *Outbox) readings() *metric.Readings {
 	r := &metric.Readings{}
-	waiting := r.Add("presence_waiting", "Presence events in memory that are not published.")
-	most := r.Add("presence_max_waiting", "Their bound; what is beyond it waits on the disk, merged by VIN.")
-	spilled := r.Add("presence_on_disk", "1 while events wait on the disk alone, else 0.")
-	vehicles := r.Add("presence_vehicles", "VINs on the disk: connected, or not published yet.")
-	bound := r.Add("presence_max_vehicles", "Their bound.")
-	lost := r.Add("presence_lost", "Vehicles that were connected when the gateway was killed, and have not returned within presence.grace yet.")
+	waiting := r.Add("presence_waiting", "Unpublished presence events in memory.")
+	most := r.Add("presence_max_waiting", "Bound of presence_waiting. Further events wait on disk, merged by VIN.")
+	spilled := r.Add("presence_on_disk", "1 while presence events wait only on disk, else 0.")
+	vehicles := r.Add("presence_vehicles", "VINs with presence on disk: connected, or with unpublished events.")
+	bound := r.Add("presence_max_vehicles", "Bound of presence_vehicles.")
+	lost := r.Add("presence_lost", "Vehicles that were connected when the gateway was killed and may still return within presence.grace.")
 	r.Read = func(out metric.Sample) {
 		b.mu.Lock()
 		defer b.mu.Unlock()

@@ -31,21 +31,26 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	to := metric.For(reg)
 	m := &Metrics{
-		ruleMatched: to.Counters("rule_matched_total", "Records that a rule matched.", "rule"),
-		ruleErrors:  to.Counters("rule_errors_total", "Records on which a rule could not be evaluated.", "rule"),
-		modeChanges: to.Counters("sink_mode_changes_total", "Turns between live feeding and the decision log.", "sink", "mode"),
-		refused:     to.Counters("sink_refused_total", "Messages that a sink will never take, also after waiting for their destination; they go to the error topic.", "sink"),
-		parked:      to.Counters("parked_total", "Messages that were put into the log of a destination that takes none.", "sink"),
-		missing:     to.Counter("dispatch_missing_records_total", "Records that the evaluator could not read in the journal."),
-		parallel:    to.Counter("dispatch_parallel_messages_total", "Messages that were evaluated on several goroutines at a time (rules.workers)."),
-		checkpoint: to.Histogram("dispatch_checkpoint_seconds", "Time of one checkpoint, fsyncs included.",
+		ruleMatched: to.Counters("rule_matched_total", "Records that matched a rule.", "rule"),
+		ruleErrors:  to.Counters("rule_errors_total", "Records that a rule could not evaluate.", "rule"),
+		modeChanges: to.Counters("sink_mode_changes_total", "Changes of a sink's mode: fed live, or from its decision log.", "sink", "mode"),
+		refused: to.Counters("sink_refused_total",
+			"Messages that a sink refused permanently, including those whose destination stayed unavailable too long. They go to "+
+				"the error topic.", "sink"),
+		parked:   to.Counters("parked_total", "Messages written to the logs of parked destinations.", "sink"),
+		missing:  to.Counter("dispatch_missing_records_total", "Records that the evaluator could not read from the journal."),
+		parallel: to.Counter("dispatch_parallel_messages_total", "Messages evaluated on several goroutines at once (rules.workers)."),
+		checkpoint: to.Histogram("dispatch_checkpoint_seconds", "Duration of checkpoints, including fsync.",
 			prometheus.ExponentialBuckets(0.001, 2, 14)...),
-		delivery: to.Latencies("sink_delivery_seconds", "From a record's received-at until the sink has all its messages, of one record in 16.", "sink"),
-		limited:  to.Counter("rule_limited_total", "Rules that were held because too many of their messages were errors."),
-		evicted: to.Counters("rule_state_evicted_total", "What rules' operators forgot because of a bound: VINs beyond rules.max_vins (vins), "+
-			"entries of a list (rule_entries, vin_bytes), values of by (rule_keys, vin_bytes), what removed rules remembered (removed_rules).", "reason"),
-		ticks:         to.Counter("rule_ticks_total", "Ticks that were put into the journal because a rule may send something without a message."),
-		operatorsLost: to.Counter("rule_state_lost_total", "Starts that found what rules' operators remember damaged and went on without a part of it."),
+		delivery: to.Latencies("sink_delivery_seconds",
+			"Time from received-at of a record until the sink has delivered all its messages, measured for one record in 16.", "sink"),
+		limited: to.Counter("rule_limited_total", "How often a rule was held because too many of its messages were errors (limits)."),
+		evicted: to.Counters("rule_state_evicted_total",
+			"Operator state of rules removed because of a bound, by reason: vins (VINs above rules.max_vins), rule_entries and "+
+				"vin_bytes (list entries), rule_keys and vin_bytes (values of by), removed_rules (state of removed rules).", "reason"),
+		ticks: to.Counter("rule_ticks_total",
+			"Ticks appended to the journal so that rules can send without input (end of a window, silence)."),
+		operatorsLost: to.Counter("rule_state_lost_total", "Starts that found operator state damaged and continued without the damaged part."),
 		reg:           reg,
 	}
 	for _, reason := range []string{"vins", "rule_entries", "rule_keys", "vin_bytes", "removed_rules"} {
@@ -74,28 +79,30 @@ func (m *Metrics) forget(before ruleSet, ids []string) {
 // readings exports the ledger's figures to Prometheus.
 func (d *Dispatcher) readings() *metric.Readings {
 	r := &metric.Readings{}
-	received := r.Add("ledger_received_total", "Records that the journal has taken, of which each sink has an account.", "sink")
-	settled := r.Add("ledger_settled_total", "Records by sink and outcome: delivered, filtered, dead_lettered, dropped. "+
-		"With ledger_pending they are ledger_received_total.", "sink", "outcome")
-	dropped := r.Add("ledger_dropped_total", "Records that were dropped, by sink and reason.", "sink", "reason")
-	window := r.Add("sink_window_messages", "Messages under way to a sink.", "sink")
-	windowLimit := r.Add("sink_window_messages_limit", "The bound of sink_window_messages, rules.queue_messages.", "sink")
-	windowBytes := r.Add("sink_window_bytes", "About what messages under way to a sink take.", "sink")
-	windowBytesLimit := r.Add("sink_window_bytes_limit", "The bound of sink_window_bytes, rules.queue_bytes.", "sink")
-	total := r.Add("ledger_total", "Goes after 0.1.0: ledger_received_total, ledger_settled_total, ledger_dropped_total. Records by sink and outcome: received, delivered, filtered, dead_lettered, "+
-		"dropped_{reason}.", "sink", "outcome")
-	pending := r.Add("ledger_pending", "Records with messages that are not settled at a sink.", "sink")
-	unevaluated := r.Add("ledger_unevaluated", "Records of ledger_pending that the rules have not seen.", "sink")
-	balanced := r.Add("ledger_balanced", "1 while the ledger of a sink adds up.", "sink")
-	lag := r.Add("sink_lag_messages", "Records that are not settled at a sink, not yet evaluated ones included.", "sink")
+	received := r.Add("ledger_received_total", "Records in the journal that a sink must account for.", "sink")
+	settled := r.Add("ledger_settled_total",
+		"Settled records by sink and outcome: delivered, filtered, dead_lettered, dropped. Together with ledger_pending they "+
+			"add up to ledger_received_total.", "sink", "outcome")
+	dropped := r.Add("ledger_dropped_total", "Dropped records by sink and reason.", "sink", "reason")
+	window := r.Add("sink_window_messages", "Messages in flight to a sink.", "sink")
+	windowLimit := r.Add("sink_window_messages_limit", "Bound of sink_window_messages: rules.queue_messages.", "sink")
+	windowBytes := r.Add("sink_window_bytes", "Estimated memory of the messages in flight to a sink.", "sink")
+	windowBytesLimit := r.Add("sink_window_bytes_limit", "Bound of sink_window_bytes: rules.queue_bytes.", "sink")
+	total := r.Add("ledger_total",
+		"Removed after 0.1.0; use ledger_received_total, ledger_settled_total and ledger_dropped_total. Records by sink and "+
+			"outcome: received, delivered, filtered, dead_lettered, dropped_{reason}.", "sink", "outcome")
+	pending := r.Add("ledger_pending", "Records that are not settled at a sink.", "sink")
+	unevaluated := r.Add("ledger_unevaluated", "Records of ledger_pending that the rules have not evaluated.", "sink")
+	balanced := r.Add("ledger_balanced", "1 while the ledger of a sink adds up, else 0.", "sink")
+	lag := r.Add("sink_lag_messages", "Records that are not settled at a sink, including those not evaluated.", "sink")
 	seconds := r.Add("sink_lag_seconds", "Age of the oldest record that is not settled at a sink.", "sink")
 	logBytes := r.Add("decision_log_bytes", "Size of a sink's decision log.", "sink")
-	vins := r.Add("rule_state_vins", "VINs of which the rules' operators remember something.")
-	maxVINs := r.Add("rule_state_max_vins", "The bound of rule_state_vins, rules.max_vins.")
+	vins := r.Add("rule_state_vins", "VINs with operator state of rules.")
+	maxVINs := r.Add("rule_state_max_vins", "Bound of rule_state_vins: rules.max_vins.")
 	removed := r.Add("rule_state_removed_operators",
-		"Operators of rules that were removed within a day, whose memory is kept in case they come back.")
-	stateBytes := r.Add("rule_state_log_bytes", "Size of the log that keeps what the operators remember.")
-	overdue := r.Add("rule_ticks_overdue_seconds", "For how long rules could have sent something without a message that they have not.")
+		"Operators of rules removed within a day. Their state is kept in case the rules return.")
+	stateBytes := r.Add("rule_state_log_bytes", "Size of the log of operator state.")
+	overdue := r.Add("rule_ticks_overdue_seconds", "How long messages that rules send without input (end of a window, silence) are overdue.")
 	r.Read = func(to metric.Sample) {
 		to.Gauge(overdue, d.Overdue().Seconds())
 		for _, l := range d.Ledger() {

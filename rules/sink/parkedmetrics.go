@@ -9,11 +9,12 @@ import (
 // readings exports the parked messages per sink to Prometheus; /readyz and /v1/status name the destinations.
 func (l *parkedStore) readings() *metric.Readings {
 	r := &metric.Readings{}
-	destinations := r.Add("parked_destinations", "Destinations of a sink (topics, partitions) that take no messages.", "sink")
-	messages := r.Add("parked_messages", "Messages that wait for such destinations.", "sink")
-	size := r.Add("parked_bytes", "Size of the logs in which they wait.", "sink")
-	seconds := r.Add("parked_oldest_seconds", "Age of the oldest of them.", "sink")
-	maxBytes := r.Add("parked_max_bytes", "Bound of all such logs together.")
+	destinations := r.Add("parked_destinations",
+		"Parked destinations of a sink (topics, partitions, endpoints): they accept no messages at present.", "sink")
+	messages := r.Add("parked_messages", "Messages that wait for parked destinations.", "sink")
+	size := r.Add("parked_bytes", "Size of the logs of parked destinations.", "sink")
+	seconds := r.Add("parked_oldest_seconds", "Age of the oldest message that waits for a parked destination.", "sink")
+	maxBytes := r.Add("parked_max_bytes", "Bound of parked_bytes, of all sinks together.")
 	r.Read = func(to metric.Sample) {
 		all := l.parked()
 		for _, p := range l.env.pipelines {

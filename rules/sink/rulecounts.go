@@ -55,12 +55,16 @@ func (d *Dispatcher) countRules() map[string]engine.RuleCounts {
 // ruleReadings exports the counts of the rules in force to Prometheus.
 func (d *Dispatcher) ruleReadings() *metric.Readings {
 	r := &metric.Readings{}
-	messages := r.Add("rule_messages_total", "Messages on a rule's topics by outcome: matched, filtered, missing (a field that the condition names), error.", "rule", "outcome")
-	considered := r.Add("rule_considered_total", "Messages on a rule's topics.", "rule")
-	delivered := r.Add("rule_delivered_total", "Messages of a rule that its sinks have taken, dead letters not counted; of rules that are gone together, as _gone.", "rule")
-	evaluations := r.Add("rule_evaluations_measured_total", "Evaluations of a rule that were measured, those of one message in 64.", "rule")
-	seconds := r.Add("rule_evaluation_seconds_total", "Time of the evaluations that were measured.", "rule")
-	held := r.Add("rule_held", "1 while a rule with limits sends nothing because too many of its messages were errors.", "rule")
+	messages := r.Add("rule_messages_total",
+		"Messages on the topics of a rule by outcome: matched, filtered, missing (a field of the condition is missing), "+
+			"error.", "rule", "outcome")
+	considered := r.Add("rule_considered_total", "Messages on the topics of a rule.", "rule")
+	delivered := r.Add("rule_delivered_total",
+		"Messages of a rule that its sinks delivered, without dead letters. Those of removed rules are counted together as "+
+			"_gone.", "rule")
+	evaluations := r.Add("rule_evaluations_measured_total", "Measured evaluations of a rule: those of one message in 64.", "rule")
+	seconds := r.Add("rule_evaluation_seconds_total", "Duration of the measured evaluations of a rule.", "rule")
+	held := r.Add("rule_held", "1 while a rule sends nothing because too many of its messages were errors (limits).", "rule")
 	r.Read = func(to metric.Sample) {
 		for _, l := range d.Limited() {
 			to.Flag(held, l.Held != nil, l.Rule)

@@ -19,10 +19,10 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	to := metric.For(reg)
 	return &Metrics{
-		Batches: to.Counters("kafka_batches_total", "Record batches that Kafka took.", "kafka"),
+		Batches: to.Counters("kafka_batches_total", "Record batches written to Kafka.", "kafka"),
 		Records: to.Counters("kafka_records_total", "Records by outcome: written or refused.", "kafka", "outcome"),
-		Bytes:   to.Counters("kafka_bytes_total", "Bytes of the batches that Kafka took, compressed.", "kafka"),
-		Retries: to.Counters("kafka_retries_total", "Produce requests that were sent again, by reason.", "kafka", "reason"),
-		Skipped: to.Counters("kafka_skipped_records_total", "Records that retention removed before they were read.", "kafka"),
+		Bytes:   to.Counters("kafka_bytes_total", "Compressed bytes of the batches written to Kafka.", "kafka"),
+		Retries: to.Counters("kafka_retries_total", "Repeated produce requests by reason.", "kafka", "reason"),
+		Skipped: to.Counters("kafka_skipped_records_total", "Records that retention deleted before they were read.", "kafka"),
 	}
 }

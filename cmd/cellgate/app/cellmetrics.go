@@ -42,17 +42,25 @@ const (
 func newCellMetrics(reg prometheus.Registerer) *cellMetrics {
 	to := metric.For(reg)
 	m := &cellMetrics{
-		claims: to.Counters("cell_claims_total", "Claims of vehicles by result: made, again (Redis had lost it, or the vehicle was taken for gone), "+
-			"refused (a younger connection has the vehicle), missed (so has one of which no notice has told), unanswered.", "result"),
-		seconds:   to.Histogram("cell_claim_seconds", "Time of a claim that was answered.", prometheus.ExponentialBuckets(0.0005, 2, 12)...),
-		unclaimed: to.Counter("cell_connects_unclaimed_total", "Vehicles that were let in before Redis had answered, or while it was away; their claim follows."),
-		taken:     to.Counter("cell_vehicles_taken_total", "Vehicles that came from another gateway."),
-		notices:   to.Counters("cell_notices_total", "Notices between gateways by direction (sent, received) and kind; one that was sent may be lost.", "direction", "kind"),
-		came: to.Counters("cell_operator_states_in_total", "What rules' operators remember of a vehicle that came, by what has become of it: asked (the gateway before has given it), "+
-			"left (by one that has stopped), late (the vehicle was connected before), none (there is none), lost, busy (too many came at a time). After lost and busy the rules begin anew with the vehicle.", "result"),
-		gone: to.Counters("cell_operator_states_out_total", "What rules' operators remember of a vehicle that went, by what has become of it: given, none, refused, left (at the stop), "+
-			"unleft (at the stop: a bound, or Redis), forgotten (unasked).", "result"),
-		bytes: to.Counters("cell_operator_states_bytes_total", "Size of what rules' operators remember of vehicles that came (in) and went (out).", "direction"),
+		claims: to.Counters("cell_claims_total",
+			"Claims of vehicles by result: made, again (Redis had lost the claim, or the vehicle counted as disconnected), "+
+				"refused (a younger connection has the vehicle), missed (the same, but the notice was lost), unanswered.", "result"),
+		seconds: to.Histogram("cell_claim_seconds", "Duration of answered claims.", prometheus.ExponentialBuckets(0.0005, 2, 12)...),
+		unclaimed: to.Counter("cell_connects_unclaimed_total",
+			"Vehicles admitted before Redis answered or while it was unavailable; they are claimed later."),
+		taken: to.Counter("cell_vehicles_taken_total", "Vehicles that moved here from another gateway."),
+		notices: to.Counters("cell_notices_total",
+			"Notices between gateways by direction (sent, received) and kind. A sent notice may be lost.", "direction", "kind"),
+		came: to.Counters("cell_operator_states_in_total",
+			"Operator states of vehicles that moved here, by result: asked (the previous gateway sent it), left (the previous "+
+				"gateway left it in Redis when it stopped), late (it arrived after messages of the vehicle), none (there was none), "+
+				"lost (no gateway answered), busy (too many at a time). After lost and busy the rules start without state for the "+
+				"vehicle.", "result"),
+		gone: to.Counters("cell_operator_states_out_total",
+			"Operator states of vehicles that moved away, by result: given, none, refused, left (in Redis at a stop), unleft "+
+				"(not left at a stop: over the bound, or Redis failed), forgotten (no gateway asked for it).", "result"),
+		bytes: to.Counters("cell_operator_states_bytes_total",
+			"Size of operator states of rules that moved with vehicles to this gateway (in) and from it (out).", "direction"),
 	}
 	for _, result := range []string{"made", "again", "refused", "missed", "unanswered"} {
 		m.claims.WithLabelValues(result)

@@ -172,7 +172,7 @@ func (w *certificates) dependency() (remote.Health, bool) {
 
 func (w *certificates) readings() *metric.Readings {
 	r := &metric.Readings{}
-	until := r.Add("tls_certificate_not_after_seconds", "End of the server certificate, Unix time.", "listener")
+	until := r.Add("tls_certificate_not_after_seconds", "Expiry of the server certificate in seconds since the Unix epoch.", "listener")
 	r.Read = func(to metric.Sample) {
 		w.mu.Lock()
 		defer w.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -19,7 +20,7 @@ import (
 func TestDeployNamesMetricsThatExist(t *testing.T) {
 	t.Parallel()
 	a, _ := boot(t, place(t, "gw-1", "several", miniredis.RunT(t).Addr()))
-	known := metricNames(a.reg.all)
+	known := metricsOf(t, a.reg.all)
 	used := regexp.MustCompile(`\bcellgate_[a-z0-9_]+`)
 	found := 0
 	err := filepath.WalkDir("../../../deploy", func(path string, d fs.DirEntry, err error) error {
@@ -33,7 +34,8 @@ func TestDeployNamesMetricsThatExist(t *testing.T) {
 			for _, part := range []string{"_bucket", "_count", "_sum"} {
 				base = strings.TrimSuffix(base, part)
 			}
-			if !known[name] && !known[base] {
+			_, is := known[name]
+			if _, isBase := known[base]; !is && !isBase {
 				t.Errorf("%s asks for %s, which no gateway measures", path, name)
 			}
 		}
@@ -44,18 +46,28 @@ func TestDeployNamesMetricsThatExist(t *testing.T) {
 	}
 }
 
-// metricNames returns the names of all metrics of a registry, with or without a value.
-func metricNames(reg *prometheus.Registry) map[string]bool {
+// measured describes a metric.
+type measured struct{ labels, help string }
+
+// metricsOf returns all metrics of a registry by name, with or without a value.
+func metricsOf(t *testing.T, reg *prometheus.Registry) map[string]measured {
+	t.Helper()
 	descs := make(chan *prometheus.Desc)
 	go func() {
 		defer close(descs)
 		reg.Describe(descs)
 	}()
-	names, name := make(map[string]bool), regexp.MustCompile(`fqName: "([^"]*)"`)
+	all, parts := map[string]measured{}, regexp.MustCompile(`^Desc\{fqName: "([^"]*)", help: (".*"), unit: .* variableLabels: (\{.*\})\}$`)
 	for d := range descs {
-		names[name.FindStringSubmatch(d.String())[1]] = true
+		m := parts.FindStringSubmatch(d.String())
+		if m == nil {
+			t.Fatalf("a description of another form: %s", d)
+		}
+		help, err := strconv.Unquote(m[2])
+		check.OK(t, err)
+		all[m[1]] = measured{labels: strings.Trim(m[3], "{}"), help: help}
 	}
-	return names
+	return all
 }
 
 // TestReadinessIsMeasured checks that the metrics agree with /readyz.

@@ -20,8 +20,8 @@ type httpMetrics struct {
 func newHTTPMetrics(reg prometheus.Registerer) *httpMetrics {
 	to := metric.For(reg)
 	return &httpMetrics{
-		requests: to.Counters("http_requests_total", "Requests to the HTTP listeners, by the route's pattern (other: there is none) and the class of the status.", "route", "code"),
-		seconds: to.Histograms("http_request_seconds", "Time of requests to the HTTP listeners, streams and ?wait= included.",
+		requests: to.Counters("http_requests_total", "HTTP requests by route (other: no route) and class of the status code.", "route", "code"),
+		seconds: to.Histograms("http_request_seconds", "Duration of HTTP requests by route, including streams and ?wait=.",
 			[]float64{.001, .005, .025, .1, .5, 2.5, 10, 60}, "route"),
 	}
 }

@@ -54,10 +54,13 @@ type ladder struct {
 func newLadder(c *configs.Journal, state string, j *journal.Journal, reg prometheus.Registerer, log *slog.Logger) *ladder {
 	l := &ladder{journal: j, dir: string(c.Dir), state: state, segment: int64(c.SegmentBytes), log: log}
 	to := metric.For(reg)
-	l.ratio = to.Gauge("journal_used_ratio", "The share of the journal's room that is used, by its bound or by the disk.")
-	l.rungs = to.Gauge("journal_rung", "0 normal, 1 alarm, 2 QoS 0 dropped, 3 new connections refused, 4 reading stopped.")
-	l.gauge = to.Gauges("journal_pressure", "Goes after 0.1.0: journal_used_ratio and journal_rung. used: the share of the journal's room that is used; "+
-		"rung: 0 normal, 1 alarm, 2 QoS 0 dropped, 3 new connections refused, 4 reading stopped.", "what")
+	l.ratio = to.Gauge("journal_used_ratio", "Share of the journal's space in use, of its bound or of the disk.")
+	l.rungs = to.Gauge("journal_rung",
+		"How far the journal is filled: 0 normal, 1 alarm, 2 QoS 0 is dropped, 3 new connections are refused, 4 clients are "+
+			"no longer read.")
+	l.gauge = to.Gauges("journal_pressure",
+		"Removed after 0.1.0; use journal_used_ratio and journal_rung. used: share of the journal's space in use; rung: as "+
+			"journal_rung.", "what")
 	l.look(c)
 	return l
 }

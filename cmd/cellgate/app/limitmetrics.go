@@ -8,19 +8,20 @@ import (
 // limitReadings returns the bounds. Their use is measured under the same names without _limit.
 func (a *gateway) limitReadings() *metric.Readings {
 	r := &metric.Readings{}
-	connections := r.Add("connections_limit", "The most clients at once: limits.max_connections, or what descriptors admit.")
-	handshakes := r.Add("handshakes_limit", "The most connections that have not finished TLS and CONNECT, limits.handshakes.")
-	retained := r.Add("retained_messages_limit", "The bound of retained_messages, sessions.max_retained_messages.")
-	retainedBytes := r.Add("retained_bytes_limit", "The bound of retained_bytes, sessions.max_retained_bytes.")
-	queued := r.Add("session_queued_bytes_limit", "The bound of session_queued_bytes.")
-	commands := r.Add("commands_open_limit", "The bound of commands_open.")
-	kept := r.Add("commands_kept_limit", "The bound of commands_kept, commands.keep_max.")
-	events := r.Add("command_events_waiting_limit", "The bound of command_events_waiting, commands.max_events.")
-	revocations := r.Add("revocations_limit", "The bound of revocations.")
-	window := r.Add("uplink_window_limit", "Messages of a client that are not acknowledged at most, uplink.window. uplink_windows_full counts those that have so many.")
+	connections := r.Add("connections_limit", "Bound of connections: limits.max_connections, or fewer if there are too few descriptors.")
+	handshakes := r.Add("handshakes_limit", "Bound of handshakes: limits.handshakes.")
+	retained := r.Add("retained_messages_limit", "Bound of retained_messages: sessions.max_retained_messages.")
+	retainedBytes := r.Add("retained_bytes_limit", "Bound of retained_bytes: sessions.max_retained_bytes.")
+	queued := r.Add("session_queued_bytes_limit", "Bound of session_queued_bytes.")
+	commands := r.Add("commands_open_limit", "Bound of commands_open.")
+	kept := r.Add("commands_kept_limit", "Bound of commands_kept: commands.keep_max.")
+	events := r.Add("command_events_waiting_limit", "Bound of command_events_waiting: commands.max_events.")
+	revocations := r.Add("revocations_limit", "Bound of revocations.")
+	window := r.Add("uplink_window_limit",
+		"Bound of unacknowledged messages per client: uplink.window. uplink_windows_full counts the clients at the bound.")
 	subject := r.Add("session_subject_used_ratio",
-		"Of the bounds of one token subject (sessions.max_…_per_subject) the share that the subject nearest to it uses.", "what")
-	journal := r.Add("journal_bytes_limit", "The bound of journal_bytes, by uplink.journal.max_bytes and by the disk.")
+		"Highest share that any token subject uses of a bound per subject (sessions.max_…_per_subject).", "what")
+	journal := r.Add("journal_bytes_limit", "Bound of journal_bytes: uplink.journal.max_bytes, or less if the disk has less.")
 	r.Read = func(to metric.Sample) {
 		c := a.Config()
 		to.Gauge(connections, float64(limitsOf(c, a.descriptors.clients).MaxConnections))

@@ -307,7 +307,7 @@ func droppedTexts(all []DroppedLoss) (texts []string) {
 // readings returns the metric of the losses that no operator has acknowledged.
 func (l *losses) readings() *metric.Readings {
 	r := &metric.Readings{}
-	what := r.Add("losses_unacknowledged", "What was lost of data_dir, by part, and no operator has acknowledged.", "part")
+	what := r.Add("losses_unacknowledged", "Losses of data_dir that no operator has acknowledged, by part.", "part")
 	r.Read = func(to metric.Sample) {
 		a := l.answer()
 		n := map[string]int{partState: 0, partJournal: 0, partKeys: 0, partOperators: 0}

@@ -22,7 +22,7 @@ func newRegistry(c *configs.Config, b Build) *registry {
 	r := &registry{all: all, own: prometheus.WrapRegistererWithPrefix("cellgate_", labelled)}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "build_info",
-		Help:        "1, with the build in its labels.",
+		Help:        "Always 1; the build is in its labels.",
 		ConstLabels: prometheus.Labels{"version": b.Version, "commit": b.Commit, "go": runtime.Version(), "node": c.Cell.Node},
 	})
 	info.Set(1)

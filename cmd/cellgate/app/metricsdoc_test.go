@@ -15,8 +15,8 @@ import (
 // families are the sections of docs/metrics.md.
 var families = []string{"resources", "state", "load", "capacity", "quality", "comparison"}
 
-// TestMetricsAreDocumented compares docs/metrics.md with the gateway's metrics: each has one row, in one of the six
-// families, and no row is of a missing metric. Metrics of sections that are off are only in the list of rows.
+// TestMetricsAreDocumented compares docs/metrics.md with the gateway's metrics: each has one row, with its labels and its
+// help text, in one of the six families, and no row is of a missing metric. The gateway has every optional section.
 func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
 	file := place(t, "gw-1", "several", miniredis.RunT(t).Addr())
@@ -25,30 +25,38 @@ func TestMetricsAreDocumented(t *testing.T) {
 	a, _ := boot(t, file)
 	text, err := os.ReadFile("../../../docs/metrics.md")
 	check.OK(t, err)
-	rows := map[string]string{}
-	for _, m := range regexp.MustCompile("(?m)^\\| `(cellgate_[a-z0-9_]+)`[^|]*\\| ([a-z]+) \\|").FindAllStringSubmatch(string(text), -1) {
-		if rows[m[1]] != "" {
-			t.Errorf("%s has two rows", m[1])
-		}
-		rows[m[1]] = m[2]
-		if !slices.Contains(families, m[2]) {
-			t.Errorf("%s: there is no family %s", m[1], m[2])
-		}
-	}
-	known := metricNames(a.reg.all)
-	for name := range known {
-		if strings.HasPrefix(name, "cellgate_") && rows[name] == "" {
-			t.Errorf("%s has no row in docs/metrics.md: write | `%s` {labels} | family | what it says |", name, name)
-		}
-	}
-	for name := range known {
-		if of, is := strings.CutSuffix(name, "_limit"); is && !known[of] && !known[of+"s_full"] {
-			t.Errorf("%s stands without its use %s", name, of)
-		}
-	}
-	for name := range rows {
-		if !known[name] {
+	known, rows := metricsOf(t, a.reg.all), map[string]bool{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(cellgate_[a-z0-9_]+)`(?: \\{(.*?)\\})? \\| ([a-z]+) \\| (.*) \\|$").FindAllStringSubmatch(string(text), -1) {
+		name, labels, family, help := row[1], row[2], row[3], row[4]
+		m, is := known[name]
+		switch {
+		case rows[name]:
+			t.Errorf("%s has two rows", name)
+		case !is:
 			t.Errorf("%s: no gateway measures it", name)
+		case !slices.Contains(families, family):
+			t.Errorf("%s: unknown family %s", name, family)
+		case labels != m.labels || help != m.help:
+			t.Errorf("the row is\n%s\nwant\n%s", row[0], m.row(name, family))
+		}
+		rows[name] = true
+	}
+	for name, m := range known {
+		if strings.HasPrefix(name, "cellgate_") && !rows[name] {
+			t.Errorf("missing row: write\n%s", m.row(name, "FAMILY"))
+		}
+		if of, is := strings.CutSuffix(name, "_limit"); is && known[of].help == "" && known[of+"s_full"].help == "" {
+			t.Errorf("%s exists without %s", name, of)
 		}
 	}
+}
+
+// row returns a metric's row of docs/metrics.md.
+func (m measured) row(name, family string) string {
+	if m.labels != "" {
+		name += "` {" + m.labels + "}"
+	} else {
+		name += "`"
+	}
+	return "| `" + name + " | " + family + " | " + m.help + " |"
 }

@@ -94,8 +94,8 @@ func (a *gateway) readinessOf(all []remote.Health) (r readiness, code int) {
 // readyReadings returns the metrics with the content of /readyz.
 func (a *gateway) readyReadings() *metric.Readings {
 	r := &metric.Readings{}
-	ready := r.Add("ready", "1 while vehicles can be served, as /readyz.")
-	degraded := r.Add("degraded", "1 for each dependency or part that /readyz names as degraded.", "what")
+	ready := r.Add("ready", "1 while vehicles can be served, as /readyz reports.")
+	degraded := r.Add("degraded", "1 for each part that /readyz reports as degraded.", "what")
 	r.Read = func(to metric.Sample) {
 		now, code := a.readiness()
 		to.Flag(ready, code == http.StatusOK)

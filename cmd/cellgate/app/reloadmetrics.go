@@ -9,17 +9,16 @@ import (
 // reloadReadings returns the metrics of the rules and configuration in force and of their last reload, as in GET
 // /v1/rules and /v1/status.
 func (p *process) reloadReadings(keeper *ruleKeeper) *metric.Readings {
-	const ok, at = "1 while the last attempt to put them in force succeeded, 0 after one that was refused.",
-		"When they were last put in force or found to be in force, in seconds since the Unix epoch."
+	const ok, at = ": 1 if the last reload succeeded, 0 if it was refused.", ": time of the last successful reload in seconds since the Unix epoch."
 	r := &metric.Readings{}
 	rules := r.Add("rules_in_force", "Rules in force.")
-	rulesInfo := r.Add("rules_info", "1, with the hash of the rule set in force in its label.", "hash")
-	rulesOK := r.Add("rules_last_reload_successful", "The rule files: "+ok)
-	rulesAt := r.Add("rules_last_reload_success_timestamp_seconds", "The rule files: "+at)
-	configInfo := r.Add("config_info", "1, with the hash of the configuration file in force in its label.", "hash")
-	configOK := r.Add("config_last_reload_successful", "The configuration, with certificates, keys and rules: "+ok)
-	configAt := r.Add("config_last_reload_success_timestamp_seconds", "The configuration: "+at)
-	restart := r.Add("config_keys_waiting", "Keys of the configuration file that wait for a restart.")
+	rulesInfo := r.Add("rules_info", "Always 1; the hash of the rule set in force is in its label.", "hash")
+	rulesOK := r.Add("rules_last_reload_successful", "Rules"+ok)
+	rulesAt := r.Add("rules_last_reload_success_timestamp_seconds", "Rules"+at)
+	configInfo := r.Add("config_info", "Always 1; the hash of the configuration file in force is in its label.", "hash")
+	configOK := r.Add("config_last_reload_successful", "Configuration with certificates, keys and rules"+ok)
+	configAt := r.Add("config_last_reload_success_timestamp_seconds", "Configuration"+at)
+	restart := r.Add("config_keys_waiting", "Changed keys of the configuration file that need a restart.")
 	r.Read = func(to metric.Sample) {
 		if set, o := keeper.reloaded(); set != nil {
 			to.Gauge(rules, float64(len(set.Rules())))

@@ -62,7 +62,7 @@ func (p *process) reportMissing(to *losses, what, lost string) error {
 
 func newMissing(reg prometheus.Registerer) *prometheus.CounterVec {
 	return metric.For(reg).Counters("state_missing_total",
-		"Starts of a gateway that had run before and found a part of its data_dir missing: state, journal or keys.", "part")
+		"Starts that found a part of an existing data_dir missing, by part: state, journal, keys.", "part")
 }
 
 // inUse returns an error that says which process uses the data folder.

@@ -35,9 +35,9 @@ func newTraces(j *journal.Journal) *trace.Traces {
 
 func traceReadings(t *trace.Traces) *metric.Readings {
 	r := &metric.Readings{}
-	tracers := r.Add("tracers", "Clients of GET /v1/trace.")
-	limit := r.Add("tracers_limit", "The most there may be.")
-	dropped := r.Add("trace_dropped_total", "Steps that were not told to a tracer, because there were more than its rate or buffer takes.")
+	tracers := r.Add("tracers", "Open traces (GET /v1/trace).")
+	limit := r.Add("tracers_limit", "Bound of tracers.")
+	dropped := r.Add("trace_dropped_total", "Steps that a trace omitted because of its rate or buffer.")
 	r.Read = func(to metric.Sample) {
 		to.Gauge(tracers, float64(t.Tracers()))
 		to.Gauge(limit, configs.MaxTracers)

@@ -86,10 +86,10 @@ func New(o Options, from *trace.Tracer) (*Exporter, error) {
 	m := metric.For(o.Metrics)
 	e := &Exporter{
 		o: o, queue: make(chan sdk.ReadOnlySpan, o.Queue), client: client, looking: from,
-		outcome: m.Counters("spans_total", "Spans for the receiver of traces, by what became of them.", "outcome"),
-		waiting: m.Gauge("spans_waiting", "Spans that wait for the receiver of traces."),
+		outcome: m.Counters("spans_total", "Trace spans by outcome.", "outcome"),
+		waiting: m.Gauge("spans_waiting", "Trace spans that wait for the receiver."),
 	}
-	m.Gauge("spans_waiting_limit", "The most there may be.").Set(float64(o.Queue))
+	m.Gauge("spans_waiting_limit", "Bound of spans_waiting.").Set(float64(o.Queue))
 	provider := sdk.NewTracerProvider(sdk.WithIDGenerator(given{}), sdk.WithSpanProcessor(enqueue{e}), sdk.WithSampler(sdk.AlwaysSample()),
 		sdk.WithResource(resource.NewSchemaless(attribute.String("service.name", "cellgate"), attribute.String("service.version", o.Version),
 			attribute.String("service.instance.id", o.Node), attribute.String("cellgate.cell", o.Cell))))

@@ -43,9 +43,9 @@ type Gate struct {
 func NewGate(most int, reg prometheus.Registerer) *Gate {
 	g := &Gate{most: max(1, min(most, mostStreams)), open: make(map[*Feed]auth.Identity), owned: make(map[string]int)}
 	to := metric.For(reg)
-	to.GaugeFunc("streams", "Streams of server-sent events that are open.", func() float64 { return float64(g.count()) })
-	to.GaugeFunc("streams_max", "How many can be open.", func() float64 { return float64(g.most) })
-	g.ended = to.Counters("streams_ended_total", "Streams that have ended, by reason: gone (the reader), slow, token, shutdown, final.", "reason")
+	to.GaugeFunc("streams", "Open streams of server-sent events.", func() float64 { return float64(g.count()) })
+	to.GaugeFunc("streams_max", "Bound of streams.", func() float64 { return float64(g.most) })
+	g.ended = to.Counters("streams_ended_total", "Ended streams by reason: gone (the reader left), slow, token, shutdown, final.", "reason")
 	return g
 }
 

@@ -57,10 +57,10 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	to := metric.For(reg)
 	return &Metrics{
-		requests: to.Counters("webhook_requests_total", "Requests to an endpoint, by result: ok, refused, failed.", "endpoint", "result"),
-		seconds: to.Histograms("webhook_request_seconds", "Time until an endpoint has answered.",
+		requests: to.Counters("webhook_requests_total", "Requests to an endpoint by result: ok, refused, failed.", "endpoint", "result"),
+		seconds: to.Histograms("webhook_request_seconds", "Time until an endpoint responds.",
 			prometheus.ExponentialBuckets(0.005, 2, 12), "endpoint"),
-		waiting: to.Gauges("webhook_waiting", "Messages in memory for an endpoint; parked ones are in parked_messages.", "endpoint"),
+		waiting: to.Gauges("webhook_waiting", "Messages in memory for an endpoint. Parked ones are in parked_messages.", "endpoint"),
 	}
 }
 
