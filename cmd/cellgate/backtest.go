@@ -26,8 +26,8 @@ func rulesBacktestCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backtest [PATH]",
 		Short: "run rules over a journal and count what they would do",
-		Long: `backtest evaluates every message of a journal, in order, as the gateway would, and delivers nothing.
-With --against it does the same with another rule set and shows both.`,
+		Long: `backtest evaluates every message of a journal in order, as the gateway would, and delivers nothing.
+--against evaluates another rule set too, and shows both results.`,
 		Example: "  cellgate rules backtest configs/rules --journal data/journal --against data/configs/rules",
 		Args:    mayTake("PATH"),
 		RunE: func(_ *cobra.Command, args []string) error {

@@ -14,7 +14,7 @@ func capacityCommand(c *cli) *cobra.Command {
 	t := &target{}
 	cmd := &cobra.Command{
 		Use:     "capacity",
-		Short:   "show what a gateway uses, and how much there can be",
+		Short:   "show the resources that a gateway uses, and their bounds",
 		Example: "  cellgate capacity --json",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

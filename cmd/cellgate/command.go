@@ -111,8 +111,8 @@ func commandSendCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "send --vin VIN --name NAME",
 		Short: "send a command to a vehicle",
-		Long: `send hands a command to the gateway, which keeps it until the vehicle answers or it expires. With
---wait it waits for the final state, and the exit code is 1 when that is not "succeeded".`,
+		Long: `send passes a command to the gateway, which keeps it until the vehicle answers or it expires. --wait waits for
+the final state; the exit code is then 1 unless that is "succeeded".`,
 		Example: `  cellgate command send --vin LTEST000000000001 --name unlock --payload '{"doors":"all"}' --wait
   cellgate command send --vin LTEST000000000001 --name honk --ttl 10s --json
   cellgate command send --vin LTEST000000000001 --name update --ttl 7d
@@ -126,8 +126,8 @@ func commandSendCommand(c *cli) *cobra.Command {
 	cmd.Flags().StringVar(&f.payload, "payload", "", "JSON that the vehicle gets")
 	cmd.Flags().StringVar(&f.id, "id", "", "the command's id; sending the same again changes nothing (default: a new one)")
 	durationVar(cmd.Flags(), &f.ttl, "ttl", 0, "how long the command is valid, such as 90s or 7d (default commands.default_ttl)")
-	cmd.Flags().BoolVar(&f.urgent, "urgent", false, "send it before the vehicle's other commands that have not been sent")
-	durationVar(cmd.Flags(), &f.wait, "wait", 0, "how long to wait for the final state (30s when no time is given)")
+	cmd.Flags().BoolVar(&f.urgent, "urgent", false, "send it before the vehicle's other queued commands")
+	durationVar(cmd.Flags(), &f.wait, "wait", 0, "how long to wait for the final state (30s if no time is given)")
 	cmd.Flags().Lookup("wait").NoOptDefVal = defaultWait.String()
 	_ = cmd.MarkFlagRequired("vin")  // fails only for a flag that does not exist
 	_ = cmd.MarkFlagRequired("name") // likewise
@@ -230,7 +230,7 @@ type commandFlags struct {
 
 func (f *commandFlags) flags(c *cli, cmd *cobra.Command) {
 	f.target.flags(cmd)
-	cmd.Flags().StringVar(&f.vin, "vin", "", "the vehicle; looked up when not given")
+	cmd.Flags().StringVar(&f.vin, "vin", "", "the vehicle; looked up if not given")
 	c.jsonFlag(cmd)
 }
 

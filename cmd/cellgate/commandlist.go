@@ -18,8 +18,8 @@ func commandCancelCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cancel ID",
 		Short: "cancel a command that has not been sent",
-		Long: `cancel ends a command that is still queued. One that was sent may have been executed: it is refused, and the exit
-code is 1.`,
+		Long: `cancel ends a command that is still queued. It refuses a command that was sent, because the vehicle may have executed
+it; the exit code is then 1.`,
 		Example: "  cellgate command cancel 01J9ZC3V6Q",
 		Args:    takes("ID"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return c.one(cmd, f, "DELETE", args[0]) },
@@ -33,8 +33,8 @@ func commandWatchCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "watch ID",
 		Short: "follow a command until its final state",
-		Long: `watch prints a line for each state that a command comes into, and ends with the final one. The exit code is 1 when that
-is not "succeeded". With --json each line is the command's document.`,
+		Long: `watch prints a line for each state that the command enters, and ends with the final one. The exit code is 1 unless
+that is "succeeded". With --json each line is the command as a JSON object.`,
 		Example: "  cellgate command watch 01J9ZC3V6Q",
 		Args:    takes("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -120,8 +120,8 @@ func commandListCommand(c *cli) *cobra.Command {
 		},
 	}
 	t.flags(cmd)
-	cmd.Flags().StringVar(&vin, "vin", "", "of this vehicle")
-	cmd.Flags().StringVar(&state, "state", "", "in this state, such as queued, sent, succeeded or expired")
+	cmd.Flags().StringVar(&vin, "vin", "", "only commands of this vehicle")
+	cmd.Flags().StringVar(&state, "state", "", "only commands in this state, such as queued, sent, succeeded or expired")
 	page.flags(cmd)
 	c.jsonFlag(cmd)
 	return cmd

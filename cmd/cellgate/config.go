@@ -29,11 +29,10 @@ func configCheckCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "validate a configuration",
-		Long: `check validates a configuration and names every problem with file, line and column. It opens
-nothing that the configuration points to. With --deep it does, as the user and on the machine of the gateway:
-certificates, Kafka and its topics with the rights to them, Redis, the rules, the disk's space and speed,
-descriptors, and this machine's clock beside those of others. It changes nothing. The exit code is 1 when there
-is an error, not for warnings.`,
+		Long: `check validates a configuration and reports every problem with file, line and column. It does not open the files
+and addresses in it. --deep also checks certificates, Kafka with its topics and permissions, Redis, rules, the space
+and speed of the disk, descriptors, and this machine's clock: run it on the gateway's machine as the gateway's user.
+It changes nothing. The exit code is 1 if there is an error; warnings do not count.`,
 		Example: `  cellgate config check configs/cell.yaml
   cellgate config check --deep configs/cell.yaml --json`,
 		Args: takes("FILE"),
@@ -55,7 +54,7 @@ is an error, not for warnings.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&deep, "deep", false, "also check everything that it refers to")
+	cmd.Flags().BoolVar(&deep, "deep", false, "also check what the configuration refers to")
 	c.jsonFlag(cmd)
 	return cmd
 }

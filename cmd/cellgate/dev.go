@@ -34,11 +34,11 @@ func devCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "run everything on this machine, with nothing installed",
-		Long: `dev runs the whole gateway on an embedded Kafka and Redis, with keys, certificates and sample rules
-made on the first start, and a simulated fleet. Everything is kept in the data folder, and later starts go
-on with it. The configuration is DIR/configs/dev.yaml: change a port there when it is taken.
+		Long: `dev runs the whole gateway with an embedded Kafka and Redis and simulated vehicles. The first start creates keys,
+certificates and sample rules. Everything is in the data folder, which later starts use again. The configuration is
+DIR/configs/dev.yaml: if a port is taken, change it there.
 
-The embedded Kafka and Redis are for development: production runs ` + "`cellgate run`" + `.`,
+The embedded Kafka and Redis are for development only. For production use ` + "`cellgate run`" + `.`,
 		Example: `  cellgate dev
   cellgate dev --data /tmp/cell --vehicles 100
   cellgate dev --gateways 2`,
@@ -48,7 +48,7 @@ The embedded Kafka and Redis are for development: production runs ` + "`cellgate
 	cmd.AddCommand(devPartCommands(c)...)
 	cmd.Flags().StringVar(&f.data, "data", data, "folder for everything; also CELLGATE_DATA")
 	cmd.Flags().IntVar(&f.vehicles, "vehicles", 10, "simulated vehicles; 0 for none")
-	cmd.Flags().IntVar(&f.gateways, "gateways", 1, "gateways of the cell, between which the vehicles move; all but the first use free ports")
+	cmd.Flags().IntVar(&f.gateways, "gateways", 1, "gateways of the cell; vehicles move between them; all but the first use free ports")
 	cmd.Flags().Float64Var(&f.rate, "rate", 0.5, "telemetry messages per second and vehicle")
 	cmd.Flags().BoolVar(&f.freePorts, "free-ports", false, "listen on free ports instead of the configured ones; commands with --data find them")
 	return cmd

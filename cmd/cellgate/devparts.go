@@ -27,7 +27,7 @@ func devPartCommands(c *cli) []*cobra.Command {
 	}
 	t := &target{}
 	list := &cobra.Command{
-		Use: "parts", Short: "which of the embedded parts run", Example: "  cellgate dev parts", Args: takes(),
+		Use: "parts", Short: "show which embedded parts run", Example: "  cellgate dev parts", Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.devParts(cmd, t, "GET", "/v1/dev/parts", nil) },
 	}
 	t.flags(list)

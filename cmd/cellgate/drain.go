@@ -21,9 +21,9 @@ func drainCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "drain",
 		Short: "move the vehicles to another gateway",
-		Long: `drain makes a gateway take no new vehicles and send away those that it has, at a rate, with an
-endpoint to go to. --stop ends a drain, --status shows it. With --wait the command ends when no vehicle is
-connected any more, or with exit code 1 when the time is over.`,
+		Long: `drain stops a gateway from accepting vehicles, and disconnects the connected ones at a rate. --endpoint tells them
+where to connect instead. --stop ends a drain, --status shows it. --wait returns when no vehicle is connected, or
+with exit code 1 after the given time.`,
 		Example: `  cellgate drain --rate 50 --endpoint gw-2.example.com:8883
   cellgate drain --rate 200 --wait 5m
   cellgate drain --stop`,
@@ -64,7 +64,7 @@ connected any more, or with exit code 1 when the time is over.`,
 	}
 	t.flags(cmd)
 	cmd.Flags().Float64Var(&rate, "rate", 10, "vehicles per second")
-	cmd.Flags().StringVar(&endpoint, "endpoint", "", "host:port that vehicles are sent to; empty: their router decides")
+	cmd.Flags().StringVar(&endpoint, "endpoint", "", "host:port where vehicles must connect; empty: their router decides")
 	cmd.Flags().BoolVar(&stop, "stop", false, "end the drain")
 	cmd.Flags().BoolVar(&show, "status", false, "show the drain")
 	durationVar(cmd.Flags(), &wait, "wait", 0, "how long to wait until no vehicle is connected")

@@ -15,10 +15,11 @@ func eventsCommand(c *cli) *cobra.Command {
 	var commands, presence, ledger bool
 	cmd := &cobra.Command{
 		Use:   "events",
-		Short: "follow what happens at a gateway, as it happens",
-		Long: `events prints a line of JSON for each event of a stream: of one vehicle (its presence, its messages and its commands), of one
-command, of all commands, of all vehicles' presence, or the ledger whenever it has changed. They tell what this gateway sees from now on;
-what must not be missed is in Kafka. A line with "reason" and "detail" says why the gateway has ended the stream. Ctrl-C ends it.`,
+		Short: "follow the events of a gateway",
+		Long: `events prints the events of one stream as JSON, one per line: of a vehicle (presence, messages, commands), of one
+command, of all commands, of the presence of all vehicles, or of the ledger. The stream starts now, covers only this
+gateway, and may omit events; Kafka has all of them. When the gateway ends the stream, the last line has "reason" and
+"detail". Ctrl-C ends it.`,
 		Example: `  cellgate events --vin LTEST000000000001
   cellgate events --vin LTEST000000000001 --command 01J9ZC3V6Q
   cellgate events --presence`,
@@ -57,11 +58,11 @@ what must not be missed is in Kafka. A line with "reason" and "detail" says why 
 		},
 	}
 	t.flags(cmd)
-	cmd.Flags().StringVar(&vin, "vin", "", "of this vehicle")
-	cmd.Flags().StringVar(&id, "command", "", "of this command of the vehicle, until it is done")
-	cmd.Flags().BoolVar(&commands, "commands", false, "of all commands")
-	cmd.Flags().BoolVar(&presence, "presence", false, "the presence of all vehicles")
-	cmd.Flags().BoolVar(&ledger, "ledger", false, "the ledger")
+	cmd.Flags().StringVar(&vin, "vin", "", "events of this vehicle")
+	cmd.Flags().StringVar(&id, "command", "", "events of this command of the vehicle, until its final state")
+	cmd.Flags().BoolVar(&commands, "commands", false, "events of all commands")
+	cmd.Flags().BoolVar(&presence, "presence", false, "presence events of all vehicles")
+	cmd.Flags().BoolVar(&ledger, "ledger", false, "the ledger, each time it changes")
 	cmd.MarkFlagsOneRequired("vin", "commands", "presence", "ledger")
 	cmd.MarkFlagsMutuallyExclusive("vin", "commands", "presence", "ledger")
 	return cmd

@@ -33,13 +33,13 @@ func fleetCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fleet",
 		Short: "simulate vehicles against a gateway",
-		Long: `fleet connects simulated vehicles to a gateway: each drives the New European Driving Cycle from
-Shanghai to Huangshan and back, publishes telemetry and now and then an alarm, answers commands, and
-reconnects with jittered back-off. It shows a summary line as it goes and ends with a report.
+		Long: `fleet connects simulated vehicles to a gateway. Each drives from Shanghai to Huangshan and back in the New European
+Driving Cycle, publishes telemetry and sometimes an alarm, answers commands, and reconnects with jittered back-off.
+fleet prints summary lines while it runs and a report at the end.
 
-With --data or --config it finds the gateway on this machine and issues tokens with its keys; against
-another one, give --broker, --ca and --tokens or --token-dir. Sequence numbers are in the payload ("seq");
---ledger keeps what was acknowledged, to be compared with what arrived.`,
+With --data or --config it finds the gateway on this machine and issues tokens with its keys. For another gateway
+give --broker, --ca and --tokens or --token-dir. Payloads contain a sequence number ("seq"). --ledger writes the
+acknowledged ones to a file, to compare them with the messages that arrived.`,
 		Example: `  cellgate fleet --vehicles 500 --first 1000 --rate 2 --duration 1m --ledger ledger.txt
   cellgate fleet --broker gw-1.example.com:8883 --ca ca.crt --tokens tokens.txt --rate 0.1
   cellgate fleet --broker 127.0.0.1:1884 --no-tokens --vehicles 200 --saturate --json`,
@@ -58,14 +58,14 @@ func (f *fleetFlags) whereFlags(cmd *cobra.Command) {
 	p := cmd.Flags()
 	p.StringVar(&f.o.Broker, "broker", "", "host:port of a gateway elsewhere")
 	p.StringVar(&f.ca, "ca", "", "PEM file of the authority that signed the gateway's certificate; means TLS")
-	p.BoolVar(&f.tls, "tls", false, "TLS with the system's authorities, with --broker")
+	p.BoolVar(&f.tls, "tls", false, "with --broker: TLS with the system's authorities")
 	p.StringVar(&f.tokens, "tokens", "", "`FILE` with one token per line, as cellgate token issue --vins prints them")
 	p.StringVar(&f.tokenDir, "token-dir", "", "`DIR` with one token per file, named by its VIN")
 	p.BoolVar(&f.noTokens, "no-tokens", false, "connect without user name and password")
 	p.StringVar(&f.mqtt, "mqtt", "5", "protocol version: 5 or 3.1.1")
-	p.BoolVar(&f.o.Clean, "clean", false, "a new session with every connection")
+	p.BoolVar(&f.o.Clean, "clean", false, "start a new session with every connection")
 	p.BoolVar(&f.o.Resume, "tls-resume", false, "resume the TLS session on reconnect")
-	p.Float64Var(&f.o.ConnectRate, "connect-rate", f.o.ConnectRate, "new connections per second at most")
+	p.Float64Var(&f.o.ConnectRate, "connect-rate", f.o.ConnectRate, "maximum number of new connections per second")
 	durationVar(p, &f.o.Keepalive, "keepalive", f.o.Keepalive, "MQTT keep alive")
 	durationVar(p, &f.o.ReconnectMax, "reconnect-max", f.o.ReconnectMax, "longest back-off between attempts")
 	cmd.MarkFlagsMutuallyExclusive("tokens", "token-dir", "no-tokens")
@@ -73,18 +73,18 @@ func (f *fleetFlags) whereFlags(cmd *cobra.Command) {
 
 func (f *fleetFlags) loadFlags(cmd *cobra.Command) {
 	p := cmd.Flags()
-	p.IntVar(&f.o.Vehicles, "vehicles", 10, "how many")
+	p.IntVar(&f.o.Vehicles, "vehicles", 10, "number of vehicles")
 	p.IntVar(&f.o.First, "first", 0, "number of the first vehicle, so that several fleets do not share VINs")
 	p.Float64Var(&f.o.Rate, "rate", 1, "telemetry messages per second and vehicle; 0 stays idle")
-	p.BoolVar(&f.o.Saturate, "saturate", false, "publish as fast as the window admits, instead of --rate")
+	p.BoolVar(&f.o.Saturate, "saturate", false, "publish as fast as the window allows, instead of --rate")
 	p.Uint8Var(&f.o.QoS, "qos", 1, "0 or 1")
 	p.IntVar(&f.o.PayloadBytes, "payload-bytes", 0, "pad telemetry to this size")
-	p.IntVar(&f.o.Window, "window", f.o.Window, "unacknowledged messages per vehicle at most")
+	p.IntVar(&f.o.Window, "window", f.o.Window, "maximum number of unacknowledged messages per vehicle")
 	durationVar(p, &f.alarms, "alarm-every", 30*time.Minute, "mean time between a vehicle's alarms; 0s for none (the default with --ledger)")
 	durationVar(p, &f.o.Duration, "duration", 0, "how long to run; 0s runs until Ctrl-C")
-	p.BoolVar(&f.o.WaitConnected, "wait-connected", false, "publish once all are connected, and count from then")
-	p.Uint64Var(&f.o.Seed, "seed", 1, "makes the vehicles' places and charge repeatable")
-	p.StringVar(&f.ledger, "ledger", "", "append to this `FILE` VIN and sequence of every acknowledged message, fsynced")
+	p.BoolVar(&f.o.WaitConnected, "wait-connected", false, "publish and count only after all are connected")
+	p.Uint64Var(&f.o.Seed, "seed", 1, "seed of the vehicles' positions and charge")
+	p.StringVar(&f.ledger, "ledger", "", "append VIN and sequence of every acknowledged message to `FILE`, with fsync")
 	durationVar(p, &f.every, "every", 0, "time between summary lines (1s on a terminal, else 10s)")
 }
 

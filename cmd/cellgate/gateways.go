@@ -17,8 +17,8 @@ func gatewaysCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "gateways",
 		Short: "list the gateways of the cell, and forget one that does not return",
-		Long: `gateways shows the gateways of the cell: which live, what they run, and for which of them commands wait after Redis
-has lost something.`,
+		Long: `gateways shows the gateways of the cell: which are alive, which versions, rules and configurations they run, and for
+which of them commands wait after Redis has lost data.`,
 		Example: `  cellgate gateways list
   cellgate gateways forget gw-2`,
 	}
@@ -64,14 +64,14 @@ func gatewaysForgetCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "forget NODE",
 		Short: "continue without a gateway that does not return",
-		Long: `forget says that a gateway will not come back, and that its disk is lost. After Redis has lost something the others wait
-for each gateway's memory before they accept commands again; without this they wait for that one for ever.
+		Long: `forget removes a gateway that will not return and whose disk is lost. After Redis has lost data, the other gateways
+accept no commands until every gateway has restored its part; without forget they wait for the lost one indefinitely.
 
-What it alone remembered is gone. When Redis is, or becomes, another server than before, commands of until now that are still
-queued may have been sent by it: they are not sent any more, cannot be cancelled, and end as expired with cause unknown. Those
-that nobody else had are not known any more.
+State that only this gateway had is lost. If the Redis server has been replaced, or is replaced later, the gateway may
+have sent commands that are still queued: these are not sent again, cannot be cancelled, and end as expired with cause
+unknown. Commands that only this gateway had are then unknown (404).
 
-A gateway that lives is not forgotten. It shows what it would do, with exit code 1, and does it with --yes. It may be repeated.`,
+A gateway that is alive is refused. Without --yes forget only shows the effect, with exit code 1. It can be repeated.`,
 		Example: `  cellgate gateways forget gw-2
   cellgate gateways forget gw-2 --yes`,
 		Args: takes("NODE"),
@@ -91,7 +91,7 @@ A gateway that lives is not forgotten. It shows what it would do, with exit code
 		},
 	}
 	t.flags(cmd)
-	cmd.Flags().BoolVar(&yes, "yes", false, "carry out what is shown")
+	cmd.Flags().BoolVar(&yes, "yes", false, "carry it out")
 	c.jsonFlag(cmd)
 	return cmd
 }

@@ -21,9 +21,9 @@ import (
 func journalCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "journal",
-		Short: "look into a journal, also while the gateway runs",
-		Long: `journal reads a journal directory and changes nothing. On a live journal what it shows is of the
-moment of looking.`,
+		Short: "inspect a journal, also while the gateway runs",
+		Long: `journal reads a journal directory and changes nothing. If a gateway is using the journal, the output shows the state
+at the time of reading.`,
 		Example: "  cellgate journal stat data/journal",
 	}
 	cmd.AddCommand(journalStatCommand(c), journalVerifyCommand(c), journalDumpCommand(c))
@@ -33,7 +33,7 @@ moment of looking.`,
 func journalStatCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "stat DIR",
-		Short:   "show what a journal holds, by its segments' headers",
+		Short:   "summarize a journal from its segments' headers",
 		Example: "  cellgate journal stat data/journal --json",
 		Args:    takes("DIR"),
 		RunE:    func(_ *cobra.Command, args []string) error { return c.inspectJournal(args[0], journal.Inspect) },
@@ -46,8 +46,8 @@ func journalVerifyCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify DIR",
 		Short: "check every batch of a journal",
-		Long: `verify reads every batch of every segment and checks it. A torn tail is what a crash leaves and no
-damage; the exit code is 1 when there is corruption, and each place is shown.`,
+		Long: `verify reads and checks every batch of every segment, and shows each damaged place. The exit code is 1 if there is
+damage. An incomplete last batch is normal after a crash and does not count as damage.`,
 		Example: "  cellgate journal verify data/journal",
 		Args:    takes("DIR"),
 		RunE:    func(_ *cobra.Command, args []string) error { return c.inspectJournal(args[0], journal.Verify) },
@@ -136,8 +136,8 @@ func journalDumpCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dump DIR",
 		Short: "print a journal's records, one per line",
-		Long: `dump prints records in order: as text, or with --json as one JSON object per line. A gap in the
-sequence is what cannot be read; verify tells why.`,
+		Long: `dump prints records in order, as text or with --json as one JSON object per line. Records that cannot be read leave
+a gap in the sequence; verify shows the reason.`,
 		Example: `  cellgate journal dump data/journal --topic 'v1/LTEST000000000001/#'
   cellgate journal dump data/journal --from 1000 --limit 10 --json`,
 		Args: takes("DIR"),

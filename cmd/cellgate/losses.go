@@ -14,15 +14,15 @@ import (
 func lossesCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "losses",
-		Short: "list what was lost of the data folder, and acknowledge it",
-		Long: `losses shows what was missing or damaged in data_dir while the gateway went on without it, and how many messages the sinks
-have lost with the journal. /readyz is degraded until an operator has acknowledged all of it.`,
+		Short: "list and acknowledge losses of the data folder",
+		Long: `losses shows which parts of data_dir were missing or damaged when the gateway started without them, and how many
+messages each sink lost with the journal. /readyz is degraded until an operator acknowledges all losses.`,
 		Example: `  cellgate losses list
   cellgate losses acknowledge`,
 	}
 	cmd.AddCommand(
-		lossesCall(c, "list", "GET", "/v1/losses", "list what was lost of the data folder"),
-		lossesCall(c, "acknowledge", "POST", "/v1/losses/acknowledge", "acknowledge all losses so far, which ends that line of /readyz"),
+		lossesCall(c, "list", "GET", "/v1/losses", "list the losses of the data folder"),
+		lossesCall(c, "acknowledge", "POST", "/v1/losses/acknowledge", "acknowledge all losses so far; /readyz no longer reports them"),
 	)
 	return cmd
 }

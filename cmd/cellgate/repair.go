@@ -18,14 +18,14 @@ func repairCommand(c *cli) *cobra.Command {
 	o, yes := repair.Options{}, false
 	cmd := &cobra.Command{
 		Use:   "repair DIR",
-		Short: "move away what in a data folder stops a gateway from starting",
-		Long: `repair looks at the data_dir of a gateway that is stopped, and shows what stops it from starting, what can be done
-about it, and what would be lost. It changes nothing without --yes.
+		Short: "repair a data folder that prevents a start",
+		Long: `repair checks the data_dir of a stopped gateway. It shows what prevents a start, the remedy, and what would be lost.
+It changes nothing without --yes.
 
-What it takes away is kept in DIR/repair-{time}. Messages that are lost are counted in the ledger of their sink
-(GET /v1/ledger) as dropped. A copy of the folder from before the damage loses less: put that back if there is one.
+Removed files are moved to DIR/repair-{time}. Lost messages are counted as dropped in the ledger of their sink
+(GET /v1/ledger). If you have a copy of the folder from before the damage, restore it instead: less is lost.
 
-The exit code is 1 when something was found and nothing was done.`,
+The exit code is 1 if there is a problem and nothing was repaired.`,
 		Example: `  cellgate repair /var/lib/cellgate
   cellgate repair /var/lib/cellgate --yes`,
 		Args: takes("DIR"),
@@ -53,7 +53,7 @@ The exit code is 1 when something was found and nothing was done.`,
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&yes, "yes", false, "carry out what is shown")
+	cmd.Flags().BoolVar(&yes, "yes", false, "carry it out")
 	cmd.Flags().StringVar(&o.Journal, "journal", "", "uplink.journal.dir, if it is not DIR/journal")
 	cmd.Flags().StringVar(&o.Keys, "keys", "", "auth.keys_dir, if it is not DIR/auth")
 	c.jsonFlag(cmd)

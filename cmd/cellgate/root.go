@@ -21,9 +21,9 @@ func newRoot(c *cli) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "cellgate",
 		Short: "MQTT gateway of one cell of a connected-vehicle platform",
-		Long: `cellgate keeps the vehicles' MQTT connections of one cell, journals telemetry before it
-acknowledges it, routes it by YAML rules to Kafka and Redis, delivers commands, and forwards selected data
-to the central unit.
+		Long: `cellgate is the MQTT gateway of one cell of a connected-vehicle platform. It keeps the vehicles' connections,
+journals messages before it acknowledges them, routes them by YAML rules to Kafka and Redis, delivers commands,
+and forwards selected data to the central unit.
 
 Start with:  cellgate dev`,
 		Example: `  cellgate dev

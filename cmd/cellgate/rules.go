@@ -20,8 +20,8 @@ func rulesCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rules",
 		Short: "write, check, test, apply, explain and compare rules",
-		Long: `rules is the analyst's set of tools. A PATH is a folder or a file; without one, the tools work on
-the rules of the gateway that --data or --config names.`,
+		Long: `rules has the tools for analysts. PATH is a folder or a file. Without PATH, the tools use the rules of the gateway
+that --data or --config names.`,
 		Example: "  cellgate rules check configs/rules\n  cellgate rules test configs/rules",
 	}
 	cmd.AddCommand(
@@ -100,7 +100,7 @@ func rulesToolCommand(c *cli, name, short string, tool func(io.Writer, []string,
 		},
 	}
 	f.add(cmd)
-	cmd.Flags().BoolVar(&strict, "strict", false, "fail on warnings too")
+	cmd.Flags().BoolVar(&strict, "strict", false, "fail on warnings, too")
 	c.jsonFlag(cmd)
 	return cmd
 }
@@ -118,12 +118,12 @@ func rulesExplainCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain [PATH...]",
 		Short: "show what the rules do with one message, and why",
-		Long: `explain shows which rules look at a message, which match, and why the others do not. The message is
-given by topic and payload, or taken from a journal. The vehicle has no history: an operator such as
-threshold sees its first message.
+		Long: `explain shows which rules consider a message, which match, and why the others do not. Give the message by topic and
+payload, or take it from a journal. The vehicle has no history: operators such as threshold have seen no message
+before it.
 
-With --live, or --api URL, the rules in force on a running gateway are asked, and what their operators
-remember of the vehicle now. Without a payload it is the vehicle's last message.`,
+--live, or --api URL, asks a running gateway instead: its rules in force, and the current operator state of the
+vehicle. Without --payload it uses the vehicle's last message.`,
 		Example: `  cellgate rules explain configs/rules --vin LTEST000000000001 --payload '{"soc": 9}'
   cellgate rules explain --journal data/journal --seq 1234
   cellgate rules explain --live --vin LTEST000000000001
@@ -145,12 +145,12 @@ remember of the vehicle now. Without a payload it is the vehicle's last message.
 	}
 	f.flags(cmd)
 	cmd.Flags().StringVar(&f.cell, "cell", "", cellUsage)
-	cmd.Flags().BoolVar(&f.live, "live", false, "ask the running gateway of --data or --config")
+	cmd.Flags().BoolVar(&f.live, "live", false, "ask the running gateway that --data or --config names")
 	cmd.Flags().StringVar(&f.topic, "topic", "", "topic of the message (default v1/{vin}/up/{class})")
 	cmd.Flags().StringVar(&f.vin, "vin", "LTEST000000000001", "the vehicle")
 	cmd.Flags().StringVar(&f.class, "class", "telemetry", "class of the message")
 	cmd.Flags().StringVar(&f.payload, "payload", "", "payload; @FILE reads a file, - reads stdin")
-	cmd.Flags().StringVar(&f.at, "at", "", "when it was received (RFC 3339; default now)")
+	cmd.Flags().StringVar(&f.at, "at", "", "time of receipt (RFC 3339; default now)")
 	cmd.Flags().StringVar(&f.journal, "journal", "", "take the message from this journal directory")
 	cmd.Flags().Uint64Var(&f.seq, "seq", 0, "sequence of the message in the journal")
 	c.jsonFlag(cmd)
@@ -225,7 +225,7 @@ func rulesDiffCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "diff OLD NEW",
 		Short:   "compare two rule sets by what they do",
-		Long:    "diff compares rule by rule; comments, order and spelling do not count. It shows which operators would lose their state.",
+		Long:    "diff compares two rule sets rule by rule. It ignores comments, order and layout, and shows which operators would lose their state.",
 		Example: "  cellgate rules diff data/configs/rules configs/rules",
 		Args:    takes("OLD", "NEW"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -244,7 +244,7 @@ func rulesFormatCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "fmt [PATH...]",
 		Short:   "format rule files",
-		Long:    "fmt changes the files and prints the names of those that it changed. With --check it changes none, and the exit code is 1 when it would.",
+		Long:    "fmt formats the files and prints the names of those that it changed. With --check it changes nothing, and the exit code is 1 if a file needs\nformatting.",
 		Example: "  cellgate rules fmt configs/rules",
 		RunE: func(_ *cobra.Command, args []string) error {
 			paths, err := f.paths(args)

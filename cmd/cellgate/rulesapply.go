@@ -21,12 +21,12 @@ func rulesApplyCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply [PATH...]",
 		Short: "put rules in force on a running gateway",
-		Long: `apply sends the rules and tests of the paths to a running gateway, which checks and tests them and puts them
-in force, whole or not at all. They are in force in place of the gateway's own rule files, also after a restart,
-until these change or reload is called: the last call wins. rollback goes back to what ran before.
+		Long: `apply sends the rules and tests in the paths to a running gateway. The gateway checks and tests them, and applies all
+of them or none. They replace its own rule files, also after a restart, until these files change or reload is called.
+rollback returns to the previous rules.
 
-Without a PATH it is reload: the gateway's own rule files. Rules that are missing, or all gone, never take the
-place of rules that run. When none are wanted, put ` + "`rules: []`" + ` into a file, or say --allow-empty.`,
+Without PATH it does the same as reload. A missing or empty rules folder never replaces the rules in force. To run
+without rules, write a file with ` + "`rules: []`" + `, or use --allow-empty.`,
 		Example: "  cellgate rules apply configs/rules\n  cellgate rules apply --api https://gw-1:8080 configs/rules\n  cellgate rules apply --allow-empty",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -50,10 +50,10 @@ place of rules that run. When none are wanted, put ` + "`rules: []`" + ` into a 
 func rulesReloadCommand(c *cli) *cobra.Command {
 	return c.rulesChange("/v1/rules/reload", func([]string) any { return nil }, &cobra.Command{
 		Use:   "reload",
-		Short: "put the rule files of a running gateway in force",
-		Long: `reload has a running gateway read its rules folder and put the rules in force, whole or not at all. The
-gateway does so by itself when files change, unless rules.watch is off; reload also ends what apply and
-rollback have put in force, and says at once what is wrong.`,
+		Short: "make a running gateway read its rule files",
+		Long: `reload makes a running gateway read its rules folder and apply all of its rules or none. Unless rules.watch is off,
+the gateway also does this by itself when files change. reload replaces rules that apply or rollback have put in
+force, and prints errors at once.`,
 		Example: "  cellgate rules reload",
 		Args:    takes(),
 	})
@@ -68,8 +68,8 @@ func rulesRollbackCommand(c *cli) *cobra.Command {
 	}
 	return c.rulesChange("/v1/rules/rollback", body, &cobra.Command{
 		Use:     "rollback [HASH]",
-		Short:   "go back to the rules that ran before",
-		Long:    "rollback puts the rule set in force that ran before, or that of a HASH from history, whatever the files say, until they change or reload is called. Twice goes back and forth.",
+		Short:   "return to the previous rules",
+		Long:    "rollback puts the previous rule set in force, or that of a HASH from history, until the rule files change or reload is called.\nA second rollback returns to the first set.",
 		Example: "  cellgate rules rollback",
 		Args:    cobra.MaximumNArgs(1),
 	})
@@ -79,9 +79,9 @@ func rulesLiftCommand(c *cli) *cobra.Command {
 	body := func(args []string) any { return map[string]string{"rule": args[0]} }
 	return c.rulesChange("/v1/rules/lift", body, &cobra.Command{
 		Use:   "lift RULE",
-		Short: "let a rule send again that its limits hold",
-		Long: `lift has a rule send again that sends nothing because too many of its messages were errors (limits). Errors count
-anew from then on. A rule that is mended needs no lift: a change of it, or of what stands at the top of its file, is enough.`,
+		Short: "let a rule send again after its limits stopped it",
+		Long: `lift makes a rule send again after its limits have stopped it because of too many errors. Errors are then counted
+from 0. A corrected rule needs no lift: a change of the rule, or of the top of its file, is enough.`,
 		Example: "  cellgate rules lift battery-watch",
 		Args:    takes("RULE"),
 	})
@@ -102,7 +102,7 @@ func rulesStatusCommand(c *cli) *cobra.Command {
 	t := &target{}
 	cmd := &cobra.Command{
 		Use:     "status",
-		Short:   "which rules are in force, since when, and why not the files",
+		Short:   "show which rules are in force, and errors of the rule files",
 		Example: "  cellgate rules status\n  cellgate rules status --json",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

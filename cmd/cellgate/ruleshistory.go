@@ -14,9 +14,9 @@ func rulesHistoryCommand(c *cli) *cobra.Command {
 	t := &target{}
 	cmd := &cobra.Command{
 		Use:   "history [HASH]",
-		Short: "which rules ran on a gateway, and what would change if they came back",
-		Long: `history lists the rule sets that ran, the newest first. With a HASH it shows what differs between the set in force and that one;
-with --json its files too. rollback HASH puts it in force.`,
+		Short: "list previous rules, or compare them with those in force",
+		Long: `history lists previous rule sets, newest first. With HASH it shows the difference between that set and the one in
+force, with --json also its files. rollback HASH puts it in force.`,
 		Example: "  cellgate rules history\n  cellgate rules history 5a1c…",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

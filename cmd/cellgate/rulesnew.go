@@ -17,8 +17,8 @@ func rulesNewCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "new [FOLDER]",
 		Short: "write a rule and its test",
-		Long: `new writes a rule and a test for it into two files, and nothing over what is there. The rule is right and the test
-passes, or neither is written. What no flag says it asks for.`,
+		Long: `new writes a rule and its test into two new files; it never overwrites a file. It asks for everything that no flag
+gives. If the rule has an error or its test fails, it writes nothing.`,
 		Example: `  cellgate rules new configs/rules --id hot-battery --when 'payload.temp > 60' --payload '{"temp": 71}' --topic vehicle.alerts
   cellgate rules new configs/rules`,
 		Args: mayTake("FOLDER"),
@@ -45,11 +45,11 @@ passes, or neither is written. What no flag says it asks for.`,
 	}
 	f.add(cmd)
 	cmd.Flags().StringVar(&s.ID, "id", "", "id of the rule, and name of the files")
-	cmd.Flags().StringVar(&s.Owner, "owner", "", "who is responsible for it")
-	cmd.Flags().StringVar(&s.Description, "description", "", "what it is for")
+	cmd.Flags().StringVar(&s.Owner, "owner", "", "who is responsible for the rule")
+	cmd.Flags().StringVar(&s.Description, "description", "", "purpose of the rule")
 	cmd.Flags().StringVar(&s.Class, "class", "", "class of the messages (default telemetry)")
 	cmd.Flags().StringVar(&s.When, "when", "", "condition")
-	cmd.Flags().StringVar(&s.Payload, "payload", "", "a message that the rule is for")
+	cmd.Flags().StringVar(&s.Payload, "payload", "", "a message that the rule must match")
 	cmd.Flags().StringVar(&s.Topic, "topic", "", "Kafka topic (default vehicle.alerts)")
 	c.jsonFlag(cmd)
 	return cmd

@@ -22,9 +22,9 @@ func runCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run --config FILE",
 		Short: "run the gateway against real Kafka and Redis",
-		Long: `run serves vehicles. Kafka, Redis and the centre may be away, at the start too: /readyz and the log
-say so, and what is acknowledged is delivered when they return. SIGHUP reloads what can be reloaded;
-SIGTERM and Ctrl-C stop.`,
+		Long: `run serves vehicles. Kafka, Redis and the centre may be unavailable, also at the start: /readyz and the log report
+it, and acknowledged messages are delivered later. SIGHUP reloads the reloadable parts of the configuration.
+SIGTERM and Ctrl-C stop the gateway.`,
 		Example: "  cellgate run --config configs/cell.yaml",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -16,8 +16,7 @@ func sessionsCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sessions",
 		Short: "list, show and end the sessions of vehicles, services and operators",
-		Long: `sessions shows what the gateway keeps of its MQTT clients, connected or not: subscriptions, what is queued, and when it
-ends.`,
+		Long:  `sessions shows the sessions of MQTT clients, connected or not: subscriptions, queued messages, and expiry.`,
 		Example: `  cellgate sessions list
   cellgate sessions show billing --role service`,
 	}
@@ -69,7 +68,7 @@ type sessionName struct{ role, issuer string }
 
 func (n *sessionName) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&n.role, "role", "vehicle", "the client's role")
-	cmd.Flags().StringVar(&n.issuer, "issuer", "", "whose tokens name the client (default the cell itself)")
+	cmd.Flags().StringVar(&n.issuer, "issuer", "", "issuer of the client's tokens (default the cell itself)")
 }
 
 func (n *sessionName) path(client string) string {
@@ -123,9 +122,9 @@ func sessionsEndCommand(c *cli) *cobra.Command {
 	t, name := &target{}, &sessionName{}
 	cmd := &cobra.Command{
 		Use:   "end CLIENT",
-		Short: "end a session with all that is queued for it",
-		Long: `end ends a client's connection and its session: subscriptions and what is queued are gone. The client may come back at
-once, with a new session. Commands that wait for a vehicle stay.`,
+		Short: "delete a session with its queued messages",
+		Long: `end closes a client's connection and deletes its session with subscriptions and queued messages. The client may
+reconnect at once, with a new session. Commands that wait for a vehicle are kept.`,
 		Example: "  cellgate sessions end billing --role service",
 		Args:    takes("CLIENT"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -21,9 +21,9 @@ func statusCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "show a gateway's state and its loss ledger",
-		Long: `status shows what a gateway says of itself, and per sink the ledger: received = delivered +
-filtered + dead-lettered + dropped + pending; unevaluated is the part of pending that the rules have not
-seen yet. The exit code is 1 when a line does not add up.`,
+		Long: `status shows the state of a gateway, and the ledger of each sink: received = delivered + filtered + dead-lettered +
+dropped + pending. unevaluated is the part of pending that the rules have not evaluated. The exit code is 1 if a
+ledger does not add up.`,
 		Example: "  cellgate status",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -23,11 +23,12 @@ func syncCommand(c *cli) *cobra.Command {
 	file := ""
 	cmd := &cobra.Command{
 		Use:   "sync",
-		Short: "show, pause and resume the lanes to the centre, skip gaps, or forward as a separate process",
-		Long: `sync --config FILE is the sync worker as a process of its own: it forwards the outbox topics of the cell's Kafka to the
-centres of the configuration, and serves /metrics, /readyz and /v1/sync at http.address. It has the whole outbox, so the
-gateways' configuration has no section central then. It needs a data_dir of its own; auth.keys_dir may be the gateway's,
-whose tokens it takes then. SIGHUP reloads the section central; SIGTERM and Ctrl-C stop.`,
+		Short: "show, pause or resume the lanes to the centre, skip gaps, or run the worker separately",
+		Long: `sync --config FILE runs the sync worker as a separate process. It forwards the outbox topics of the cell's Kafka to
+the centres of the configuration, and serves /metrics, /readyz and /v1/sync at http.address. It forwards the whole
+outbox, so remove the section central from the gateways' configuration. It needs a separate data_dir. With the
+auth.keys_dir of a gateway it accepts that gateway's tokens. SIGHUP reloads the section central. SIGTERM and Ctrl-C
+stop the worker.`,
 		Example: `  cellgate sync --config configs/sync.yaml
   cellgate sync status
   cellgate sync pause p2
@@ -46,9 +47,9 @@ whose tokens it takes then. SIGHUP reloads the section central; SIGTERM and Ctrl
 	}
 	cmd.Flags().StringVar(&file, "config", "", "configuration file")
 	cmd.AddCommand(syncStatusCommand(c), syncPauseCommand(c, "pause", "pause lanes to the centre",
-		`pause has a lane (p0, p1, p2; without one: every lane) stand: nothing more of it is sent to the centre by this
-gateway. What is on its way arrives; the rest waits in the outbox. It holds over restarts, until cellgate sync resume.`),
-		syncPauseCommand(c, "resume", "resume paused lanes", `resume continues a lane (p0, p1, p2; without one: every lane) that cellgate sync pause has stopped.`),
+		`pause stops this gateway from forwarding a lane (p0, p1, p2; without LANE: all). Records in flight still arrive; the
+others wait in the outbox. The pause lasts until cellgate sync resume, also after restarts.`),
+		syncPauseCommand(c, "resume", "resume paused lanes", `resume continues a lane (p0, p1, p2; without LANE: all) that cellgate sync pause has stopped.`),
 		syncSkipCommand(c))
 	return cmd
 }
@@ -71,8 +72,8 @@ func syncStatusCommand(c *cli) *cobra.Command {
 	t := &target{}
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "show how far the lanes are, which are stopped, and what was skipped",
-		Long: `status shows how far the lanes to the central unit lag, at which gaps they stand, and which gaps operators
+		Short: "show lag, gaps and skips of the lanes",
+		Long: `status shows how far the lanes to the centre lag, the gaps at which they have stopped, and the gaps that operators
 have skipped.`,
 		Example: "  cellgate sync status",
 		Args:    takes(),
@@ -119,11 +120,11 @@ func syncSkipCommand(c *cli) *cobra.Command {
 	t, centre := &target{}, ""
 	cmd := &cobra.Command{
 		Use:   "skip [LANE]",
-		Short: "continue after records that are gone",
-		Long: `skip has a lane (p0, p1, p2; without one: every lane) go on that stands at a gap: records of its outbox
-topic are gone before they were forwarded, since retention removed them, or the topic was made anew or cut off.
-What is gone stays gone. A topic that was made anew is forwarded from its first record. The skip is recorded
-and audited with the operator's name; it holds over restarts and for every gateway of the cell.`,
+		Short: "continue after a gap in the outbox",
+		Long: `skip continues a lane (p0, p1, p2; without LANE: all) that has stopped at a gap: records of its outbox topic were
+deleted before they were forwarded, by retention, or because the topic was recreated or truncated. The missing records
+are lost. A recreated topic is forwarded from its first record. The skip is audited with the operator's name, and
+applies to all gateways of the cell, also after restarts.`,
 		Example: `  cellgate sync skip p0
   cellgate sync skip`,
 		Args: mayTake("LANE"),

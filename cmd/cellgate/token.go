@@ -22,8 +22,8 @@ func tokenCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
 		Short: "issue, inspect, revoke and rotate the cell's tokens",
-		Long: `token works on the gateway's own keys, on the gateway's machine; issue and revoke also over --api. A
-running gateway takes up what it changes within half a second.`,
+		Long: `token uses the keys of the gateway on this machine; issue and revoke also work over --api. A running gateway applies
+changes within half a second.`,
 		Example: "  cellgate token issue --vin LTEST000000000001",
 	}
 	cmd.AddCommand(tokenIssueCommand(c), tokenInspectCommand(c), tokenRevokeCommand(c), tokenRotateCommand(c))
@@ -45,9 +45,8 @@ func tokenIssueCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "issue --vin VIN | --vins FILE | --service NAME | --operator NAME",
 		Short: "issue tokens with the cell's keys",
-		Long: `issue prints the bare token, or for a file of VINs one token per line in the file's order. An
-operator without --scope gets every scope. With --api it asks a gateway elsewhere, for vehicles alone; its
-token needs the scope token:issue.`,
+		Long: `issue prints a token; with --vins one token per line, in the order of the file. An operator without --scope gets
+every scope. Over --api it can only issue tokens for vehicles, and --token needs the scope token:issue.`,
 		Example: `  cellgate token issue --vin LTEST000000000001
   cellgate token issue --service billing --scope telemetry:read,command:read --ttl 7d
   cellgate token issue --service loader --scope command:send --command-names load,unload --command-vins @pilot
@@ -238,16 +237,16 @@ func tokenInspectCommand(c *cli) *cobra.Command {
 	t, cert := &target{}, ""
 	cmd := &cobra.Command{
 		Use:   "inspect [TOKEN]",
-		Short: "show what a token says and whether the cell accepts it",
-		Long: `inspect verifies a token as a connection would, and shows whom it names. Without an argument the
-token is read from stdin. A token that is bound to a client certificate is accepted with that certificate only:
-name it with --cert. The exit code is 1 when the cell does not accept the token.`,
+		Short: "show a token's contents and whether the cell accepts it",
+		Long: `inspect verifies a token as a connection would, and shows its contents. Without TOKEN it reads stdin. For a token
+that is bound to a client certificate, give the certificate with --cert. The exit code is 1 if the cell does not
+accept the token.`,
 		Example: "  cellgate token issue --vin LTEST000000000001 | cellgate token inspect",
 		Args:    mayTake("TOKEN"),
 		RunE:    func(_ *cobra.Command, args []string) error { return c.inspect(t, args, cert) },
 	}
 	t.localFlags(cmd)
-	cmd.Flags().StringVar(&cert, "cert", "", "PEM file of the client certificate that the token is shown with")
+	cmd.Flags().StringVar(&cert, "cert", "", "PEM file of the client certificate to which the token is bound")
 	c.jsonFlag(cmd)
 	return cmd
 }
@@ -361,10 +360,10 @@ func tokenRevokeCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke --jti ID | --sub NAME [--before TIME] | --before TIME",
 		Short: "revoke tokens",
-		Long: `revoke ends one token by its jti, every token of a subject, or every token issued up to a time.
-Live connections end within a second. By --sub, tokens of the cell's own issuer end; name another issuer of
-the configuration by --issuer. A new token may then be issued for the subject, and a vehicle with its certificate
-gets one from token_api: with --before TIME in the future none is, until then.`,
+		Long: `revoke ends one token by its id (jti), all tokens of a subject, or all tokens issued up to a time. Open connections
+end within a second. --sub revokes tokens of the cell's own issuer; --issuer names another issuer of the configuration.
+Afterwards a new token can be issued for the subject, and a vehicle with its certificate gets one from token_api. To
+prevent this until a given time, use --before with that time.`,
 		Example: `  cellgate token revoke --sub LTEST000000000001 --reason "token leaked"
   cellgate token revoke --sub LTEST000000000001 --before 2027-01-01T00:00:00Z --purge --reason "stolen"
   cellgate token revoke --sub billing --issuer https://idp.example.com
@@ -404,8 +403,8 @@ gets one from token_api: with --before TIME in the future none is, until then.`,
 	cmd.Flags().StringVar(&r.Issuer, "issuer", "", "with --sub: the issuer of its tokens (default the cell itself)")
 	cmd.Flags().StringVar(&r.Role, "role", "", "with --sub: tokens of this role only (default every role)")
 	cmd.Flags().StringVar(&before, "before", "", "tokens issued up to this time (RFC 3339)")
-	cmd.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log")
-	cmd.Flags().BoolVar(&r.Purge, "purge", false, "delete the subject's session and queued messages too")
+	cmd.Flags().StringVar(&r.Reason, "reason", "", "reason, for the audit log")
+	cmd.Flags().BoolVar(&r.Purge, "purge", false, "also delete the subject's session and queued messages")
 	c.jsonFlag(cmd)
 	return cmd
 }
@@ -449,8 +448,8 @@ func tokenRotateCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotate",
 		Short: "add a signing key and retire the older ones",
-		Long: `rotate adds a signing key and publishes it. The older keys verify until the tokens that they
-signed have expired, and are then deleted. --list shows the keys and changes nothing.`,
+		Long: `rotate adds a signing key and publishes it. Older keys stay valid until the tokens that they signed have expired;
+then they are deleted. --list shows the keys and changes nothing.`,
 		Example: "  cellgate token rotate --keep 24h",
 		Args:    takes(),
 		RunE: func(*cobra.Command, []string) error {

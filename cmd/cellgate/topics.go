@@ -18,8 +18,8 @@ func topicsCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "topics",
 		Short: "list or create the Kafka topics that the configuration and the rules need",
-		Long: `topics knows the topics of presence, commands, the outbox to the centre, and those that the rules name, error topics
-included. Topics whose names depend on messages (${class}) are not among them.`,
+		Long: `topics lists or creates the topics of presence, of commands, of the outbox to the centre, and those that the rules
+name, including error topics. It omits topics whose names depend on messages (${class}).`,
 		Example: `  cellgate topics list --config configs/cell.yaml
   cellgate topics create --config configs/cell.yaml --dry-run`,
 	}
@@ -111,7 +111,7 @@ func topicsListCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list",
 		Short:   "list the topics, and which of them exist",
-		Long:    "list exits with 1 when a topic is missing.",
+		Long:    "list shows the topics and whether they exist. The exit code is 1 if one is missing.",
 		Example: "  cellgate topics list --config configs/cell.yaml",
 		Args:    takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -135,9 +135,9 @@ func topicsCreateCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create",
 		Short: "create the topics that are missing",
-		Long: `create makes each topic that is missing, with the partitions and the replication of its cluster's section of the
-configuration unless told otherwise; -1 leaves them to the brokers. Topics that there are stay as they are. With --dry-run the
-cluster only says whether it would.`,
+		Long: `create creates the missing topics, with the partitions and replication of their cluster's section of the configuration
+unless flags give others; -1 means the brokers' defaults. Existing topics are not changed. With --dry-run the cluster
+only checks the requests.`,
 		Example: `  cellgate topics create --config configs/cell.yaml --dry-run
   cellgate topics create --config configs/cell.yaml --partitions 24 --replication 3`,
 		Args: takes(),
@@ -160,8 +160,8 @@ cluster only says whether it would.`,
 		},
 	}
 	t.localFlags(cmd)
-	cmd.Flags().IntVar(&partitions, "partitions", 0, "of each topic that is created (default the section's partitions)")
-	cmd.Flags().IntVar(&replication, "replication", 0, "of each topic that is created (default the section's replication)")
+	cmd.Flags().IntVar(&partitions, "partitions", 0, "partitions of each new topic (default from the configuration)")
+	cmd.Flags().IntVar(&replication, "replication", 0, "replication of each new topic (default from the configuration)")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "change nothing")
 	c.jsonFlag(cmd)
 	return cmd

@@ -18,11 +18,10 @@ func traceCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trace",
 		Short: "follow what happens to messages, step by step",
-		Long: `trace shows, while it runs, what happens to the messages of a vehicle, on a topic or of a rule: that a connection has taken
-them, their sequence in the journal, each rule with its reason, what has become of what the rules send, and the
-acknowledgement. Of what is given all must hold. Ctrl-C ends it. The time of a step is the gateway's; steps of different parts may
-come a moment out of order. A vehicle that sends more than 2,000 steps a second is told in part, with how many are left out.
-With --json each line is one step, as GET /v1/trace gives it.`,
+		Long: `trace shows what happens to messages while it runs: receipt, sequence in the journal, each rule with its reason, the
+outcome of what the rules send, and the acknowledgement. Select messages by vehicle, topic or rule; several flags must all
+match. Times are the gateway's. Steps of different parts may be slightly out of order. Above 2,000 steps a second of a
+vehicle the rest is omitted, and counted. With --json each line is one step, as in GET /v1/trace. Ctrl-C ends the trace.`,
 		Example: `  cellgate trace --vin LTEST000000000001
   cellgate trace --topic 'v1/+/up/alarm'
   cellgate trace --rule low-battery --json`,
@@ -44,7 +43,7 @@ With --json each line is one step, as GET /v1/trace gives it.`,
 	t.flags(cmd)
 	cmd.Flags().StringVar(&vin, "vin", "", "messages of this vehicle")
 	cmd.Flags().StringVar(&topic, "topic", "", "messages on topics that match this filter")
-	cmd.Flags().StringVar(&rule, "rule", "", "messages that this rule looks at, without the steps of other rules")
+	cmd.Flags().StringVar(&rule, "rule", "", "messages that this rule considers, without the steps of other rules")
 	cmd.MarkFlagsOneRequired("vin", "topic", "rule")
 	c.jsonFlag(cmd)
 	return cmd

@@ -19,7 +19,7 @@ func vehiclesCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "vehicles [VIN]",
 		Short: "list vehicles, or show one",
-		Long:  "vehicles shows presence, connection, session and queue, of one vehicle or of all.",
+		Long:  "vehicles shows presence, connection, session and queue of one vehicle or of all.",
 		Example: `  cellgate vehicles
   cellgate vehicles LTEST000000000001 --json`,
 		Args: mayTake("VIN"),
@@ -48,9 +48,9 @@ func vehiclesDisconnectCommand(c *cli) *cobra.Command {
 	endpoint := ""
 	cmd := &cobra.Command{
 		Use:   "disconnect VIN",
-		Short: "end a vehicle's connection, with an endpoint to go to if given",
-		Long: `disconnect ends the connection of one vehicle. Its session stays; it may come back at once. To keep it out, revoke its
-tokens.`,
+		Short: "close a vehicle's connection, optionally with another endpoint",
+		Long: `disconnect closes the connection of a vehicle. Its session is kept, and it may reconnect at once. To prevent that,
+revoke its tokens.`,
 		Example: `  cellgate vehicles disconnect LTEST000000000001
   cellgate vehicles disconnect LTEST000000000001 --endpoint gw-2.example.com:8883`,
 		Args: takes("VIN"),
