@@ -179,7 +179,7 @@ func disconnectRefusals() map[why]refusal {
 		whyAliases:        {reason: frame.ReasonQuotaExceeded, label: "quota", text: "the topics of the topic aliases take too many bytes: use fewer aliases"},
 		whyJournal:        {reason: frame.ReasonServerUnavailable, label: "journal_failed", text: "the gateway cannot write: connect again, resend what is not acknowledged"},
 		whyCommands:       {reason: frame.ReasonServerUnavailable, label: "commands_unavailable", text: "the gateway accepts no commands now: connect again, resend what is not acknowledged"},
-		whyUndecided:      {reason: frame.ReasonUnspecified, label: "other", text: "whether it was taken is unknown: connect again and send it again"},
+		whyUndecided:      {reason: frame.ReasonUnspecified, label: "other", text: "whether it was accepted is unknown: connect again and send it again"},
 		whyPanic:          {reason: frame.ReasonUnspecified, label: "panic", text: "internal error: connect again, resend what is not acknowledged"},
 		whyAnswerSize:     {reason: frame.ReasonPacketTooLarge, label: "answer_too_large", text: "the answer is larger than your Maximum Packet Size: ask for less at once, or raise it"},
 		// Violations of the protocol; frame.Violation says which.

@@ -178,7 +178,7 @@ func (d *decoder) structure(n ast.Node, v reflect.Value, path string) {
 		at := join(path, name)
 		f, known := find(fields, name)
 		if _, empty := pair.Value.(*ast.NullNode); !known && empty && holdsSecret(v.Type()) {
-			d.add(pair.Key, path, "has a word without a value, which may be part of a secret", "quote the secret; remove the word if it is none")
+			d.add(pair.Key, path, "has a word without a value, which may be part of a secret", "quote the secret, or remove the word")
 			continue
 		}
 		if !known {

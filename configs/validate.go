@@ -129,7 +129,7 @@ func (k *checker) listener(path string, l *Listener) {
 	switch {
 	case !ok:
 	case l.TLS == nil && !local && !k.failed(path+".tls"):
-		k.problem(path+".address", "plain MQTT is for loopback only, tokens would cross the network in clear",
+		k.problem(path+".address", "plain MQTT is for loopback only, tokens would cross the network unencrypted",
 			"add tls: {cert: …, key: …}, or use 127.0.0.1")
 	case l.AnonymousRole != "" && !local:
 		k.problem(path+".anonymous_role", "clients without a token are admitted on loopback only",
@@ -205,7 +205,7 @@ func (k *checker) http() {
 	h := &k.cfg.HTTP
 	local, ok := k.address("http.address", h.Address)
 	if ok && !local && h.TLS == nil && !h.AllowInsecure && !k.failed("http.tls") {
-		k.problem("http.address", "the API is off loopback without TLS, tokens would cross the network in clear",
+		k.problem("http.address", "the API is off loopback without TLS, tokens would cross the network unencrypted",
 			"add tls: {cert: …, key: …}, use 127.0.0.1, or set http.allow_insecure: true behind a proxy that terminates TLS")
 	}
 	k.serverTLS("http.tls", h.TLS)

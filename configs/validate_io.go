@@ -129,7 +129,7 @@ func (k *checker) tracing() {
 	if u, err := url.Parse(t.Endpoint); t.Endpoint != "" && !k.failed("tracing.endpoint") &&
 		(err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil) {
 		k.problem("tracing.endpoint", fmt.Sprintf("%q is not the address of a receiver of traces", withoutLogin(t.Endpoint)),
-			"write it like https://collector:4318/v1/traces, what it asks for goes into tracing.headers")
+			"write it like https://collector:4318/v1/traces, put credentials into tracing.headers")
 	}
 	for name := range t.Headers {
 		if !regexp.MustCompile(`^[A-Za-z0-9-]+$`).MatchString(name) {

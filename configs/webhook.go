@@ -73,7 +73,7 @@ func (k *checker) webhookURL(path string, w *Webhook) {
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
 		k.problem(path+".url", "is not an http address", "write https://host/path")
 	case u.User != nil:
-		k.problem(path+".url", "holds a login", "take it out: the receiver knows the gateway by the signature")
+		k.problem(path+".url", "holds a login", "remove it: the receiver identifies the gateway by the signature")
 	case u.Scheme == "http" && len(w.PrivateNetworks) == 0:
 		k.problem(path+".url", "is plain http, which is for private networks only", "write https://…, or name the network in private_networks")
 	}

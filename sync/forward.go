@@ -221,7 +221,7 @@ func (f *forwarder) send(ctx context.Context, r *kafkaclient.Fetched) error {
 	case looped:
 		d.sendDeadLetter("it has passed through this cell before: " + via)
 	case overShare:
-		d.sendDeadLetter("the centre does not know its topic, and too much is waiting for it")
+		d.sendDeadLetter("the centre does not have its topic, and too many records wait for it")
 	default:
 		f.lane.central.Produce(&d.record)
 	}

@@ -69,7 +69,7 @@ func (f *forwarder) ask(ctx context.Context) skipped {
 	case f.skips <- request:
 		return <-request.done
 	case <-ctx.Done():
-		return skipped{err: fmt.Errorf("%s/%d: the partition changes hands; try again: %w", f.topic, f.id, context.Cause(ctx))}
+		return skipped{err: fmt.Errorf("%s/%d: the partition is being reassigned; try again: %w", f.topic, f.id, context.Cause(ctx))}
 	}
 }
 

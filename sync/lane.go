@@ -180,6 +180,6 @@ func (l *lane) complaint(gaps []Gap) string {
 	if n := len(gaps) - maxComplaints; n > 0 {
 		fmt.Fprintf(&b, "; and %d more partitions", n)
 	}
-	fmt.Fprintf(&b, ". The lane waits: `cellgate sync skip %s` continues after what is gone", l.name)
+	fmt.Fprintf(&b, ". The lane waits: `cellgate sync skip %s` continues after the gap", l.name)
 	return b.String()
 }

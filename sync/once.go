@@ -23,7 +23,7 @@ const (
 	lookers   = 8 // concurrent readers of central partitions
 )
 
-var errIncomplete = errors.New("not every partition of the outbox can be asked")
+var errIncomplete = errors.New("not every partition of the outbox can be queried")
 
 // once is a lane's knowledge of the records that the centre had when the lane began, by central topic.
 type once struct {

@@ -311,7 +311,7 @@ func (s *Syncer) Health() []remote.Health {
 	all := []remote.Health{cell, s.centralHealth()}
 	for _, l := range s.lanes {
 		if since, err := l.once.waitsFor(); err != nil {
-			all = append(all, remote.Health{Name: s.health("sync") + "-" + l.name, Since: since, Reason: "nothing is forwarded until it is known what the centre has: " + err.Error()})
+			all = append(all, remote.Health{Name: s.health("sync") + "-" + l.name, Since: since, Reason: "nothing is forwarded until the worker knows which records the centre has: " + err.Error()})
 		}
 		if gaps := l.gapsNow(); len(gaps) > 0 {
 			all = append(all, remote.Health{Name: s.health("sync") + "-" + l.name, Since: gaps[0].Since, Reason: l.complaint(gaps)})

@@ -32,6 +32,6 @@ func (p *places) enter(ctx context.Context, client *redis.Client) (leave func(),
 	case at <- struct{}{}:
 		return func() { <-at }, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: waiting behind calls that the replicas have not confirmed: %w", ErrAway, ctx.Err())
+		return nil, fmt.Errorf("%w: waiting until the replicas confirm earlier calls: %w", ErrAway, ctx.Err())
 	}
 }

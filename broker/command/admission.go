@@ -85,7 +85,7 @@ func verdictOn(err error) verdict {
 		{errQueueFull, verdict{"queue_full", reasonQuota, http.StatusTooManyRequests, "Queue full", "1", "send it later"}},
 		{errBusy, verdict{"busy", reasonQuota, http.StatusServiceUnavailable, "", "5", "send it later"}},
 		{errConflict, verdict{"conflict", reasonImplementation, http.StatusConflict, "Idempotency conflict", "", "use an id of its own"}},
-		{errExpired, verdict{"expired", reasonImplementation, http.StatusConflict, "Expired", "", "send it as a new one, if it is still wanted"}},
+		{errExpired, verdict{"expired", reasonImplementation, http.StatusConflict, "Expired", "", "send it as a new command if it is still needed"}},
 		{errCursor, verdict{"cursor", reasonImplementation, http.StatusBadRequest, "", "", ""}},
 		{ErrNotFound, verdict{"not_found", reasonImplementation, http.StatusNotFound, "", "", ""}},
 		{ErrNotCancellable, verdict{"not_cancellable", reasonImplementation, http.StatusConflict, "Not cancellable", "", ""}},
@@ -306,7 +306,7 @@ func acknowledgement(err error) (reason byte, text string) {
 	v := verdictOn(err)
 	switch {
 	case v.code == reasonUnspecified || v.label == "other": // the cause is the gateway's own
-		return v.code, "whether the command was taken is unknown: " + v.do
+		return v.code, "whether the command was accepted is unknown: " + v.do
 	case v.do == "":
 		return v.code, err.Error()
 	}

@@ -103,7 +103,7 @@ func (b *batch) cancelled(a *cell.Answer) (Command, error) {
 	case notPermitted:
 		return Command{Name: a.Record.Fields[fieldName]}, errNotPermitted
 	case cell.Doubt:
-		return Command{}, fmt.Errorf("%w: a gateway that has lost its memory may have sent it", ErrNotCancellable)
+		return Command{}, fmt.Errorf("%w: a gateway that lost its state may have sent it", ErrNotCancellable)
 	}
 	rec, err := b.adopt(a, a.Verdict == cell.OK, nil)
 	if err != nil {

@@ -143,7 +143,7 @@ func (j *Journal) fail(err error) {
 	if !j.fatal.CompareAndSwap(nil, &err) {
 		return
 	}
-	j.log.Error("journal: failed; nothing is acknowledged any more", slog.Any("err", err))
+	j.log.Error("journal: failed; no more messages are acknowledged", slog.Any("err", err))
 	j.buffer.close(err)
 	j.notify.end(err)
 	if j.onFatal != nil {

@@ -189,7 +189,7 @@ func TestSetLimits(t *testing.T) {
 // Close does not wait for room that nobody makes any more, and the error names the bound that holds.
 func TestCloseWithoutRoom(t *testing.T) {
 	t.Parallel()
-	for want, disk := range map[string]bool{"max_bytes is reached": false, "the disk has no more room": true} {
+	for want, disk := range map[string]bool{"max_bytes is reached": false, "the disk is full": true} {
 		o := testOptions(t.TempDir())
 		o.MaxBytes, o.BufferBytes = 3*o.SegmentBytes, 4<<10
 		j, _ := open(t, o)

@@ -21,7 +21,7 @@ const (
 
 var (
 	errMaxBytes = errors.New("max_bytes is reached and every segment is still needed")
-	errDisk     = errors.New("the disk has no more room for the journal and every segment is still needed")
+	errDisk     = errors.New("the disk is full and every segment of the journal is still needed")
 	errReserve  = errors.New("the rest of the disk is reserved")
 )
 

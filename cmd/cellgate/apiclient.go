@@ -92,7 +92,7 @@ func (a *apiClient) stream(ctx context.Context, path string, tell func(data []by
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("GET %s: %w", path, err)
 	}
-	return fmt.Errorf("GET %s: the gateway has ended it", path)
+	return fmt.Errorf("GET %s: the gateway has ended the stream", path)
 }
 
 // maxEvent bounds one event of a stream, in bytes.

@@ -93,7 +93,7 @@ func awaitDrain(parent context.Context, client *apiClient, limit time.Duration, 
 		case err != nil:
 			return nil, err
 		case !d.Draining:
-			return nil, errors.New("no drain is under way: it was ended, or none was begun")
+			return nil, errors.New("no drain is running: it was ended, or never started")
 		case d.Empty:
 			return raw, nil
 		case time.Since(told) >= 5*time.Second:

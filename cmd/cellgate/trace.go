@@ -76,7 +76,7 @@ func stepText(s *trace.Step) string {
 		seq = fmt.Sprintf("#%d", s.Seq)
 	}
 	if s.Step == trace.Dropped {
-		return fmt.Sprintf("%s  %-8s  %d steps left out: more came than are shown", s.At.Format("15:04:05.000"), seq, s.Count)
+		return fmt.Sprintf("%s  %-8s  %d steps omitted: above the rate of a trace", s.At.Format("15:04:05.000"), seq, s.Count)
 	}
 	return fmt.Sprintf("%s  %-8s  %-12s  %s", s.At.Format("15:04:05.000"), seq, s.Step, stepDetail(s))
 }

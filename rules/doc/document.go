@@ -73,7 +73,7 @@ func (d *Document) tell(level Level, line, col int, code Code, suggestion, forma
 
 // failForeign reports that the file is of another kind, without showing its contents.
 func (d *Document) failForeign(line, col int, code Code) {
-	suggestion := "name another file; `cellgate rules schema` prints what a rule file holds, and configs/rules has samples"
+	suggestion := "name another file; `cellgate rules schema` prints the structure of a rule file, and configs/rules has samples"
 	d.report(Diagnostic{
 		File: d.File, Line: max(line, 1), Column: max(col, 1), Level: Error, Code: code, Rule: "file", Suggestion: suggestion,
 		Message: fmt.Sprintf("not %s: a mapping with some of %s is expected, and it has none of them", d.what, strings.Join(d.keys, ", ")),
@@ -129,7 +129,7 @@ func (d *Document) Parse() (root ast.Node) {
 			d.failForeign(1, 1, CodeSyntax)
 			root = nil
 		} else if p != nil {
-			d.Fail(1, 1, CodeSyntax, "write it in a simpler way", "this is not YAML that can be read")
+			d.Fail(1, 1, CodeSyntax, "write it in a simpler way", "this is not valid YAML")
 			root = nil
 		}
 	}()
@@ -164,7 +164,7 @@ func (d *Document) syntaxError(err error) {
 		d.failForeign(line, col, CodeSyntax)
 		return
 	case y == nil:
-		d.Fail(line, col, CodeSyntax, "check indentation, quotes and brackets", "this is not YAML that can be read")
+		d.Fail(line, col, CodeSyntax, "check indentation, quotes and brackets", "this is not valid YAML")
 		return
 	}
 	d.Rule = d.ruleAt(line)
@@ -196,7 +196,7 @@ func yamlWords(message string) (text, suggestion string) {
 	case strings.Contains(message, "non-map value"):
 		return "this is not a key with a value", "a colon and a space follow a key, as in mode: enabled"
 	case strings.Contains(message, "must be specified"), strings.Contains(message, "found an invalid key for this map"):
-		return "in YAML the value inside {…} or […] ends here, and no comma follows", quoteInFlow + "; or one of those above is not closed"
+		return "in YAML the value inside {…} or […] ends here, and no comma follows", quoteInFlow + "; or one above is not closed"
 	case strings.Contains(message, "sequence end token"), strings.Contains(message, "flow mapping end token"), strings.Contains(message, "could not find flow map content"):
 		return "a { or [ is not closed", "close it with } or ]"
 	case strings.Contains(message, "could not find '"):
@@ -207,7 +207,7 @@ func yamlWords(message string) (text, suggestion string) {
 		strings.Contains(message, "could not find value for mapping key"):
 		return "a key with a value is expected here", "a colon and a space follow a key, as in mode: enabled; a text with a colon needs quotes"
 	}
-	return "this is not YAML that can be read", "check indentation, quotes and brackets here"
+	return "this is not valid YAML", "check indentation, quotes and brackets here"
 }
 
 // definedTwice matches the parser's message about a duplicate key in a mapping.

@@ -240,7 +240,7 @@ func (d *Document) Expression(n ast.Node, what string) (Scalar, bool) {
 	}
 	if lit, isLit := n.(*ast.LiteralNode); isLit && strings.HasPrefix(lit.Start.Value, ">") || s.many {
 		d.Fail(s.Line, s.Col, CodeFolded, `write it on one line, or below "|"`,
-			"an expression over several lines must stand below \"|\": folding hides where its lines begin")
+			"an expression over several lines must be below \"|\": folding hides where its lines begin")
 		return s, false
 	}
 	if s.Kind == nullScalar || strings.TrimSpace(s.Value) == "" {

@@ -153,8 +153,8 @@ func (r *resolver) collect(root ast.Node) []Symbol {
 			return
 		}
 		if r.names.Timed && !s.withoutMessage() {
-			r.fail(n, doc.CodeNoMessage, "take it from operator.x, or from vin, cell and received_at, the end of the time",
-				"at the end of a time there is no message, and no %s", s.name())
+			r.fail(n, doc.CodeNoMessage, "take it from operator.x, or from vin, cell and received_at, the end of the period",
+				"at the end of a period there is no message, and no %s", s.name())
 			return
 		}
 		found[s.key] = s

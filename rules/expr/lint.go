@@ -64,7 +64,7 @@ func (l *lint) binary(n *ast.BinaryNode) {
 		l.quoted(n.Left)
 		l.quoted(n.Right)
 		if n.Operator != "in" && !isConstant(n) && n.Left.String() == n.Right.String() {
-			l.warn(n, doc.CodeConstant, "to ask whether it is there write != nil", "this compares %s with itself", n.Left.String())
+			l.warn(n, doc.CodeConstant, "to test whether it exists write != nil", "this compares %s with itself", n.Left.String())
 		}
 	}
 }
@@ -109,7 +109,7 @@ func (l *lint) value(n ast.Node) (value, ok bool) {
 // whole warns of a condition that has the same result for all messages.
 func (l *lint) whole(n ast.Node, e *Expression) {
 	if value, ok := l.value(n); ok {
-		suggestion := "a rule that is to do nothing has mode: disabled"
+		suggestion := "to switch the rule off, write mode: disabled"
 		if value {
 			suggestion = "a rule without when takes every message"
 		}
@@ -119,7 +119,7 @@ func (l *lint) whole(n ast.Node, e *Expression) {
 		return
 	}
 	if name := e.Condition.impossible(l.names.Symbols); name != "" {
-		l.warn(n, doc.CodeConstant, "join them with or, if one of them is to do", "no value of %s satisfies all of these conditions: this is never true", name)
+		l.warn(n, doc.CodeConstant, "join them with or, if one of them is enough", "no value of %s satisfies all of these conditions: this is never true", name)
 	}
 	if name := e.Condition.certain(l.names.Symbols); name != "" {
 		l.warn(n, doc.CodeConstant, "join them with and, or write not in [a, b]", "every value of %s satisfies one of these: this is always true", name)

@@ -74,7 +74,7 @@ func meantConstant(name string) string {
 func meantFunction(name string) string {
 	switch strings.ToLower(name) {
 	case "exists", "has", "isset", "isnull", "isnil", "is_null", "defined":
-		return "payload.soc != nil asks whether a field is there, payload.soc == nil whether it is missing"
+		return "payload.soc != nil tests whether a field exists, payload.soc == nil whether it is missing"
 	case "coalesce", "ifnull", "nvl", "default":
 		return "payload.a ?? payload.b is the second when the first is missing"
 	case "if", "iif", "case", "when":
@@ -129,7 +129,7 @@ func meantTypes(operator, left, right, src string) string {
 	case operator == "and" || operator == "or" || operator == "&&" || operator == "||":
 		return "both sides are conditions: compare a field with something, as in payload.soc > 0"
 	case operator == "in":
-		return `in asks for a list: payload.gear in ["D", "R"]; whether a text holds another one asks contains`
+		return `in needs a list: payload.gear in ["D", "R"]; to search in a text use contains`
 	case is("a number") && (operator == "contains" || operator == "startsWith" || operator == "endsWith" || operator == "matches"):
 		return "it works on texts: string(x) makes one of a number"
 	case operator == "%":

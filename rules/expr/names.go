@@ -149,9 +149,9 @@ var boundFunctions = map[string]bool{"hash": true, "at_zone": true, "inside": tr
 
 const (
 	whyLoop    = "it loops over a list of any length"
-	whyClock   = "it reads the clock of the machine, and a rule must give the same when it is replayed; use received_at"
+	whyClock   = "it reads the clock of the machine, and a rule must give the same result in a replay; use received_at"
 	whyGrows   = "its result can be far larger than the message"
-	whyOrder   = "it gives its elements in no fixed order"
+	whyOrder   = "its elements have no fixed order"
 	whyMachine = "its result depends on the machine it runs on"
 )
 

@@ -225,7 +225,7 @@ func (r *resolver) member(node *ast.Node, n *ast.MemberNode) {
 	}
 	if c, ok := n.Node.(*ast.ConstantNode); ok { // a list of the file
 		if name, ok := n.Property.(*ast.StringNode); ok && c.Value != nil {
-			r.fail(n.Property, doc.CodeExprType, "ask whether it holds a value: vin in pilots", "a list has no field %s", name.Value)
+			r.fail(n.Property, doc.CodeExprType, "test whether it contains a value: vin in pilots", "a list has no field %s", name.Value)
 			return
 		}
 	}

@@ -69,10 +69,10 @@ func ReadTransform(d *doc.Document, n ast.Node) *Tree {
 		}
 	}
 	if !s.keep && t.Items == nil {
-		o.Missing("set", "say what the message is to hold: set: {name: payload.name}, or keep: payload")
+		o.Missing("set", "say what the message contains: set: {name: payload.name}, or keep: payload")
 	}
 	if !s.keep && s.drop != nil {
-		d.FailAt(o.Values["drop"], doc.CodeWrongType, "write keep: payload next to it", `"drop" takes fields out of what "keep" keeps, and nothing is kept`)
+		d.FailAt(o.Values["drop"], doc.CodeWrongType, "write keep: payload next to it", `"drop" removes fields from what "keep" keeps, and nothing is kept`)
 	}
 	s.written = s.describe(t)
 	return t
@@ -206,7 +206,7 @@ func (n *Names) shape(d *doc.Document, t *Tree) *shape {
 	if s.keep {
 		n.Decodes = true
 		if n.Timed {
-			d.FailAt(s.at, doc.CodeNoMessage, "write set: {name: operator.x} without keep", "at the end of a time there is no message, and no payload to keep")
+			d.FailAt(s.at, doc.CodeNoMessage, "write set: {name: operator.x} without keep", "at the end of a period there is no message, and no payload to keep")
 		}
 	}
 	if s.only != nil {
@@ -251,7 +251,7 @@ func (s *shape) render(sc *Scope, dst []byte) (out []byte, some bool, err error)
 		return dst, false, err
 	}
 	if v.Type() != fastjson.TypeObject {
-		return dst, false, fmt.Errorf("%w: the payload is not an object, of which fields could be kept", ErrRender)
+		return dst, false, fmt.Errorf("%w: the payload is not an object, so no fields can be kept", ErrRender)
 	}
 	from := len(dst)
 	dst = appendKept(dst, v, s.only, s.drop, s.set)

@@ -62,7 +62,7 @@ func ParseTable(name doc.Scalar, key string, data []byte) (t *Table, line int, e
 			return nil, line, fmt.Errorf("more than %d rows", maxTableRows)
 		}
 		if _, taken := t.rows[row[at]]; taken || row[at] == "" {
-			return nil, line, fmt.Errorf("the key %q is empty or was there before: every row needs a %s of its own", row[at], key)
+			return nil, line, fmt.Errorf("the key %q is empty or occurs twice: every row needs a unique %s", row[at], key)
 		}
 		t.rows[row[at]] = len(t.rows)
 		for i, text := range row {
@@ -82,7 +82,7 @@ func checkHead(head []string, key string) (int, error) {
 	}
 	for i, name := range head {
 		if head[i] = strings.TrimSpace(name); head[i] == "" || slices.Contains(head[:i], head[i]) {
-			return 0, fmt.Errorf("column %d has no name of its own in the first line", i+1)
+			return 0, fmt.Errorf("column %d has no unique name in the first line", i+1)
 		}
 	}
 	at := slices.Index(head, key)
@@ -107,7 +107,7 @@ func csvError(err error, columns int) error {
 	case errors.Is(err, csv.ErrQuote), errors.Is(err, csv.ErrBareQuote):
 		return errors.New("a quote that is not closed, or is in a cell without quotes")
 	}
-	return errors.New("this is not CSV that can be read")
+	return errors.New("this is not valid CSV")
 }
 
 // newColumn determines the kind of a column's values.

@@ -82,7 +82,7 @@ func (n *Names) hole(d *doc.Document, s doc.Scalar, inner string, offset int) (t
 	case "vin", "cell", "class":
 		part.kind = baseNames[part.inner]
 		if n.Timed && part.kind == symClass {
-			d.Fail(line, col, doc.CodeNoMessage, "write ${vin} or ${cell}", "at the end of a time there is no message, and no class")
+			d.Fail(line, col, doc.CodeNoMessage, "write ${vin} or ${cell}", "at the end of a period there is no message, and no class")
 			return part, false
 		}
 		return part, true
@@ -139,7 +139,7 @@ func plainName(d *doc.Document, s doc.Scalar, text string, offset int) bool {
 	}
 	line, col := s.At(offset + utf8.RuneCountInString(text[:from]))
 	meant := text[name : name+len(strings.Trim(text[from:to], "${}"))]
-	d.Fail(line, col, doc.CodeBadTemplate, fmt.Sprintf("write ${%s}", meant), "%q is taken as it stands", text[from:to])
+	d.Fail(line, col, doc.CodeBadTemplate, fmt.Sprintf("write ${%s}", meant), "%q is used as it is", text[from:to])
 	return true
 }
 
@@ -238,7 +238,7 @@ func (n *Names) BoundClasses(d *doc.Document, s doc.Scalar, t *Template, stored 
 		}
 		line, col := s.At(p.offset)
 		d.Fail(line, col, doc.CodeOpenClass, fmt.Sprintf("write lists: {%s: [telemetry, alarm]} there; messages of other classes go to on_error", classList),
-			"a vehicle chooses its class and could make topics at will: ${class} in a topic needs a list %q at the top of the file", classList)
+			"a vehicle chooses its class and could create any topic: ${class} in a topic needs a list %q at the top of the file", classList)
 	}
 }
 

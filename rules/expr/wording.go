@@ -155,7 +155,7 @@ func plainWords(message, src string) (text, suggestion string) {
 	}
 	if m := mismatch.FindStringSubmatch(message); m != nil {
 		if typeWord(m[2]) == typeWord(m[3]) && m[2] == "unknown" {
-			return m[1] + " does not work with nil", "ask whether a field is there with payload.soc != nil"
+			return m[1] + " does not work with nil", "test for a field with payload.soc != nil"
 		}
 		text = fmt.Sprintf("%s does not work between %s and %s", m[1], typeWord(m[2]), typeWord(m[3]))
 		return text, meantTypes(m[1], typeWord(m[2]), typeWord(m[3]), src)
@@ -233,7 +233,7 @@ func meantOperator(token, src string) string {
 	case "und", "oder", "nicht":
 		return "write and, or, not"
 	case "is":
-		return "a field that is missing: == nil; one that is there: != nil"
+		return "a field that is missing: == nil; one that exists: != nil"
 	case "like":
 		return `write startsWith, endsWith or contains, or matches "pattern"`
 	}

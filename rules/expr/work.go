@@ -20,7 +20,7 @@ type work int
 // workName is the name of the remaining work in the environment of expressions. No source can use it.
 const workName = "$work"
 
-var errWork = fmt.Errorf("%w: all expressions of the rule together take too long for this message: take fewer patterns and functions, of shorter texts", ErrEvaluation)
+var errWork = fmt.Errorf("%w: all expressions of the rule together take too long for this message: use fewer patterns and functions, on shorter texts", ErrEvaluation)
 
 // BeginRule starts a rule for the current record. Work of other rules does not count.
 func (sc *Scope) BeginRule() { sc.Given, sc.left = nil, maxWork }

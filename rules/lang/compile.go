@@ -110,7 +110,7 @@ func (c *compiler) file(f *ruleFile) {
 		}
 		if def.Limit != nil {
 			if c.limits++; c.limits > maxLimits {
-				f.doc.FailAt(def.node, doc.CodeTooLarge, "keep limits for the rules that may do harm", "more than %d rules with limits", maxLimits)
+				f.doc.FailAt(def.node, doc.CodeTooLarge, "use limits only for rules that may do harm", "more than %d rules with limits", maxLimits)
 				return
 			}
 		}
@@ -151,7 +151,7 @@ func (f *ruleFile) unused() {
 func (f *ruleFile) unfinished() doc.Diagnostic {
 	return doc.Diagnostic{
 		File: f.doc.File, Line: 1, Column: 1, Level: doc.Error, Code: doc.CodeMissing, Rule: "file", Source: doc.SourceLine(f.doc.Text, 1),
-		Message: `the file has no list "rules"`, Suggestion: "write its rules, or `rules: []` when there are to be none, or remove the file",
+		Message: `the file has no list "rules"`, Suggestion: "write its rules, or `rules: []` to have none, or remove the file",
 	}
 }
 
@@ -162,7 +162,7 @@ func (c *compiler) rule(f *ruleFile, def *ruleDef, n expr.Names) {
 	for _, o := range def.operators {
 		if n.Timed && o.op.Ends {
 			d.FailAt(o.args.Node, doc.CodeTwoWindows, "write two rules, or aggregate: {window: 5m, average: …, max: …} for several values of one window",
-				"%q follows an operator that sends at the end of a time, and gets no messages", o.op.Name)
+				"%q follows an operator that sends at the end of a period, and gets no messages", o.op.Name)
 			continue
 		}
 		if compiled := c.operator(d, def.id.Value, o, &n, r.Event); compiled != nil {

@@ -19,7 +19,7 @@ var (
 	ErrNoFiles = errors.New("no file ends with " + RulesSuffix)
 	// ErrAllRulesGone means that the files have no rules although some are in force, and no new or changed file
 	// confirms that this is intended.
-	ErrAllRulesGone = errors.New("the files hold no rules any more")
+	ErrAllRulesGone = errors.New("the files no longer contain rules")
 )
 
 // SayNone tells the user how to confirm that there are no rules.

@@ -157,7 +157,7 @@ func (f *ruleFile) readLists(o *doc.Object) {
 			continue
 		}
 		if len(nodes) > maxListValues {
-			f.doc.FailAt(e.Value, doc.CodeTooLarge, "keep long lists outside of the rules", "more than %d values", maxListValues)
+			f.doc.FailAt(e.Value, doc.CodeTooLarge, "keep long lists outside the rules", "more than %d values", maxListValues)
 			continue
 		}
 		l := expr.NewList()
@@ -302,7 +302,7 @@ func (f *ruleFile) readBounds(path string, n ast.Node) bool {
 	}
 	if s, ok := o.Text("outside"); ok {
 		if s.Value != "error" && s.Value != "missing" {
-			f.doc.Fail(s.Line, s.Col, doc.CodeWrongType, "write error (as without it), or missing", "%q does not say what a number outside of the bounds is", s.Value)
+			f.doc.Fail(s.Line, s.Col, doc.CodeWrongType, "write error (as without it), or missing", "%q does not say what a number outside the bounds is", s.Value)
 		}
 		b.Missing = s.Value == "missing"
 	}

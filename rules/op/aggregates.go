@@ -10,7 +10,7 @@ import (
 )
 
 // errAggregates means that the stored memory of a window is damaged.
-var errAggregates = errors.New("what was remembered of the window is damaged")
+var errAggregates = errors.New("the state of the window is damaged")
 
 // aggregatesVersion is the first byte of a window's memory. Then follows, for each field:
 //

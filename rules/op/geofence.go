@@ -65,7 +65,7 @@ func zonesValue() Value {
 
 func readZones(o *doc.Object, key string) (any, bool) {
 	if name, named := o.Values[key].(*ast.StringNode); named {
-		o.Doc.FailAt(name, doc.CodeWrongType, fmt.Sprintf("write zones: {%s: %s}: what it is called in operator.entered, and the zone", name.Value, name.Value),
+		o.Doc.FailAt(name, doc.CodeWrongType, fmt.Sprintf("write zones: {%s: %s}: its name in operator.entered, and the zone", name.Value, name.Value),
 			"%q must be a mapping (key: value), this is text", key)
 		return nil, false
 	}

@@ -72,7 +72,7 @@ func newMQTT(a *Args) Sender {
 		t.class = s.Value
 		switch {
 		case slices.Contains(ownNotices(), s.Value):
-			a.Fail(s, doc.CodeMQTTTopic, "choose another name", "%q is a notice of the gateway's own", s.Value)
+			a.Fail(s, doc.CodeMQTTTopic, "choose another name", "%q is reserved for the gateway", s.Value)
 		case !doc.ValidID(s.Value):
 			a.Fail(s, doc.CodeMQTTTopic, `use letters and digits, inside it also "-", "_" and "."`, "%q is not one level of a topic", s.Value)
 		}
@@ -111,7 +111,7 @@ func (t *mqttTarget) Render(sc *expr.Scope, r *Rendered) (err error) {
 	r.TTL, r.Bare = t.ttl, t.bare
 	switch {
 	case t.topic == nil && sc.VIN == "":
-		return fmt.Errorf("%w: the message is no vehicle's", expr.ErrRender)
+		return fmt.Errorf("%w: the message belongs to no vehicle", expr.ErrRender)
 	case t.topic == nil:
 		r.Topic = "v1/" + sc.VIN + "/sys/" + t.class
 	default:

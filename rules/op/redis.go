@@ -88,7 +88,7 @@ func RedisKeys() []Key {
 	return append(redisOperationKeys(),
 		Key{Name: "set", Value: Value{schema: JSON{"type": "object", "additionalProperties": Ref("value"), "minProperties": 1}, read: readSet}},
 		Key{Name: "fields", Value: expressionValue},
-		Key{Name: "newer_than", Value: Value{schema: TextOf("the hash field that keeps the time"), read: readNewerThan}},
+		Key{Name: "newer_than", Value: Value{schema: TextOf("the hash field for the time"), read: readNewerThan}},
 		Key{Name: "value", Value: expressionValue},
 		Key{Name: "member", Value: expressionValue},
 		Key{Name: "lon", Value: expressionValue},
@@ -224,7 +224,7 @@ func (f fieldName) Shown() string { return string(f) }
 func readNewerThan(o *doc.Object, key string) (any, bool) {
 	s, ok := o.Text(key)
 	if ok && (s.Value == "" || len(s.Value) > 64) {
-		o.Doc.Fail(s.Line, s.Col, doc.CodeBadName, "write the name of the hash field that keeps the time: _at", "%q is not a field name", s.Value)
+		o.Doc.Fail(s.Line, s.Col, doc.CodeBadName, "write the name of the hash field for the time: _at", "%q is not a field name", s.Value)
 	}
 	return fieldName(s.Value), ok
 }
@@ -299,7 +299,7 @@ func newRedis(a *Args) Sender {
 	}
 	if name := redisOperations[kind].key; reservedKey(t.key.Sample()) {
 		s := a.Scalar(name)
-		a.Fail(s, doc.CodeRedisOption, "choose another beginning", "keys that begin with %q are the gateways' own", reservedPrefix)
+		a.Fail(s, doc.CodeRedisOption, "choose another beginning", "keys that begin with %q are reserved for the gateways", reservedPrefix)
 		return nil
 	}
 	return t
@@ -344,7 +344,7 @@ func (t *redisTarget) Render(sc *expr.Scope, r *Rendered) error {
 		return err
 	}
 	if reservedKey(op.Key) {
-		return fmt.Errorf("%w: keys that begin with %q are the gateways' own", expr.ErrRender, reservedPrefix)
+		return fmt.Errorf("%w: keys that begin with %q are reserved for the gateways", expr.ErrRender, reservedPrefix)
 	}
 	if render := redisOperations[t.kind].render; render != nil {
 		return render(t, sc, r)
@@ -471,7 +471,7 @@ func redisView(r *Rendered) map[string]any {
 	operation := &redisOperations[o.Kind]
 	v := map[string]any{operation.key: o.Key}
 	if o.Nothing {
-		v["nothing"] = "the message lacks what was to be written"
+		v["nothing"] = "the message has none of the fields to write"
 		return v
 	}
 	if len(o.Fields) > 0 {

@@ -122,7 +122,7 @@ func besideSink(d *doc.Document, n ast.Node, sinks []string) bool {
 			sink = key
 		case !known && sink != "":
 			_, col := doc.Place(p.Key)
-			d.FailAt(p.Key, doc.CodeUnknownKey, fmt.Sprintf("begin it in column %d, further than %s", col+2, sink), "%q stands beside %q, not below it", key, sink)
+			d.FailAt(p.Key, doc.CodeUnknownKey, fmt.Sprintf("begin it in column %d, further than %s", col+2, sink), "%q is next to %q, not below it", key, sink)
 			return true
 		}
 	}

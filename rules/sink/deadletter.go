@@ -210,7 +210,7 @@ func (r *refusals) report(log *slog.Logger, now time.Time) {
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.by)) {
-		log.Warn("messages will never be taken where they belong; they go to the error topic", "sink", name, "count", r.by[name].n, "last_reason", r.by[name].why)
+		log.Warn("sink permanently refuses messages; they go to the error topic", "sink", name, "count", r.by[name].n, "last_reason", r.by[name].why)
 	}
 	r.by, r.logged = nil, now
 }

@@ -340,7 +340,7 @@ func (d *Dispatcher) awaitRules(ctx context.Context, seq uint64) bool {
 }
 
 // errNoneGoverns means that no rule set is in force.
-var errNoneGoverns = errors.New("no rule set governs what the journal has: evaluation waits until rules are applied")
+var errNoneGoverns = errors.New("the journal has records without a rule set: evaluation waits until rules are applied")
 
 // stepClock notifies the operators that later messages are stamped by another clock.
 func (d *Dispatcher) stepClock(rec *message.Record) {

@@ -159,7 +159,7 @@ func (c covering) of(set *lang.Set) *Coverage {
 		if out.Rules.Of++; c[id] != nil {
 			out.Rules.Covered++
 		} else {
-			missing = []string{"no test looks at it"}
+			missing = []string{"no test reaches it"}
 		}
 		if len(missing) > 0 {
 			out.Missing = append(out.Missing, id+": "+strings.Join(missing, ", "))

@@ -31,7 +31,7 @@ func TestCoverage(t *testing.T) {
 		branches, targets int
 		missing           string
 	}{
-		{`{payload: {soc: 9}}`, 0, 0, "a: no test looks at it"},
+		{`{payload: {soc: 9}}`, 0, 0, "a: no test reaches it"},
 		{`{payload: {soc: 9}, expect: [{rule: a}]}`, 2, 2, "a: when false, threshold holds back"},
 		{`{payload: {soc: 90}, expect: none}`, 1, 0, "a: when true, threshold lets through, threshold holds back, to[0], to[1]"},
 		{`{payload: {soc: 40}, expect: none}`, 2, 0, "a: when false, threshold lets through, to[0], to[1]"},

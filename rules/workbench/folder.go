@@ -71,11 +71,11 @@ func refusal(err error) string {
 	var found doc.Diagnostics
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "the rules folder is not there"
+		return "the rules folder is missing"
 	case errors.Is(err, lang.ErrNoFiles):
 		return "the rules folder has no file of rules"
 	case errors.Is(err, lang.ErrAllRulesGone):
-		return "the rule files hold no rules any more"
+		return "the rule files no longer contain rules"
 	case errors.As(err, &unsettled):
 		return "the rule files are still being written"
 	case errors.As(err, &failed), errors.Is(err, errTestTime):

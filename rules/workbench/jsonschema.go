@@ -95,7 +95,7 @@ func ruleSchema() op.JSON {
 		"description": op.TextOf("what it is for"),
 		"from":        op.OneOf(filter, op.JSON{"type": "array", "items": filter, "minItems": 1, "maxItems": lang.MaxFilters}),
 		"when":        op.Ref("expression"),
-		"each":        op.TextOf("a list of the message of which each element is a message of its own, for example payload.alarms"),
+		"each":        op.TextOf("a list in the message; each element is processed as a message, for example payload.alarms"),
 		"time":        op.JSON{"enum": []string{"received", "event"}},
 		"having":      op.Ref("expression"),
 		"transform":   op.Ref("transform"),

@@ -26,7 +26,7 @@ type Sketch struct {
 }
 
 // errExists means that a file of the new rule already exists.
-var errExists = errors.New("the file is there already")
+var errExists = errors.New("the file already exists")
 
 // errSketch means that the rule does not do what its sketch says.
 var errSketch = errors.New("the rule is not written")

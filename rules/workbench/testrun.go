@@ -172,7 +172,7 @@ func (e *expectation) take(outs []*output) (reason string, near []*output) {
 	case len(reasons) > 0:
 		return fmt.Sprintf("rule %s: %s", e.rule, strings.Join(reasons, "; ")), nil
 	}
-	return fmt.Sprintf("rule %s gave nothing that matches", e.rule), nil
+	return fmt.Sprintf("rule %s has no matching output", e.rule), nil
 }
 
 // elsewhere says that an output went to another sink or target than expected; "" if it did not.

@@ -249,7 +249,7 @@ func (ws *workspace) writePassed(w io.Writer) error {
 	if len(ws.passed) == 0 {
 		return nil
 	}
-	_, err := fmt.Fprintf(w, "a gateway reads only files that end with %s; it passes over: %s\n", lang.RulesSuffix, strings.Join(ws.passed, ", "))
+	_, err := fmt.Fprintf(w, "a gateway reads only files that end with %s; it ignores: %s\n", lang.RulesSuffix, strings.Join(ws.passed, ", "))
 	return err
 }
 

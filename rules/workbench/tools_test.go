@@ -176,7 +176,7 @@ func TestTestReportsFailures(t *testing.T) {
 	}
 	for _, want := range []string{
 		"FAIL  hot\n", `:5: step 1: rule hot: topic is "hot", expected "cold"`,
-		":7: step 2: rule hot gave nothing that matches", ":8: step 3: not expected: rule hot target 0", "0 passed, 1 failed\n",
+		":7: step 2: rule hot has no matching output", ":8: step 3: not expected: rule hot target 0", "0 passed, 1 failed\n",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())

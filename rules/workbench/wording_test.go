@@ -62,8 +62,8 @@ func TestCheckNamesFilesThatAreNotRead(t *testing.T) {
 	t.Parallel()
 	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": rulestest.OneRule, "hot.yaml": rulestest.OneRule, "x.yml": "", "a_test.yaml": "tests: []\n", "notes.txt": ""})
 	for _, c := range []struct{ path, want string }{
-		{dir, "it passes over: " + dir + "/hot.yaml, " + dir + "/x.yml\n"},
-		{dir + "/hot.yaml", "it passes over: " + dir + "/hot.yaml\n"},
+		{dir, "it ignores: " + dir + "/hot.yaml, " + dir + "/x.yml\n"},
+		{dir + "/hot.yaml", "it ignores: " + dir + "/hot.yaml\n"},
 	} {
 		var b strings.Builder
 		if ok, err := Check(&b, []string{c.path}, options("")); err != nil || !ok || !strings.HasSuffix(b.String(), c.want) {

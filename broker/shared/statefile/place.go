@@ -34,9 +34,9 @@ func (db *DB) checkPlace() error {
 	db.lost.Do(func() {
 		file, err := db.keep()
 		if err != nil {
-			err = fmt.Errorf("%s: %w; what it held could not be kept: %w", db.file, ErrGone, err)
+			err = fmt.Errorf("%s: %w; its content could not be saved: %w", db.file, ErrGone, err)
 		} else {
-			err = fmt.Errorf("%s: %w; what it held is in %s", db.file, ErrGone, file)
+			err = fmt.Errorf("%s: %w; its content is in %s", db.file, ErrGone, file)
 		}
 		db.broken.CompareAndSwap(nil, &err)
 		if db.onFatal != nil {

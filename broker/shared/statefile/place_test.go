@@ -41,7 +41,7 @@ func TestAFileThatIsGone(t *testing.T) {
 				if b, _ := os.ReadFile(file); string(b) != "another" { //nolint:gosec // a test's
 					t.Fatal("what was put there is gone")
 				}
-				_, kept, _ = strings.Cut(err.Error(), "what it held is in ")
+				_, kept, _ = strings.Cut(err.Error(), "its content is in ")
 			}
 			again, err := Open(kept, Options{Sync: SyncAlways})
 			check.OK(t, err)

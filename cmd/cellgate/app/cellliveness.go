@@ -71,7 +71,7 @@ func (l *liveness) final(r *cell.RefusedError) bool {
 func refusal(r *cell.RefusedError) error {
 	var runs Runs
 	_ = json.Unmarshal([]byte(r.Other.Runs), &runs) // another version may say less
-	return fmt.Errorf("cell.node: %s: %w: gateway %s at %s, started %s, is there", r.Remedy(), errRefused,
+	return fmt.Errorf("cell.node: %s: %w: gateway %s at %s, started %s, is running", r.Remedy(), errRefused,
 		r.Other.Node, runs.Address, r.Other.Start.UTC().Format(time.RFC3339))
 }
 

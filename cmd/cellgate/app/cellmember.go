@@ -182,7 +182,7 @@ func (m *member) note(err error) error {
 		}
 		if m.away.CompareAndSwap(false, true) {
 			m.changed.Store(time.Now().UnixNano())
-			m.log.Warn("Redis does not answer: vehicles are served on what this gateway knows, commands are refused", slog.Any("err", err))
+			m.log.Warn("Redis does not respond: vehicles are served from local state, commands are refused", slog.Any("err", err))
 		}
 	}
 	return err

@@ -95,7 +95,7 @@ func (w *certificates) check(c *configs.Config) error {
 	var errs []error
 	for i := range next {
 		if why := next[i].invalid(w.now()); why != "" && !w.heldLocked(&next[i]) {
-			errs = append(errs, errors.New(why+": the one in force stays; put a valid one in its place, or set this machine's clock"))
+			errs = append(errs, errors.New(why+": the previous one stays in force; replace it with a valid one, or set this machine's clock"))
 		}
 	}
 	w.next = next
@@ -166,7 +166,7 @@ func (w *certificates) dependency() (remote.Health, bool) {
 	w.mu.Unlock()
 	return remote.Health{
 		Name: "certificates", Since: since,
-		Reason: why + ": clients that check it cannot connect; put a valid one in its place and reload, or set this machine's clock",
+		Reason: why + ": clients that check it cannot connect; replace it with a valid one and reload, or set this machine's clock",
 	}, true
 }
 

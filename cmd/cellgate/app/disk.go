@@ -97,7 +97,7 @@ func (p *process) openJournal(db *statefile.DB, fresh bool, keeper *timekeeper, 
 	case found.Created && epoch != 0:
 		err = p.reportMissing(lost, partJournal, "what was pending is counted as lost")
 	case epoch != 0 && found.Epoch != epoch:
-		err = lost.note(partJournal, "it is another journal than before: what was pending is counted as lost")
+		err = lost.note(partJournal, "it is a different journal: what was pending is counted as lost")
 	}
 	if err != nil {
 		return nil, errors.Join(err, opened.Close(context.Background()))

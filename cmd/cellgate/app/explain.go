@@ -110,7 +110,7 @@ func (a *gateway) lastOf(w http.ResponseWriter, vin string) (*message.Record, bo
 	case err != nil:
 		problem.Write(w, http.StatusInternalServerError, "the journal cannot be read", err.Error(), nil)
 	case last == nil:
-		problem.Write(w, http.StatusNotFound, "", "no message of the vehicle is among the newest of the journal; give a topic and a payload", nil)
+		problem.Write(w, http.StatusNotFound, "", "the newest records of the journal have no message of the vehicle; give a topic and a payload", nil)
 	}
 	return last, err == nil && last != nil
 }

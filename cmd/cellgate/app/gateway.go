@@ -87,7 +87,7 @@ func (a *gateway) startBackground() error {
 	a.background("state file watch", a.db.Watch)
 	a.background("certificates", a.certificates.run)
 	a.background("losses", a.losses.run)
-	a.background("presence of before", a.presence.Expire)
+	a.background("previous presence", a.presence.Expire)
 	a.background("clock", func(ctx context.Context) { a.clock.run(ctx, a.journal) })
 	a.background("disk ladder", func(ctx context.Context) { a.ladder.run(ctx, a.Config) })
 	if a.cfg.Commands.FromKafka {

@@ -150,7 +150,7 @@ func rungText(rung int32) string {
 	case rungRefuse:
 		return "short, QoS 0 is dropped and new connections are refused"
 	case rungHold:
-		return "used up, nothing is read from vehicles until a sink has accepted what is there"
+		return "used up, vehicles are not read until a sink has accepted pending messages"
 	}
 	return "enough"
 }

@@ -208,7 +208,7 @@ func (l *losses) run(ctx context.Context) {
 		again = pause(ctx, saveLosses)
 		err := l.save()
 		if err != nil && !failing {
-			l.log.Error("what was lost is not recorded, trying again", slog.Any("err", err))
+			l.log.Error("losses not recorded, trying again", slog.Any("err", err))
 		}
 		failing = err != nil
 	}
@@ -282,7 +282,7 @@ func (l *losses) dependency() (remote.Health, bool) {
 	if len(texts) == 0 {
 		return remote.Health{}, false
 	}
-	h.Reason = strings.Join(texts, "; ") + ": `cellgate losses list` shows all; look at the disk, then `cellgate losses acknowledge` ends this"
+	h.Reason = strings.Join(texts, "; ") + ": `cellgate losses list` shows all; check the disk, then run `cellgate losses acknowledge`"
 	return h, true
 }
 

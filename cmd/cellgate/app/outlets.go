@@ -51,7 +51,7 @@ func openOutlets(t *trust) (*outlets, error) {
 	}
 	t.losses.watchLedger(dispatch.Ledger)
 	if err := dispatch.OperatorsLost(); err != nil {
-		if err := t.losses.note(partOperators, "what rules remember of vehicles: "+err.Error()); err != nil {
+		if err := t.losses.note(partOperators, "operator state of vehicles: "+err.Error()); err != nil {
 			return nil, err
 		}
 	}

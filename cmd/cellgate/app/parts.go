@@ -31,7 +31,7 @@ type PartList struct {
 func (a *gateway) embedded(w http.ResponseWriter, r *http.Request) Parts {
 	host, _, _ := net.SplitHostPort(r.RemoteAddr) //nolint:errcheck // no address is not loopback
 	if ip := net.ParseIP(host); a.parts == nil || ip == nil || !ip.IsLoopback() {
-		problem.Write(w, http.StatusNotFound, "", "only `cellgate dev` has embedded parts, and only for who calls it from its own machine", nil)
+		problem.Write(w, http.StatusNotFound, "", "only `cellgate dev` has embedded parts, and only for callers on the same machine", nil)
 		return nil
 	}
 	return a.parts

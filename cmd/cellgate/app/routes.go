@@ -203,7 +203,7 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
 	case errors.As(err, &large):
 		problem.Write(w, http.StatusRequestEntityTooLarge, "", fmt.Sprintf("the body is longer than %d bytes (http.max_body)", large.Limit), nil)
 	case err != nil:
-		problem.Write(w, http.StatusBadRequest, "", "the body is not what this call takes: "+err.Error(), nil)
+		problem.Write(w, http.StatusBadRequest, "", "invalid body: "+err.Error(), nil)
 	}
 	return err == nil
 }

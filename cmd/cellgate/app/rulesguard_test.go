@@ -36,7 +36,7 @@ var mishaps = map[string]struct {
 	"a new file, empty":     {func(t *testing.T, dir string) { overwrite(t, filepath.Join(dir, "rules", "b.rules.yaml"), "") }, "errors"},
 	"the file is gone":      {func(t *testing.T, dir string) { check.OK(t, os.Remove(ruleFile(dir))) }, "no file"},
 	"the file is elsewhere": {func(t *testing.T, dir string) { check.OK(t, os.Rename(ruleFile(dir), ruleFile(dir)+".bak")) }, "no file"},
-	"the folder is gone":    {func(t *testing.T, dir string) { check.OK(t, os.RemoveAll(filepath.Join(dir, "rules"))) }, "not there"},
+	"the folder is gone":    {func(t *testing.T, dir string) { check.OK(t, os.RemoveAll(filepath.Join(dir, "rules"))) }, "folder is missing"},
 	"the folder is another": {func(t *testing.T, dir string) {
 		check.OK(t, os.Rename(filepath.Join(dir, "rules"), filepath.Join(dir, "rules.old")))
 		check.OK(t, os.Mkdir(filepath.Join(dir, "rules"), 0o700))
@@ -91,7 +91,7 @@ func TestAFirstStartNeedsRules(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "rules: []") {
 				t.Errorf("error %v", err)
 			}
-			if _, err := os.Stat(filepath.Join(dir, "rules")); m.told == "not there" && err == nil {
+			if _, err := os.Stat(filepath.Join(dir, "rules")); m.told == "folder is missing" && err == nil {
 				t.Error("the folder was made")
 			}
 		})
@@ -174,7 +174,7 @@ func TestOneFileOfTwoIsNoRequest(t *testing.T) {
 	a, _ := boot(t, write(t, dir, ""))
 	check.OK(t, os.Remove(ruleFile(dir)))
 	lookAt(t, a, "good", false)
-	degradedRules(t, a, "no rules any more")
+	degradedRules(t, a, "no longer contain rules")
 	check.OK(t, a.rules.applyFiles(t.Context(), true, false))
 	rulesEmpty(t, a)
 }

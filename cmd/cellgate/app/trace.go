@@ -121,12 +121,12 @@ func (a *gateway) auditTrace(r *http.Request, outcome string) {
 func (a *gateway) traceFilter(q url.Values) (trace.Filter, error) {
 	for name := range q {
 		if name != "vin" && name != "topic" && name != "rule" {
-			return trace.Filter{}, fmt.Errorf("there is no parameter %s: it takes vin, topic and rule", strconv.Quote(name))
+			return trace.Filter{}, fmt.Errorf("unknown parameter %s: use vin, topic or rule", strconv.Quote(name))
 		}
 	}
 	f := trace.Filter{VIN: q.Get("vin"), Topic: q.Get("topic"), Rule: q.Get("rule")}
 	if f.VIN == "" && f.Topic == "" && f.Rule == "" {
-		return f, errors.New("say which messages: by vin, topic or rule")
+		return f, errors.New("select messages by vin, topic or rule")
 	}
 	if f.Topic != "" {
 		if err := message.ValidFilter(f.Topic); err != nil {

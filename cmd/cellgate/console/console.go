@@ -266,7 +266,7 @@ func (c *Console) render(w http.ResponseWriter, status int, name string, p *page
 	var b bytes.Buffer
 	if err := c.pages[name].ExecuteTemplate(&b, "layout", p); err != nil {
 		c.o.Log.Error("console page failed", slog.String("page", name), slog.Any("err", err))
-		http.Error(w, "the page cannot be made; the gateway's log says why", http.StatusInternalServerError)
+		http.Error(w, "the page cannot be rendered; the gateway's log has the reason", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")

@@ -87,7 +87,7 @@ func (c *Console) login(w http.ResponseWriter, r *http.Request) {
 	id, err := c.verify(token, r)
 	if err != nil {
 		c.logins.WithLabelValues("refused").Inc()
-		c.loginPage(w, r, http.StatusUnauthorized, "The token is not accepted. It takes one of an operator or a service of this cell.")
+		c.loginPage(w, r, http.StatusUnauthorized, "The token is not accepted. Use a token of an operator or a service of this cell.")
 		return
 	}
 	c.logins.WithLabelValues("accepted").Inc()

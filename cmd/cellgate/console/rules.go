@@ -222,5 +222,5 @@ func (v *visit) applyRules() (text, to string, err error) {
 	if err != nil {
 		return "", "/playground?file=" + url.QueryEscape(d.File), fmt.Errorf("nothing has changed: %w", err)
 	}
-	return "In force, until the rule files change or are reloaded. The history has what ran before.", "/rules", nil
+	return "In force, until the rule files change or are reloaded. The history has the previous rules.", "/rules", nil
 }

@@ -225,9 +225,9 @@ func (v *visit) setPart() (text, to string, err error) {
 		return "", "/", err
 	}
 	if run {
-		return part + " runs again: what waited for it is being delivered.", "/", nil
+		return part + " runs again: waiting messages are being delivered.", "/", nil
 	}
-	return part + " is stopped: vehicles notice nothing, what is for it waits.", "/", nil
+	return part + " is stopped: vehicles are not affected, its messages wait.", "/", nil
 }
 
 // traceBody is the form of the trace.

@@ -119,7 +119,7 @@ func readPEM(file, kind string) ([]byte, error) {
 	}
 	block, _ := pem.Decode(raw)
 	if block == nil || block.Type != kind {
-		return nil, fmt.Errorf("%s: no %s in it; remove the file to have a new one made", file, kind)
+		return nil, fmt.Errorf("%s: no %s in it; remove the file to create a new one", file, kind)
 	}
 	return block.Bytes, nil
 }

@@ -47,9 +47,9 @@ func (c *checks) server(where, address string, files *configs.ServerTLS) {
 	case c.now.Before(leaf.NotBefore):
 		c.bad("certificate", where+".cert", fmt.Sprintf("%s is valid from %s on", files.Cert, day(leaf.NotBefore)), "wait, or set this machine's clock")
 	case c.now.After(leaf.NotAfter):
-		c.bad("certificate", where+".cert", fmt.Sprintf("%s has expired on %s", files.Cert, day(leaf.NotAfter)), "put a new one in its place; a running gateway takes it up at SIGHUP")
+		c.bad("certificate", where+".cert", fmt.Sprintf("%s has expired on %s", files.Cert, day(leaf.NotAfter)), "replace it; a running gateway loads it at SIGHUP")
 	case leaf.NotAfter.Sub(c.now) < expiresSoon:
-		c.warn("certificate", where+".cert", fmt.Sprintf("%s expires on %s", files.Cert, day(leaf.NotAfter)), "put a new one in its place; a running gateway takes it up at SIGHUP")
+		c.warn("certificate", where+".cert", fmt.Sprintf("%s expires on %s", files.Cert, day(leaf.NotAfter)), "replace it; a running gateway loads it at SIGHUP")
 	case len(names) == 0:
 		c.bad("certificate", where+".cert", fmt.Sprintf("%s has no names (subjectAltName): no client accepts it", files.Cert), "issue one with the name that vehicles connect to")
 	case named && leaf.VerifyHostname(host) != nil:

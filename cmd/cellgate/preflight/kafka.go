@@ -51,10 +51,10 @@ func Topics(c *configs.Config, set *lang.Set) []Topic {
 		}
 	}
 	if c.Central != nil {
-		all = append(all, Topic{Cluster: "kafka", Name: syncer.ErrorTopic, For: "what the centre refuses"})
+		all = append(all, Topic{Cluster: "kafka", Name: syncer.ErrorTopic, For: "records that the centre refuses"})
 		for _, at := range Clusters(c)[1:] {
 			for _, name := range central {
-				all = append(all, Topic{Cluster: at.Section, Name: name, For: "rules, by way of the outbox"})
+				all = append(all, Topic{Cluster: at.Section, Name: name, For: "rules, through the outbox"})
 			}
 		}
 	}
@@ -131,12 +131,12 @@ func kafkaRemedy(section string, err error) string {
 
 func (c *checks) topic(k *configs.Kafka, t *Topic, s *kafkaclient.TopicState) {
 	where := t.Cluster + " topic " + t.Name
-	create := "`cellgate topics create` makes it"
+	create := "`cellgate topics create` creates it"
 	switch {
 	case s.Missing && k.AutoCreateTopics:
-		c.warn("topic", where, "is not there; the gateway makes it when it is needed, as "+t.Cluster+".auto_create_topics says", create+" beforehand")
+		c.warn("topic", where, "is missing; the gateway creates it when it is needed, as "+t.Cluster+".auto_create_topics says", create+" beforehand")
 	case s.Missing:
-		c.bad("topic", where, "is not there, for "+t.For, create)
+		c.bad("topic", where, "is missing, for "+t.For, create)
 	case s.Err != nil:
 		c.bad("topic", where, s.Err.Error(), "give "+user(k)+" the rights to describe and use it")
 	case !s.MayWrite && t.For != "commands.from_kafka":
@@ -146,7 +146,7 @@ func (c *checks) topic(k *configs.Kafka, t *Topic, s *kafkaclient.TopicState) {
 	case k.Partitions > 0 && s.Partitions < k.Partitions:
 		c.warn("topic", where, fmt.Sprintf("has %d partitions, fewer than %s.partitions (%d)", s.Partitions, t.Cluster, k.Partitions), "add partitions while no consumer relies on the order of keys, or lower the setting")
 	case s.InSync < s.Replicas:
-		c.warn("topic", where, fmt.Sprintf("%d of %d replicas of a partition are in sync", s.InSync, s.Replicas), "see which broker is away")
+		c.warn("topic", where, fmt.Sprintf("%d of %d replicas of a partition are in sync", s.InSync, s.Replicas), "check which broker is down")
 	default:
 		c.good("topic", where, "%d partitions, %d replicas", s.Partitions, s.Replicas)
 	}

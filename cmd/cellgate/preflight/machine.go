@@ -69,7 +69,7 @@ func (c *checks) disk() {
 	dir := string(c.cfg.Uplink.Journal.Dir)
 	at := existing(dir)
 	if err := unix.Access(at, unix.W_OK|unix.X_OK); err != nil {
-		c.bad("disk", "data_dir", fmt.Sprintf("%s cannot be written to: %v", at, err), "have the gateway's user own it")
+		c.bad("disk", "data_dir", fmt.Sprintf("%s cannot be written to: %v", at, err), "make the gateway's user its owner")
 		return
 	}
 	var fs unix.Statfs_t
@@ -81,7 +81,7 @@ func (c *checks) disk() {
 	want := int64(c.cfg.Uplink.Journal.MaxBytes) + int64(c.cfg.Uplink.Journal.ReserveBytes)
 	if used := folderBytes(dir); free+used < want {
 		c.warn("disk", "uplink.journal.max_bytes", fmt.Sprintf("%s has %d MiB for the journal, which may need %d MiB with its reserve", at, (free+used)>>20, want>>20),
-			"a larger disk, or a smaller max_bytes: the journal stops at what the disk has")
+			"use a larger disk or a smaller max_bytes: the journal stops at what the disk has")
 	} else {
 		c.good("disk", "uplink.journal.max_bytes", "%s has %d MiB for the journal, which needs at most %d MiB", at, (free+used)>>20, want>>20)
 	}
@@ -90,7 +90,7 @@ func (c *checks) disk() {
 	case err != nil:
 		c.bad("disk", "uplink.journal.dir", err.Error(), "")
 	case p99 > slowSync:
-		c.warn("disk", "uplink.journal.dir", fmt.Sprintf("99 of 100 fsyncs take up to %s: every acknowledgement waits for one", p99.Round(10*time.Microsecond)), "a disk with a write cache that survives power loss")
+		c.warn("disk", "uplink.journal.dir", fmt.Sprintf("99 of 100 fsyncs take up to %s: every acknowledgement waits for one", p99.Round(10*time.Microsecond)), "use a disk with a write cache that survives power loss")
 	default:
 		c.good("disk", "uplink.journal.dir", "99 of 100 fsyncs take up to %s", p99.Round(10*time.Microsecond))
 	}

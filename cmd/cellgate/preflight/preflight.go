@@ -94,8 +94,8 @@ func (c *checks) rules(ctx context.Context) {
 	}
 	c.set = set
 	if sending := set.SendingTo(op.SinkCentral); c.cfg.Central == nil && len(sending) > 0 {
-		c.warn("rules", "central", "rules send to the centre ("+strings.Join(sending, ", ")+"), and the configuration has no section central: the outbox topics fill, nobody reads them",
-			"add the section central, or run `cellgate sync` for the cell, or take the target central out of these rules")
+		c.warn("rules", "central", "rules send to the centre ("+strings.Join(sending, ", ")+"), and the configuration has no section central: nothing reads the outbox topics",
+			"add the section central, or run `cellgate sync` for the cell, or remove the target central from these rules")
 	}
 	c.good("rules", "rules.path", "%d rules in %s", len(set.Rules()), c.cfg.Rules.Path)
 }

@@ -87,7 +87,7 @@ func TestWhatIsWrong(t *testing.T) {
 	check.OK(t, os.WriteFile(string(cfg.Listeners[0].TLS.Key), key, 0o600)) // of another certificate
 	found := Run(t.Context(), cfg)
 	for _, words := range []string{
-		"private key does not match", "rules check", "vehicle.presence is not there", "topics create", "redis.addresses " + cfg.Redis.Addresses[0],
+		"private key does not match", "rules check", "vehicle.presence is missing", "topics create", "redis.addresses " + cfg.Redis.Addresses[0],
 	} {
 		needs(t, found, Bad, words)
 	}

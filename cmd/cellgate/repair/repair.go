@@ -31,7 +31,7 @@ type Options struct {
 }
 
 // errInUse means that a process has the data folder open.
-var errInUse = errors.New("a gateway runs on it; stop it first")
+var errInUse = errors.New("a gateway uses it; stop it first")
 
 // Finding is a problem that stops a start.
 type Finding struct {
@@ -172,7 +172,7 @@ func (d *data) kinds() error {
 	}
 	for _, dir := range append(logs, d.Journal, d.Keys, decisions, filepath.Join(d.Dir, "operators")) {
 		if info, err := os.Lstat(dir); err == nil && info.Mode().IsRegular() {
-			d.move(dir, "a file stands where a folder must be")
+			d.move(dir, "it is a file, and must be a folder")
 		}
 	}
 	files := []string{filepath.Join(d.Dir, "state.db"), filepath.Join(d.Dir, "run.json"), filepath.Join(d.Dir, "run.json.new"), filepath.Join(d.Dir, "audit.log")}
@@ -188,7 +188,7 @@ func (d *data) kinds() error {
 	}
 	for _, file := range files {
 		if info, err := os.Stat(file); err == nil && info.IsDir() {
-			d.move(file, "a folder stands where a file must be")
+			d.move(file, "it is a folder, and must be a file")
 		}
 	}
 	return nil
@@ -279,7 +279,7 @@ func (d *data) keys() error {
 			}
 		} else {
 			f.Action = "move it to " + d.keep(path)
-			f.Lost = "tokens signed with this key are refused; if no other key is there, the start makes a new one. Restore the file from " +
+			f.Lost = "tokens signed with this key are refused; if there is no other key, the start creates a new one. Restore the file from " +
 				"a backup instead if there is one"
 			f.do = func() error { return d.away(path) }
 		}

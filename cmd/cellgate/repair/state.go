@@ -31,7 +31,7 @@ func (d *data) state() error {
 		return err
 	}
 	d.add(Finding{
-		Path: file, Problem: err.Error(), Action: "move it to " + d.keep(file) + "; the start makes a new one",
+		Path: file, Problem: err.Error(), Action: "move it to " + d.keep(file) + "; the start creates a new one",
 		Lost: "sessions with what is queued for them, commands that are not finished and their history, the memory of rules " +
 			"(threshold, sample …), and the ledgers' terms up to now. No telemetry: what the journal has is evaluated and delivered again. " + held(file),
 		do: func() error { return d.away(file) },

@@ -51,10 +51,10 @@ func (e *Exporter) export(batch []sdk.ReadOnlySpan) {
 	case err != nil:
 		outcome = notAccepted
 		if !e.failing {
-			e.o.Log.Warn("the receiver of traces accepts none; they are dropped", slog.String("endpoint", e.o.Endpoint), slog.Any("err", err))
+			e.o.Log.Warn("the receiver of traces accepts no spans; they are dropped", slog.String("endpoint", e.o.Endpoint), slog.Any("err", err))
 		}
 	case e.failing:
-		e.o.Log.Info("the receiver of traces accepts them again", slog.String("endpoint", e.o.Endpoint))
+		e.o.Log.Info("the receiver of traces accepts spans again", slog.String("endpoint", e.o.Endpoint))
 	}
 	e.failing = err != nil
 	e.outcome.WithLabelValues(outcome).Add(float64(len(batch)))

@@ -55,7 +55,7 @@ func TestReceiverAway(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		_ = e.Close(ctx)
 		cancel()
-		if o.outcome == notAccepted && !strings.Contains(log.String(), "the receiver of traces accepts none") {
+		if o.outcome == notAccepted && !strings.Contains(log.String(), "the receiver of traces accepts no spans") {
 			t.Errorf("%s: %s", name, log)
 		}
 	}

@@ -95,7 +95,7 @@ var explanations = map[string]string{
 	EndSlow:     "events came faster than they were read, and some were dropped: open the stream again and begin with the present state",
 	EndToken:    "the token has expired or was revoked",
 	EndShutdown: "the gateway stops",
-	EndFinal:    "nothing more is to come",
+	EndFinal:    "there are no more events",
 }
 
 // Serve writes the feed's events until it ends, the reader goes away, or expires (if not zero) comes.

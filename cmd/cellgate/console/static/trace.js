@@ -30,7 +30,7 @@ function told(s) {
     case "acknowledged":
       return s.reason_code ? `reason code 0x${s.reason_code.toString(16)}` : "";
     case "dropped":
-      return `${s.count} steps left out: more came than are told`;
+      return `${s.count} steps omitted: above the rate of a trace`;
   }
   return "";
 }
