@@ -59,24 +59,11 @@ const maxAnswer = 64 << 20
 // stream makes a call that answers with server-sent events and passes their data to tell, until ctx ends, the gateway
 // ends the stream, or tell returns an error.
 func (a *apiClient) stream(ctx context.Context, path string, tell func(data []byte) error) error {
-	req, err := http.NewRequestWithContext(ctx, "GET", a.base+path, nil)
+	resp, err := a.send(ctx, &http.Client{Transport: a.http.Transport}, "GET", path, nil)
 	if err != nil {
-		return fmt.Errorf("GET %s: %w", path, err)
-	}
-	req.Header.Set("Authorization", "Bearer "+a.token)
-	req.Header.Set("Accept", "text/event-stream")
-	endless := &http.Client{Transport: a.http.Transport}
-	resp, err := endless.Do(req)
-	if err != nil {
-		return a.unreachable(err)
+		return err
 	}
 	defer resp.Body.Close() //nolint:errcheck // nothing is left to do with it
-	if resp.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) //nolint:errcheck // the status says enough
-		no := problemOf("GET "+path, resp.StatusCode, body)
-		no.hint = a.hint(no, resp.Header.Get("Retry-After"))
-		return no
-	}
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, maxEvent)
 	for lines.Scan() {
@@ -100,35 +87,14 @@ const maxEvent = 4 << 20
 
 // do makes one call. It sends in as JSON unless nil, and decodes the answer into out unless nil.
 func (a *apiClient) do(ctx context.Context, method, path string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return fmt.Errorf("%s %s: %w", method, path, err)
-		}
-		body = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, a.base+path, body)
+	resp, err := a.send(ctx, a.http, method, path, in)
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	req.Header.Set("Authorization", "Bearer "+a.token)
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	resp, err := a.http.Do(req)
-	if err != nil {
-		return a.unreachable(err)
+		return err
 	}
 	defer resp.Body.Close() //nolint:errcheck // read to its end below
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	if resp.StatusCode >= http.StatusMultipleChoices {
-		no := problemOf(method+" "+path, resp.StatusCode, answer)
-		no.hint = a.hint(no, resp.Header.Get("Retry-After"))
-		return no
 	}
 	if out == nil || len(bytes.TrimSpace(answer)) == 0 {
 		return nil
@@ -137,6 +103,41 @@ func (a *apiClient) do(ctx context.Context, method, path string, in, out any) er
 		return fmt.Errorf("%s %s: answer: %w", method, path, err)
 	}
 	return nil
+}
+
+// send makes one call, with in as JSON unless nil. An error answer is an error; the body of any other is the caller's to
+// close.
+func (a *apiClient) send(ctx context.Context, client *http.Client, method, path string, in any) (*http.Response, error) {
+	name := method + " " + path
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, a.base+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	req.Header.Set("Authorization", "Bearer "+a.token)
+	req.Header.Set("Accept", "application/json, text/event-stream")
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, a.unreachable(err)
+	}
+	if resp.StatusCode < http.StatusMultipleChoices {
+		return resp, nil
+	}
+	defer resp.Body.Close()                                       //nolint:errcheck // nothing is left to do with it
+	answer, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) //nolint:errcheck // the status says enough
+	no := problemOf(name, resp.StatusCode, answer)
+	no.hint = a.hint(no, resp.Header.Get("Retry-After"))
+	return nil, no
 }
 
 // call is a call of the API whose answer a command prints.
@@ -157,6 +158,15 @@ func (r call[T]) print(cmd *cobra.Command, c *cli, t *target) error {
 		return err
 	}
 	return c.print(&answer, func(w io.Writer) error { return r.show(w, &answer, time.Now()) })
+}
+
+// command completes a command that makes this call and nothing else.
+func (r call[T]) command(c *cli, cmd *cobra.Command) *cobra.Command {
+	t := &target{}
+	cmd.Args = takes()
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return r.print(cmd, c, t) }
+	c.callFlags(cmd, t)
+	return cmd
 }
 
 // remove asks the gateway named by t to delete something and prints the outcome: done with --json, text without.

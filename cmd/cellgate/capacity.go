@@ -5,25 +5,19 @@ import (
 	"io"
 	"time"
 
+	"cellgate/cmd/cellgate/human"
+
 	"github.com/spf13/cobra"
 
 	"cellgate/cmd/cellgate/app"
 )
 
 func capacityCommand(c *cli) *cobra.Command {
-	t := &target{}
-	cmd := &cobra.Command{
+	return call[app.Capacity]{"GET", "/v1/capacity", nil, printCapacity}.command(c, &cobra.Command{
 		Use:     "capacity",
 		Short:   "show the resources that a gateway uses, and their bounds",
 		Example: "  cellgate capacity --json",
-		Args:    takes(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return call[app.Capacity]{"GET", "/v1/capacity", nil, printCapacity}.print(cmd, c, t)
-		},
-	}
-	t.flags(cmd)
-	c.jsonFlag(cmd)
-	return cmd
+	})
 }
 
 func printCapacity(w io.Writer, s *app.Capacity, _ time.Time) error {
@@ -37,9 +31,9 @@ func printCapacity(w io.Writer, s *app.Capacity, _ time.Time) error {
 		t.row(name, text(u.Used), limit, part)
 	}
 	share("connections", &s.Connections, countText)
-	share("journal", &s.Journal, sizeText)
+	share("journal", &s.Journal, human.Size)
 	t.row("open commands", countText(s.Commands), "", "")
-	t.row("memory", sizeText(int64(s.HeapBytes)), "", "") //nolint:gosec // memory of this machine
+	t.row("memory", human.Size(int64(s.HeapBytes)), "", "") //nolint:gosec // memory of this machine
 	t.row("goroutines", countText(s.Goroutines), "", "")
 	t.row("processors", countText(s.CPUs), "", "")
 	return t.write(w)

@@ -119,11 +119,10 @@ func commandListCommand(c *cli) *cobra.Command {
 			return call[json.RawMessage]{"GET", "/v1/commands?" + query.Encode(), nil, printCommands}.print(cmd, c, t)
 		},
 	}
-	t.flags(cmd)
+	c.callFlags(cmd, t)
 	cmd.Flags().StringVar(&vin, "vin", "", "only commands of this vehicle")
 	cmd.Flags().StringVar(&state, "state", "", "only commands in this state, such as queued, sent, succeeded or expired")
 	page.flags(cmd)
-	c.jsonFlag(cmd)
 	return cmd
 }
 

@@ -21,8 +21,7 @@ func devPartCommands(c *cli) []*cobra.Command {
 				return c.devParts(cmd, t, "POST", "/v1/dev/parts/"+url.PathEscape(args[0]), map[string]bool{"running": running})
 			},
 		}
-		t.flags(cmd)
-		c.jsonFlag(cmd)
+		c.callFlags(cmd, t)
 		return cmd
 	}
 	t := &target{}
@@ -30,8 +29,7 @@ func devPartCommands(c *cli) []*cobra.Command {
 		Use: "parts", Short: "show which embedded parts run", Example: "  cellgate dev parts", Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.devParts(cmd, t, "GET", "/v1/dev/parts", nil) },
 	}
-	t.flags(list)
-	c.jsonFlag(list)
+	c.callFlags(list, t)
 	return []*cobra.Command{
 		part("stop", "stop an embedded part of a running dev, to see what the gateway does without it", false),
 		part("start", "start an embedded part again", true), list,

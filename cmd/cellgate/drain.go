@@ -62,7 +62,7 @@ with exit code 1 after the given time.`,
 			return c.print(raw, func(w io.Writer) error { return printDrain(w, raw, time.Now()) })
 		},
 	}
-	t.flags(cmd)
+	c.callFlags(cmd, t)
 	cmd.Flags().Float64Var(&rate, "rate", 10, "vehicles per second")
 	cmd.Flags().StringVar(&endpoint, "endpoint", "", "host:port where vehicles must connect; empty: their router decides")
 	cmd.Flags().BoolVar(&stop, "stop", false, "end the drain")
@@ -70,7 +70,6 @@ with exit code 1 after the given time.`,
 	durationVar(cmd.Flags(), &wait, "wait", 0, "how long to wait until no vehicle is connected")
 	cmd.MarkFlagsMutuallyExclusive("stop", "status")
 	cmd.MarkFlagsMutuallyExclusive("stop", "wait")
-	c.jsonFlag(cmd)
 	return cmd
 }
 

@@ -7,12 +7,6 @@ import (
 	"cellgate/cmd/cellgate/human"
 )
 
-// sizeText formats a number of bytes.
-func sizeText(n int64) string { return human.Size(n) }
-
-// spanText formats a duration in its two largest units.
-func spanText(d time.Duration) string { return human.Span(d) }
-
 // timeText formats a time to the second, in UTC; empty for none.
 func timeText(t time.Time) string {
 	if t.IsZero() {
@@ -27,9 +21,9 @@ func whenText(t, now time.Time) string {
 	case t.IsZero():
 		return ""
 	case t.After(now):
-		return fmt.Sprintf("%s (in %s)", timeText(t), spanText(t.Sub(now)))
+		return fmt.Sprintf("%s (in %s)", timeText(t), human.Span(t.Sub(now)))
 	}
-	return fmt.Sprintf("%s (%s ago)", timeText(t), spanText(now.Sub(t)))
+	return fmt.Sprintf("%s (%s ago)", timeText(t), human.Span(now.Sub(t)))
 }
 
 // many returns a number with its noun.

@@ -27,19 +27,11 @@ which of them commands wait after Redis has lost data.`,
 }
 
 func gatewaysListCommand(c *cli) *cobra.Command {
-	t := &target{}
-	cmd := &cobra.Command{
+	return call[app.GatewayList]{"GET", "/v1/gateways", nil, printGateways}.command(c, &cobra.Command{
 		Use:     "list",
 		Short:   "list the gateways of the cell",
 		Example: "  cellgate gateways list",
-		Args:    takes(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return call[app.GatewayList]{"GET", "/v1/gateways", nil, printGateways}.print(cmd, c, t)
-		},
-	}
-	t.flags(cmd)
-	c.jsonFlag(cmd)
-	return cmd
+	})
 }
 
 func printGateways(w io.Writer, list *app.GatewayList, now time.Time) error {
@@ -90,9 +82,8 @@ A gateway that is alive is refused. Without --yes forget only shows the effect, 
 			return c.print(done, func(w io.Writer) error { return printForgotten(w, &done) })
 		},
 	}
-	t.flags(cmd)
+	c.callFlags(cmd, t)
 	cmd.Flags().BoolVar(&yes, "yes", false, "carry it out")
-	c.jsonFlag(cmd)
 	return cmd
 }
 

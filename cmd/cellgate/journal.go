@@ -11,6 +11,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"cellgate/cmd/cellgate/human"
+
 	"github.com/spf13/cobra"
 
 	"cellgate/broker/journal"
@@ -90,10 +92,10 @@ func printJournal(w io.Writer, r *journal.Report) error {
 		records = fmt.Sprintf("%s (%s to %s)", fleet.Count(r.Last-r.First+1), fleet.Count(r.First), fleet.Count(r.Last))
 	}
 	head.row("records", records)
-	head.row("size", fmt.Sprintf("%s in %s and %d spare", sizeText(r.Bytes), many(len(r.Segments), "segment", "segments"), r.Spares))
+	head.row("size", fmt.Sprintf("%s in %s and %d spare", human.Size(r.Bytes), many(len(r.Segments), "segment", "segments"), r.Spares))
 	torn := "none"
 	if r.TornBytes > 0 {
-		torn = sizeText(r.TornBytes) + ": a batch that a crash stopped, or that a running gateway was writing"
+		torn = human.Size(r.TornBytes) + ": a batch that a crash stopped, or that a running gateway was writing"
 	}
 	head.row("torn tail", torn)
 	head.row("corruptions", fmt.Sprint(len(r.Corruptions)))
@@ -104,7 +106,7 @@ func printJournal(w io.Writer, r *journal.Report) error {
 	t := table{}
 	t.row("SEGMENT", "FIRST", "LAST", "USED", "SIZE", "BATCHES READ", "CREATED")
 	for _, s := range r.Segments {
-		t.row(s.Name, fleet.Count(s.First), fleet.Count(s.Last), sizeText(s.Used), sizeText(s.Bytes), fleet.Count(uint64(max(s.Batches, 0))), timeText(s.Created))
+		t.row(s.Name, fleet.Count(s.First), fleet.Count(s.Last), human.Size(s.Used), human.Size(s.Bytes), fleet.Count(uint64(max(s.Batches, 0))), timeText(s.Created))
 	}
 	if err := t.write(w); err != nil {
 		return err

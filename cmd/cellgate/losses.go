@@ -20,26 +20,13 @@ messages each sink lost with the journal. /readyz is degraded until an operator 
 		Example: `  cellgate losses list
   cellgate losses acknowledge`,
 	}
-	cmd.AddCommand(
-		lossesCall(c, "list", "GET", "/v1/losses", "list the losses of the data folder"),
-		lossesCall(c, "acknowledge", "POST", "/v1/losses/acknowledge", "acknowledge all losses so far; /readyz no longer reports them"),
-	)
-	return cmd
-}
-
-func lossesCall(c *cli, use, method, path, short string) *cobra.Command {
-	t := &target{}
-	cmd := &cobra.Command{
-		Use:     use,
-		Short:   short,
-		Example: "  cellgate losses " + use,
-		Args:    takes(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return call[app.LossAnswer]{method, path, nil, printLosses}.print(cmd, c, t)
-		},
+	all := func(method, path, use, short string) *cobra.Command {
+		return call[app.LossAnswer]{method, path, nil, printLosses}.command(c, &cobra.Command{Use: use, Short: short, Example: "  cellgate losses " + use})
 	}
-	t.flags(cmd)
-	c.jsonFlag(cmd)
+	cmd.AddCommand(
+		all("GET", "/v1/losses", "list", "list the losses of the data folder"),
+		all("POST", "/v1/losses/acknowledge", "acknowledge", "acknowledge all losses so far; /readyz no longer reports them"),
+	)
 	return cmd
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/cmd/cellgate/human"
+
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/wal"
@@ -118,14 +120,14 @@ func TestSizesAndSpans(t *testing.T) {
 	for n, want := range map[int64]string{
 		-1: "0 B", 0: "0 B", 1023: "1023 B", 1024: "1 KiB", 48480: "47.3 KiB", 1<<20 - 1: "1 MiB", 64 << 20: "64 MiB", 20401094580: "19 GiB", 1 << 50: "1 PiB", 1 << 62: "4096 PiB",
 	} {
-		if got := sizeText(n); got != want {
+		if got := human.Size(n); got != want {
 			t.Errorf("size %d: %q, want %q", n, got, want)
 		}
 	}
 	for d, want := range map[time.Duration]string{
 		-time.Hour: "0s", 999 * time.Millisecond: "0s", 59 * time.Second: "59s", 65 * time.Second: "1m5s", 3*time.Hour + 12*time.Minute + 9*time.Second: "3h12m", 122 * time.Hour: "5d2h",
 	} {
-		if got := spanText(d); got != want {
+		if got := human.Span(d); got != want {
 			t.Errorf("span %v: %q, want %q", d, got, want)
 		}
 	}

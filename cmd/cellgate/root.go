@@ -50,6 +50,12 @@ func (c *cli) jsonFlag(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&c.json, "json", false, "print the result as JSON")
 }
 
+// callFlags adds the flags of a command that calls a gateway: which one, and --json.
+func (c *cli) callFlags(cmd *cobra.Command, t *target) {
+	t.flags(cmd)
+	c.jsonFlag(cmd)
+}
+
 // print writes a result: as JSON with --json, else with text.
 func (c *cli) print(v any, text func(w io.Writer) error) error {
 	if !c.json {

@@ -40,10 +40,9 @@ without rules, write a file with ` + "`rules: []`" + `, or use --allow-empty.`,
 			return c.changeRules(cmd.Context(), t, "PUT", "/v1/rules", &body)
 		},
 	}
-	t.flags(cmd)
+	c.callFlags(cmd, t)
 	cmd.Flags().BoolVar(&body.Strict, "strict", false, "refuse rules that have warnings")
 	cmd.Flags().BoolVar(&body.AllowEmpty, "allow-empty", false, "allow a set without rules: every message is then filtered")
-	c.jsonFlag(cmd)
 	return cmd
 }
 
@@ -93,8 +92,7 @@ func (c *cli) rulesChange(path string, body func(args []string) any, cmd *cobra.
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return c.changeRules(cmd.Context(), t, "POST", path, body(args))
 	}
-	t.flags(cmd)
-	c.jsonFlag(cmd)
+	c.callFlags(cmd, t)
 	return cmd
 }
 
@@ -109,8 +107,7 @@ func rulesStatusCommand(c *cli) *cobra.Command {
 			return c.changeRules(cmd.Context(), t, "GET", "/v1/rules", nil)
 		},
 	}
-	t.flags(cmd)
-	c.jsonFlag(cmd)
+	c.callFlags(cmd, t)
 	return cmd
 }
 

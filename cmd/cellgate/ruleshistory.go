@@ -26,8 +26,7 @@ force, with --json also its files. rollback HASH puts it in force.`,
 			return call[app.RanRules]{"GET", "/v1/rules/history/" + url.PathEscape(args[0]), nil, printRan}.print(cmd, c, t)
 		},
 	}
-	t.flags(cmd)
-	c.jsonFlag(cmd)
+	c.callFlags(cmd, t)
 	return cmd
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"cellgate/cmd/cellgate/human"
+
 	"github.com/spf13/cobra"
 
 	"cellgate/cmd/cellgate/app"
@@ -39,9 +41,8 @@ func sessionsListCommand(c *cli) *cobra.Command {
 			return call[app.SessionPage]{"GET", "/v1/sessions?" + query.Encode(), nil, printSessions}.print(cmd, c, t)
 		},
 	}
-	t.flags(cmd)
+	c.callFlags(cmd, t)
 	page.flags(cmd)
-	c.jsonFlag(cmd)
 	return cmd
 }
 
@@ -91,9 +92,8 @@ func sessionsShowCommand(c *cli) *cobra.Command {
 			return call[app.Session]{"GET", name.path(args[0]), nil, printSession}.print(cmd, c, t)
 		},
 	}
-	t.flags(cmd)
+	c.callFlags(cmd, t)
 	name.flags(cmd)
-	c.jsonFlag(cmd)
 	return cmd
 }
 
@@ -107,7 +107,7 @@ func printSession(w io.Writer, s *app.Session, now time.Time) error {
 	t.row("token ends", whenText(s.TokenEnds, now))
 	t.row("session", "kept "+s.SessionExpiry+" after the connection")
 	t.row("session ends", whenText(s.SessionEnds, now))
-	t.row("queued", fmt.Sprintf("%s, %s; %d in flight", many(s.Queued, "message", "messages"), sizeText(s.QueuedBytes), s.Inflight))
+	t.row("queued", fmt.Sprintf("%s, %s; %d in flight", many(s.Queued, "message", "messages"), human.Size(s.QueuedBytes), s.Inflight))
 	for i, sub := range s.Subscriptions {
 		name := ""
 		if i == 0 {
@@ -131,8 +131,7 @@ reconnect at once, with a new session. Commands that wait for a vehicle are kept
 			return c.remove(cmd, t, name.path(args[0]), map[string]string{"client": args[0]}, "the session of "+args[0]+" has ended")
 		},
 	}
-	t.flags(cmd)
+	c.callFlags(cmd, t)
 	name.flags(cmd)
-	c.jsonFlag(cmd)
 	return cmd
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"cellgate/cmd/cellgate/human"
+
 	"github.com/spf13/cobra"
 
 	"cellgate/cmd/cellgate/app"
@@ -51,8 +53,7 @@ ledger does not add up.`,
 			return nil
 		},
 	}
-	t.flags(cmd)
-	c.jsonFlag(cmd)
+	c.callFlags(cmd, t)
 	return cmd
 }
 
@@ -66,7 +67,7 @@ func printStatus(w io.Writer, raw json.RawMessage, ledger []sink.SinkLedger, now
 	var b strings.Builder
 	b.WriteString(headline(w, header(&s)...) + "\n\n")
 	page := &screen{&b, columnsOf(w), coloursOf(w)}
-	for _, t := range []*table{figures(&s, now), gatewayTable(&s, now), dependencyTable(&s, now), sinkTable(&s, ledger), parkedTable(&s, now), laneTable(s.Lanes)} {
+	for _, t := range []*table{figures(&s, now), gatewaysTable(s.Gateways, now), dependencyTable(&s, now), sinkTable(&s, ledger), parkedTable(&s, now), laneTable(s.Lanes)} {
 		if len(t.rows) == 0 {
 			continue
 		}
@@ -136,9 +137,9 @@ func figures(s *app.Status, now time.Time) *table {
 }
 
 func journalFigures(t *table, j *app.JournalStatus, now time.Time) {
-	size := sizeText(j.Bytes)
+	size := human.Size(j.Bytes)
 	if j.MaxBytes > 0 {
-		size += fmt.Sprintf(" of %s (%.1f %%)", sizeText(j.MaxBytes), 100*float64(j.Bytes)/float64(j.MaxBytes))
+		size += fmt.Sprintf(" of %s (%.1f %%)", human.Size(j.MaxBytes), 100*float64(j.Bytes)/float64(j.MaxBytes))
 	}
 	t.row("journal", size)
 	kept := fmt.Sprintf("records %s to %s on disk", fleet.Count(j.First), fleet.Count(j.Durable))
@@ -178,11 +179,7 @@ func dependencyTable(s *app.Status, now time.Time) *table {
 	return t
 }
 
-// gatewayTable has a line for each gateway, in a cell of several.
-func gatewayTable(s *app.Status, now time.Time) *table {
-	return gatewaysTable(s.Gateways, now)
-}
-
+// gatewaysTable has a line for each gateway, in a cell of several.
 func gatewaysTable(gateways []app.GatewayStatus, now time.Time) *table {
 	t := &table{}
 	for _, g := range gateways {
@@ -207,7 +204,7 @@ func sinkTable(s *app.Status, ledger []sink.SinkLedger) *table {
 		}
 		load := loads[l.Sink]
 		t.row(l.Sink, fleet.Count(l.Received), fleet.Count(l.Delivered), fleet.Count(l.Filtered), fleet.Count(l.DeadLettered), droppedText(&l),
-			fleet.Count(l.Pending), fleet.Count(l.Unevaluated), secondsText(load.LagSeconds), sizeText(load.LogBytes), yesNO(l.Balanced))
+			fleet.Count(l.Pending), fleet.Count(l.Unevaluated), secondsText(load.LagSeconds), human.Size(load.LogBytes), yesNO(l.Balanced))
 	}
 	return t
 }
@@ -223,7 +220,7 @@ func parkedTable(s *app.Status, now time.Time) *table {
 		if !p.Oldest.IsZero() {
 			oldest = whenText(p.Oldest, now)
 		}
-		t.row(p.Sink+" "+p.Destination, whenText(p.Since, now), fleet.Count(p.Messages), oldest, sizeText(p.Bytes), p.Reason)
+		t.row(p.Sink+" "+p.Destination, whenText(p.Since, now), fleet.Count(p.Messages), oldest, human.Size(p.Bytes), p.Reason)
 	}
 	return t
 }
@@ -278,4 +275,4 @@ func laneName(lanes []app.LaneLoad, l *app.LaneLoad) string {
 // countText is fleet.Count for signed counts that are never negative.
 func countText[N int | int64](n N) string { return fleet.Count(uint64(max(n, 0))) }
 
-func secondsText(s float64) string { return spanText(time.Duration(s * float64(time.Second))) }
+func secondsText(s float64) string { return human.Span(time.Duration(s * float64(time.Second))) }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"cellgate/cmd/cellgate/human"
+
 	"github.com/spf13/cobra"
 
 	"cellgate/broker/clock"
@@ -69,21 +71,13 @@ func (c *cli) forward(ctx context.Context, cfg *configs.Config) error {
 }
 
 func syncStatusCommand(c *cli) *cobra.Command {
-	t := &target{}
-	cmd := &cobra.Command{
+	return call[app.SyncAnswer]{"GET", "/v1/sync", nil, printSync}.command(c, &cobra.Command{
 		Use:   "status",
 		Short: "show lag, gaps and skips of the lanes",
 		Long: `status shows how far the lanes to the centre lag, the gaps at which they have stopped, and the gaps that operators
 have skipped.`,
 		Example: "  cellgate sync status",
-		Args:    takes(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return call[app.SyncAnswer]{"GET", "/v1/sync", nil, printSync}.print(cmd, c, t)
-		},
-	}
-	t.flags(cmd)
-	c.jsonFlag(cmd)
-	return cmd
+	})
 }
 
 // lanesOf returns the body of a call about one lane or all, to one centre or all.
@@ -110,9 +104,8 @@ func syncPauseCommand(c *cli, verb, short, long string) *cobra.Command {
 			return call[app.SyncAnswer]{"POST", "/v1/sync/" + verb, lanesOf(args, centre), func(w io.Writer, s *app.SyncAnswer, _ time.Time) error { return laneTable(s.Lanes).write(w) }}.print(cmd, c, t)
 		},
 	}
-	t.flags(cmd)
+	c.callFlags(cmd, t)
 	centreFlag(cmd, &centre)
-	c.jsonFlag(cmd)
 	return cmd
 }
 
@@ -132,9 +125,8 @@ applies to all gateways of the cell, also after restarts.`,
 			return call[app.SkipAnswer]{"POST", "/v1/sync/skip", lanesOf(args, centre), func(w io.Writer, s *app.SkipAnswer, now time.Time) error { return printSkipped(w, s.Skipped, now) }}.print(cmd, c, t)
 		},
 	}
-	t.flags(cmd)
+	c.callFlags(cmd, t)
 	centreFlag(cmd, &centre)
-	c.jsonFlag(cmd)
 	return cmd
 }
 
@@ -151,10 +143,10 @@ func flowTable(lanes []app.LaneLoad) *table {
 	for _, l := range lanes {
 		waiting := "unknown"
 		if l.LagBytes != nil {
-			waiting = sizeText(*l.LagBytes)
+			waiting = human.Size(*l.LagBytes)
 		}
 		t.row(laneName(lanes, &l), fmt.Sprintf("%.0f", l.Rate), waiting, span(l.DrainSeconds), span(l.HeadroomSeconds), countText(l.InFlight),
-			sizeText(int64(l.WireBytes)), sizeText(int64(l.RawBytes)), reasonsText(l.Retries))
+			human.Size(int64(l.WireBytes)), human.Size(int64(l.RawBytes)), reasonsText(l.Retries))
 	}
 	return t
 }

@@ -397,7 +397,7 @@ prevent this until a given time, use --before with that time.`,
 			})
 		},
 	}
-	t.flags(cmd)
+	c.callFlags(cmd, t)
 	cmd.Flags().StringVar(&r.TokenID, "jti", "", "the token with this id")
 	cmd.Flags().StringVar(&r.Subject, "sub", "", "every token of this VIN, service or operator, up to now unless --before")
 	cmd.Flags().StringVar(&r.Issuer, "issuer", "", "with --sub: the issuer of its tokens (default the cell itself)")
@@ -405,7 +405,6 @@ prevent this until a given time, use --before with that time.`,
 	cmd.Flags().StringVar(&before, "before", "", "tokens issued up to this time (RFC 3339)")
 	cmd.Flags().StringVar(&r.Reason, "reason", "", "reason, for the audit log")
 	cmd.Flags().BoolVar(&r.Purge, "purge", false, "also delete the subject's session and queued messages")
-	c.jsonFlag(cmd)
 	return cmd
 }
 

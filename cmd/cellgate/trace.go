@@ -40,12 +40,11 @@ vehicle the rest is omitted, and counted. With --json each line is one step, as 
 			return client.stream(cmd.Context(), "/v1/trace?"+query.Encode(), func(data []byte) error { return c.step(data) })
 		},
 	}
-	t.flags(cmd)
+	c.callFlags(cmd, t)
 	cmd.Flags().StringVar(&vin, "vin", "", "messages of this vehicle")
 	cmd.Flags().StringVar(&topic, "topic", "", "messages on topics that match this filter")
 	cmd.Flags().StringVar(&rule, "rule", "", "messages that this rule considers, without the steps of other rules")
 	cmd.MarkFlagsOneRequired("vin", "topic", "rule")
-	c.jsonFlag(cmd)
 	return cmd
 }
 

@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"time"
 
+	"cellgate/cmd/cellgate/human"
+
 	"github.com/spf13/cobra"
 
 	"cellgate/cmd/cellgate/app"
@@ -36,9 +38,8 @@ func vehiclesCommand(c *cli) *cobra.Command {
 			}}.print(cmd, c, t)
 		},
 	}
-	t.flags(cmd)
+	c.callFlags(cmd, t)
 	page.flags(cmd)
-	c.jsonFlag(cmd)
 	cmd.AddCommand(vehiclesDisconnectCommand(c))
 	return cmd
 }
@@ -66,9 +67,8 @@ revoke its tokens.`,
 			return c.remove(cmd, t, path, map[string]string{"vin": args[0]}, args[0]+" is being disconnected")
 		},
 	}
-	t.flags(cmd)
+	c.callFlags(cmd, t)
 	cmd.Flags().StringVar(&endpoint, "endpoint", "", "host:port that the DISCONNECT names to an MQTT 5 vehicle")
-	c.jsonFlag(cmd)
 	return cmd
 }
 
@@ -134,7 +134,7 @@ func printVehicle(w io.Writer, raw *json.RawMessage, now time.Time) error {
 	} else {
 		t.row("session ends", whenText(v.SessionEnds, now))
 	}
-	t.row("queued", fmt.Sprintf("%s, %s; %d in flight", many(v.Queued, "message", "messages"), sizeText(v.QueuedBytes), v.Inflight))
+	t.row("queued", fmt.Sprintf("%s, %s; %d in flight", many(v.Queued, "message", "messages"), human.Size(v.QueuedBytes), v.Inflight))
 	if v.Will {
 		t.row("will", "set")
 	}

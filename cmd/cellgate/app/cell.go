@@ -63,7 +63,7 @@ func openPeers(d *disk) (*peers, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &peers{disk: d, liveness: newLiveness(store, self, d.log)}
+	p := &peers{disk: d, liveness: &liveness{store: store, self: self, log: d.log}}
 	d.life.onStop("place in the cell", stopShort, p.liveness.leave)
 	if !d.cfg.Cell.Several() {
 		return p, nil
@@ -87,7 +87,7 @@ func cellClient(c *configs.Redis) (redis.UniversalClient, error) {
 	own := *c
 	own.PoolSize = max(own.PoolSize, configs.CellPool)
 	own.Timeout = configs.Duration(c.ConfirmTimeout.Std() + configs.CellTimeout)
-	return redisClient(&own)
+	return RedisClient(&own)
 }
 
 // minJoinKey is the shortest secret of the gateways, in bytes.

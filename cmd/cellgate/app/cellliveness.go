@@ -27,10 +27,6 @@ type liveness struct {
 	refused  cell.RefusedError // the last refusal; empty when the last answer was none
 }
 
-func newLiveness(store *cell.Store, self cell.Gateway, log *slog.Logger) *liveness {
-	return &liveness{store: store, self: self, log: log}
-}
-
 // begin returns an error when a running gateway leaves no place for this one. It waits until the entry of a gateway
 // that may have been killed expires. When Redis does not answer, the gateway starts.
 func (l *liveness) begin(ctx context.Context, runs func() string) error {

@@ -136,9 +136,6 @@ func (m *member) unusable() error {
 // steady reports whether every living gateway has had the time to send Redis a heartbeat.
 func (m *member) steady() bool { return time.Since(time.Unix(0, m.unsteady.Load())) > configs.CellTTL }
 
-// since returns when Redis was last found to be away, or back.
-func (m *member) since() time.Time { return time.Unix(0, m.changed.Load()).UTC() }
-
 // limit returns the timeout of a call that waits for the replicas.
 func (m *member) limit() time.Duration { return m.wait + configs.CellTimeout }
 

@@ -82,7 +82,7 @@ func (a *gateway) cellHealth() []remote.Health {
 	}
 	var all []remote.Health
 	degraded := func(name, reason string) {
-		all = append(all, remote.Health{Name: name, Since: a.member.since(), Reason: reason})
+		all = append(all, remote.Health{Name: name, Since: time.Unix(0, a.member.changed.Load()).UTC(), Reason: reason})
 	}
 	switch err := a.member.unusable(); {
 	case err != nil:

@@ -62,9 +62,6 @@ func KafkaAdmin(setting string, c *configs.Kafka) (*kafkaclient.Admin, error) {
 	return kafkaclient.NewAdmin(config)
 }
 
-// RedisClient returns a client configured like the gateway's, for tools. It does not dial yet.
-func RedisClient(c *configs.Redis) (redis.UniversalClient, error) { return redisClient(c) }
-
 // OwnTopics returns the topics of the cell's Kafka that the gateway uses whatever the rules say, for tools.
 func OwnTopics() (presence, results, commands string) {
 	return topicPresence, topicResults, topicCommands
@@ -105,8 +102,8 @@ func producerOptions(setting, name string, c *configs.Kafka, log *slog.Logger, m
 	}, nil
 }
 
-// redisClient returns a client for a server, a cluster, or sentinels. It does not dial yet.
-func redisClient(c *configs.Redis) (redis.UniversalClient, error) {
+// RedisClient returns a client for a server, a cluster, or sentinels. It does not dial yet.
+func RedisClient(c *configs.Redis) (redis.UniversalClient, error) {
 	config, err := clientTLS("redis.tls", c.TLS)
 	if err != nil {
 		return nil, err

@@ -44,7 +44,7 @@ func openGateway(c *clients) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	reading, err := redisClient(&c.cfg.Redis)
+	reading, err := RedisClient(&c.cfg.Redis)
 	if err != nil {
 		return nil, err
 	}

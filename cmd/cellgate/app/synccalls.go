@@ -18,8 +18,6 @@ import (
 // bucketPauses has the lanes that operators have paused, by centre and lane, as JSON of PausedLane.
 func bucketPauses() []byte { return []byte("sync pauses") }
 
-func pauseKey(centre, lane string) []byte { return []byte(centre + "/" + lane) }
-
 // routes returns the calls of the API about the lanes to the centres.
 func (c *centres) routes(audited func(string, http.HandlerFunc) http.HandlerFunc) []route {
 	return []route{
@@ -93,7 +91,7 @@ func (c *centres) pauseSync(w http.ResponseWriter, r *http.Request, pause bool) 
 	err := c.db.Update(func(tx *statefile.Tx) error {
 		b := tx.Bucket(bucketPauses())
 		return eachLane(chosen, only, func(one *centre, lane string) error {
-			key := pauseKey(one.name, lane)
+			key := []byte(one.name + "/" + lane)
 			switch {
 			case !pause:
 				return b.Delete(key)

@@ -19,7 +19,7 @@ type trust struct {
 }
 
 func openTrust(d *peers) (*trust, error) {
-	client, err := redisClient(&d.cfg.Redis)
+	client, err := RedisClient(&d.cfg.Redis)
 	if err != nil {
 		return nil, err
 	}

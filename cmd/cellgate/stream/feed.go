@@ -37,8 +37,6 @@ type Feed struct {
 	end   string
 }
 
-func newFeed() *Feed { return &Feed{wake: make(chan struct{}, 1)} }
-
 // Offer adds an event. It does not block: a reader that is too far behind is dropped.
 func (f *Feed) Offer(e Event) {
 	f.mu.Lock()

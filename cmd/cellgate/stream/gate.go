@@ -65,7 +65,7 @@ func (g *Gate) Enter(id auth.Identity) (*Feed, error) {
 	if g.closed || len(g.open) >= g.most || g.owned[owner] >= MostPerSubject {
 		return nil, errTooMany
 	}
-	f := newFeed()
+	f := &Feed{wake: make(chan struct{}, 1)}
 	g.open[f] = id
 	g.owned[owner]++
 	return f, nil
