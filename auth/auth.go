@@ -71,7 +71,7 @@ func Open(cfg Config) (*Authority, error) {
 	a.external.Store(new([]*externalKeys))
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	if cfg.Revocations != nil {
-		a.spread = newSpreader(a)
+		a.spread = &spreader{a: a, store: a.cfg.Revocations, wake: make(chan struct{}, 1)}
 	}
 	if err := a.load(); err != nil {
 		a.stop()

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -152,7 +153,7 @@ func decodeBody(w http.ResponseWriter, r *http.Request, v any) error {
 	dec.DisallowUnknownFields()
 	err := dec.Decode(v)
 	switch {
-	case isEOF(err):
+	case errors.Is(err, io.EOF):
 		return nil
 	case err != nil:
 		return bodyError(err)

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -105,7 +104,7 @@ func (a *Authority) issueForVehicle(w http.ResponseWriter, r *http.Request) {
 
 // answerToken issues a token and answers; explain says whether the caller may learn the reason of a refusal.
 func (a *Authority) answerToken(w http.ResponseWriter, r *http.Request, req IssueRequest, explain bool) {
-	if !a.limits.allowAny() {
+	if !a.limits.all.AllowN(a.limits.now(), 1) {
 		a.refuseRate(w)
 		return
 	}
@@ -230,8 +229,6 @@ func hostOf(address string) string {
 func maxAge(d time.Duration) string {
 	return strconv.FormatInt(max(1, int64(d/time.Second)), 10)
 }
-
-func isEOF(err error) bool { return errors.Is(err, io.EOF) }
 
 // bodyError names the error in a request body. It never quotes the body.
 func bodyError(err error) error {

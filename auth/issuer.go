@@ -48,10 +48,6 @@ func (i *issuer) allowsScope(scope string) bool {
 	return !i.external || slices.Contains(i.scopes, scope)
 }
 
-func (i *issuer) allowsType(typ string) bool { return slices.Contains(i.types, typ) }
-
-func (i *issuer) allowsAlg(alg string) bool { return slices.Contains(i.algs, alg) }
-
 // validate checks the configuration of an external issuer.
 func (e *ExternalIssuer) validate() error {
 	switch {

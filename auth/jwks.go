@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 
 	"github.com/golang-jwt/jwt/v5"
 )
@@ -169,7 +170,7 @@ func parseJWKS(b []byte, iss *issuer) ([]*verifyKey, error) {
 		}
 		seen[k.KID] = true
 		alg, public, err := k.decode()
-		if err != nil || !iss.allowsAlg(alg) {
+		if err != nil || !slices.Contains(iss.algs, alg) {
 			continue
 		}
 		if v, err := newVerifyKey(k.KID, alg, public, iss); err == nil {

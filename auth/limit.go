@@ -77,8 +77,6 @@ func (l *limiters) set(cfg *Config) {
 	l.all.SetBurstAt(now, cfg.IssueBurst)
 }
 
-func (l *limiters) allowAny() bool { return l.all.AllowN(l.now(), 1) }
-
 // allow takes one event from a caller's bucket, whose rate and burst are factor times a vehicle's.
 func (l *limiters) allow(key string, factor int) bool {
 	l.mu.Lock()

@@ -51,10 +51,6 @@ type spreader struct {
 	all     bool // everything in force is pending; pending is not used
 }
 
-func newSpreader(a *Authority) *spreader {
-	return &spreader{a: a, store: a.cfg.Revocations, wake: make(chan struct{}, 1)}
-}
-
 // offer queues entries for the store. If more are queued than the limit of the set in force, they are replaced by a
 // flag to add the whole set, which bounds memory.
 func (s *spreader) offer(entries []Revocation) {

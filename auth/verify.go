@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -81,7 +82,7 @@ func (a *Authority) parse(token string, ring *keyring) (*cached, error) {
 	if h.alg != key.alg {
 		return nil, bad("algorithm is not the key's")
 	}
-	if !key.issuer.allowsType(h.typ) {
+	if !slices.Contains(key.issuer.types, h.typ) {
 		return nil, bad("header has the wrong typ")
 	}
 	signature, ok := decodeSegment(sig)

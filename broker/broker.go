@@ -80,7 +80,7 @@ func New(o Options) (*Broker, error) {
 		journal: o.Journal, sessions: o.Sessions, auth: o.Auth, ackMode: o.Ack, settlement: o.Settlement,
 		refusals: newRefusals(), admitHook: o.Admit, shed: o.Shed, decide: o.Command, epoch: o.Epoch, trace: o.Trace, commandSubscribe: o.CommandSubscribe,
 		log: o.Log, metrics: o.Metrics, now: o.Now, begun: time.Now().Add(-time.Second),
-		gate: newGate(runtime.GOMAXPROCS(0)), pools: newPools(),
+		gate: &gate{places: make(chan struct{}, runtime.GOMAXPROCS(0))}, pools: newPools(),
 		stopTick: make(chan struct{}),
 	}
 	b.admission = newAdmission(b.metrics.handshakes)

@@ -180,7 +180,5 @@ func (t *transport) closeLingering() {
 // instead of delaying all other goroutines.
 type gate struct{ places chan struct{} }
 
-func newGate(n int) *gate { return &gate{places: make(chan struct{}, n)} }
-
 func (g *gate) enter() { g.places <- struct{}{} }
 func (g *gate) leave() { <-g.places }

@@ -124,7 +124,7 @@ func ScanDisconnect(f []byte, h Header, version byte) (Disconnect, error) {
 	if c.left() > 0 {
 		return d, malformed("bytes after the properties")
 	}
-	d.Expiry, d.HasExpiry = p.SessionExpiry, p.hasSessionExpiry()
+	d.Expiry, d.HasExpiry = p.SessionExpiry, p.has(propSessionExpiry)
 	return d, nil
 }
 
@@ -151,7 +151,7 @@ func ScanAuth(f []byte, h Header) (Auth, error) {
 		return a, malformed("bytes after the properties")
 	case a.Reason != ReasonContinueAuth && a.Reason != ReasonReauthenticate:
 		return a, protocolError("reason code not allowed in this packet")
-	case !p.hasAuthMethod():
+	case !p.has(propAuthMethod):
 		return a, protocolError("AUTH without an authentication method")
 	}
 	a.Method, a.Data = p.AuthMethod, p.AuthData

@@ -67,15 +67,12 @@ type Properties struct {
 // has reports whether the property is present.
 func (p *Properties) has(id byte) bool { return p.set>>id&1 == 1 }
 
-// hasExpiry reports whether the message expiry interval is present; 0 is a legal value.
-func (p *Properties) hasExpiry() bool { return p.has(propMessageExpiry) }
-
 // Travelling returns the properties that are forwarded with the message, except the user properties. They alias the
 // packet.
 func (p *Properties) Travelling() message.Properties {
 	return message.Properties{
 		ContentType: Text(p.ContentType), ResponseTopic: Text(p.ResponseTopic), Correlation: p.Correlation,
-		Expiry: p.Expiry, HasExpiry: p.hasExpiry(),
+		Expiry: p.Expiry, HasExpiry: p.has(propMessageExpiry),
 		UTF8Payload: p.PayloadFormat == 1, BytesPayload: p.has(propPayloadFormat) && p.PayloadFormat == 0,
 		EmptyContentType: p.has(propContentType) && len(p.ContentType) == 0,
 	}
@@ -83,12 +80,6 @@ func (p *Properties) Travelling() message.Properties {
 
 // HasAlias reports whether a topic alias is present.
 func (p *Properties) HasAlias() bool { return p.has(propAlias) }
-
-// hasSessionExpiry reports whether the session expiry interval is present.
-func (p *Properties) hasSessionExpiry() bool { return p.has(propSessionExpiry) }
-
-// hasAuthMethod reports whether an authentication method is present.
-func (p *Properties) hasAuthMethod() bool { return p.has(propAuthMethod) }
 
 // Users returns the number of user properties.
 func (p *Properties) Users() int { return p.users }

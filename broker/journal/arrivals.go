@@ -39,7 +39,7 @@ type caller struct {
 func (c *arrivals) note(waiters []Waiter, now time.Time) {
 	c.commits++
 	if len(waiters) >= arrivalsSeen {
-		c.forget()
+		*c = arrivals{commits: c.commits}
 		return
 	}
 	for _, w := range waiters {
@@ -77,5 +77,3 @@ func (c *arrivals) every(d time.Duration, now time.Time) bool {
 	oldest := &c.seen[c.calls%arrivalsSeen] // the zero time until arrivalsSeen calls were noted
 	return now.Sub(oldest.ended) <= time.Duration(c.fresh)*d
 }
-
-func (c *arrivals) forget() { *c = arrivals{commits: c.commits} }

@@ -18,10 +18,6 @@ type mirror struct {
 	events map[string]Event
 }
 
-func newMirror(o *Options) *mirror {
-	return &mirror{o: o, more: make(chan struct{}, 1), events: map[string]Event{}}
-}
-
 func (m *mirror) add(events []Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

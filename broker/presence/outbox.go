@@ -85,7 +85,7 @@ func Open(o Options) (*Outbox, error) {
 		o: o, write: make(chan struct{}, 1), ready: make(chan struct{}, 1), ending: make(chan struct{}), lost: map[string]struct{}{},
 	}
 	if o.Mirror != nil {
-		b.mirror = newMirror(&b.o)
+		b.mirror = &mirror{o: &b.o, more: make(chan struct{}, 1), events: map[string]Event{}}
 	}
 	if err := b.load(); err != nil {
 		return nil, fmt.Errorf("presence: %w", err)

@@ -94,7 +94,7 @@ func Open(o Options) (*Manager, error) {
 	m.loop.collect = m.collectTarget
 	m.retained.init()
 	m.writer = newWriter(m)
-	m.timers = newTimers()
+	m.timers = &timers{wake: make(chan struct{}, 1)}
 	if err := m.load(); err != nil {
 		return nil, err
 	}

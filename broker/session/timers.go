@@ -16,8 +16,6 @@ type timers struct {
 	heap heap.Heap[*state]
 }
 
-func newTimers() *timers { return &timers{wake: make(chan struct{}, 1)} }
-
 // set moves the session's timer to a time in ms; 0 removes it.
 func (t *timers) set(st *state, at int64) {
 	t.mu.Lock()

@@ -196,7 +196,7 @@ func (w *Worker) Render(d Decision, rec *message.Record, r *op.Rendered) error {
 		w.sc.Begin(rec)
 		w.seq = rec.Seq
 	} else {
-		w.sc.Again(rec)
+		w.sc.Record, w.sc.Given = rec, nil
 	}
 	return w.engine.render(w.sc, d, r)
 }

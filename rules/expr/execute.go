@@ -161,7 +161,7 @@ func (p *executable) in(node *ast.Node, n *ast.BinaryNode) {
 
 // membership returns a lookup in a constant list; nil if the list is not constant.
 func membership(of ast.Node) func(v any) bool {
-	l := newList()
+	l := NewList()
 	switch of := of.(type) {
 	case *ast.ConstantNode:
 		if list, ok := of.Value.(*List); ok {

@@ -76,9 +76,6 @@ func (sc *Scope) Begin(rec *message.Record) {
 	}
 }
 
-// Again sets the current record again, after it may have moved in memory.
-func (sc *Scope) Again(rec *message.Record) { sc.Record, sc.Given = rec, nil }
-
 // errNotBool means that a condition returned neither true, false nor nil.
 var errNotBool = errors.New("a condition must give true or false")
 

@@ -24,9 +24,7 @@ type List struct {
 }
 
 // NewList returns an empty list.
-func NewList() *List { return newList() }
-
-func newList() *List { return &List{Texts: map[string]struct{}{}, OnlyStr: true} }
+func NewList() *List { return &List{Texts: map[string]struct{}{}, OnlyStr: true} }
 
 // contains reports whether a value is one of the constants.
 func (l *List) contains(v any) bool {

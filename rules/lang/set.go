@@ -119,9 +119,6 @@ type TargetInfo struct {
 // Hash returns the hash of the set's source.
 func (s *Set) Hash() string { return s.hash }
 
-// ErrorTopic returns the Kafka topic of messages that cannot be decoded and of all errors of rules without on_error.
-func (s *Set) ErrorTopic() string { return s.ErrTopic }
-
 // View returns a message as tests and explanations show it.
 func (s *Set) View(r *op.Rendered) map[string]any { return s.targets.Of(r.Sink).View(r) }
 

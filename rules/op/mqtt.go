@@ -63,15 +63,12 @@ func mqttSchema() JSON {
 	return s
 }
 
-// ownNotices returns the notices under v1/{vin}/sys that only the gateway sends.
-func ownNotices() []string { return []string{"reconnect", "token-expiring"} }
-
 func newMQTT(a *Args) Sender {
 	t := &mqttTarget{ttl: a.duration("ttl"), bare: a.None("headers"), transform: a.Transform()}
 	if s := a.Scalar("class"); s != nil {
 		t.class = s.Value
 		switch {
-		case slices.Contains(ownNotices(), s.Value):
+		case slices.Contains([]string{"reconnect", "token-expiring"}, s.Value):
 			a.Fail(s, doc.CodeMQTTTopic, "choose another name", "%q is reserved for the gateway", s.Value)
 		case !doc.ValidID(s.Value):
 			a.Fail(s, doc.CodeMQTTTopic, `use letters and digits, inside it also "-", "_" and "."`, "%q is not one level of a topic", s.Value)

@@ -50,8 +50,6 @@ func (c *chunkWriter) take() chunk {
 	return out
 }
 
-func (c *chunkWriter) reset() { c.last = 0 }
-
 type chunk struct {
 	data []byte
 	last uint64

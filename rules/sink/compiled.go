@@ -68,7 +68,7 @@ func Topics(set *lang.Set, kind op.SinkKind) []string {
 	var out []string
 	info := set.Rules()
 	if kind == op.SinkKafka && len(info) > 0 {
-		out = append(out, set.ErrorTopic())
+		out = append(out, set.ErrTopic)
 	}
 	for i := range info {
 		r := &info[i]

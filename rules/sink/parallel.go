@@ -65,9 +65,6 @@ type decided struct {
 	from, to int
 }
 
-func (d *decided) decisions() []engine.Decision { return d.lane.decisions[d.from:d.to] }
-func (d *decided) ready() []*rendered           { return d.lane.ready[d.from:d.to] }
-
 // use assigns the workers of a rule set to the lanes.
 func (r *rounds) use(workers []evaluator) {
 	r.lanes, r.each = make([]lane, len(workers)), 0
@@ -120,7 +117,7 @@ func (d *Dispatcher) round(recs []message.Record) {
 	d.o.Metrics.parallel.Add(float64(len(recs)))
 	for i := range recs {
 		t := &r.taken[i]
-		d.settleOn(&recs[i], t.decisions(), t.ready())
+		d.settleOn(&recs[i], t.lane.decisions[t.from:t.to], t.lane.ready[t.from:t.to])
 	}
 }
 

@@ -155,10 +155,6 @@ func (p *parkedStates) load(b *statefile.Bucket) error {
 	return errors.Join(err, getJSON(b, keyParked, &p.dests))
 }
 
-// orphan drops all parked messages, because the journal is another one. Outcomes of records that are not parked are
-// removed.
-func (p *parkedStates) orphan() { p.dests = nil }
-
 // restore opens the logs as of the checkpoint, counts their pending messages, and removes all other logs.
 func (l *parkedStore) restore(states *parkedStates) error {
 	if err := l.removeUnknown(states.dests); err != nil {

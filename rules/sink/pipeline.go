@@ -318,7 +318,7 @@ func (p *pipeline) logChunk() error {
 	if err := p.dlog.Append(p.eval.chunk.data, p.eval.chunk.last); err != nil {
 		return err
 	}
-	p.eval.chunk.reset()
+	p.eval.chunk.last = 0
 	p.mu.Lock()
 	if !p.readable {
 		p.readable, p.readPos = true, start

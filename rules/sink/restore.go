@@ -63,12 +63,12 @@ func (d *Dispatcher) load() (c checkpointed, err error) {
 	return c, nil
 }
 
-// orphan drops what was pending in a lost journal. Everything begins again after evaluated.
+// orphan drops what was pending in a lost journal, parked messages too. Everything begins again after evaluated.
 func (c *checkpointed) orphan(evaluated uint64) {
 	for i := range c.sinks {
 		c.sinks[i].orphan(evaluated, c.known.Messages)
 	}
-	c.parked.orphan()
+	c.parked.dests = nil
 	c.known = ahead{}
 }
 

@@ -210,9 +210,6 @@ func (n *Node) decides() error {
 // Token returns an operator's token, which the first gateway issued and all accept.
 func (c *Cell) Token() string { return c.token() }
 
-// ServiceToken returns a token that may send commands.
-func (c *Cell) ServiceToken() string { return c.service() }
-
 // pick selects a gateway like a load balancer: a random one, rarely one that is down.
 func (c *Cell) pick(rng *rand.Rand) *Node {
 	n := c.Nodes[rng.IntN(len(c.Nodes))]

@@ -254,7 +254,7 @@ func (s *sender) client(n *Node) (*mqtt.Client, error) {
 		return nil, err
 	}
 	c.Patience = senderPatience
-	if err := c.Enter(mqtt.Connect{Version: mqtt.V5, ID: "control/" + s.name, User: "control", Password: s.cell.ServiceToken()}); err != nil {
+	if err := c.Enter(mqtt.Connect{Version: mqtt.V5, ID: "control/" + s.name, User: "control", Password: s.cell.service()}); err != nil {
 		c.Drop()
 		return nil, err
 	}

@@ -67,17 +67,13 @@ func (n *RedisNode) Restart() {
 // Configure sets a parameter of the running server.
 func (n *RedisNode) Configure(name, value string) {
 	n.t.Helper()
-	if out, err := redisCLI(n.t, n.Addr, "CONFIG", "SET", name, value); err != nil {
+	if out, err := AskRedis(n.t, n.Addr, "CONFIG", "SET", name, value); err != nil {
 		n.t.Fatalf("%v\n%s", err, out)
 	}
 }
 
 // AskRedis runs redis-cli against the server at addr.
 func AskRedis(t testing.TB, addr string, args ...string) (string, error) {
-	return redisCLI(t, addr, args...)
-}
-
-func redisCLI(t testing.TB, addr string, args ...string) (string, error) {
 	host, port, _ := net.SplitHostPort(addr)
 	out, err := exec.CommandContext(t.Context(), "redis-cli", append([]string{"-h", host, "-p", port}, args...)...).CombinedOutput() //nolint:gosec // the tests decide what runs
 	if err != nil {

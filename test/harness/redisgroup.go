@@ -69,7 +69,7 @@ func StartRedisCluster(t testing.TB) *RedisCluster {
 		c.Nodes = append(c.Nodes, n)
 		create = append(create, n.Addr)
 	}
-	if out, err := redisCLI(t, c.Nodes[0].Addr, append(create, "--cluster-replicas", "1", "--cluster-yes")...); err != nil {
+	if out, err := AskRedis(t, c.Nodes[0].Addr, append(create, "--cluster-replicas", "1", "--cluster-yes")...); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	c.AwaitServed(30 * time.Second)
@@ -117,13 +117,13 @@ func (n *RedisNode) Follows() error {
 }
 
 // CLI runs redis-cli against the node.
-func (n *RedisNode) CLI(args ...string) (string, error) { return redisCLI(n.t, n.Addr, args...) }
+func (n *RedisNode) CLI(args ...string) (string, error) { return AskRedis(n.t, n.Addr, args...) }
 
 var errNotYet = errors.New("not yet")
 
 // redisSays runs a command and returns nil if the reply contains want.
 func redisSays(t testing.TB, addr, want string, args ...string) error {
-	out, err := redisCLI(t, addr, args...)
+	out, err := AskRedis(t, addr, args...)
 	if err != nil {
 		return err
 	}

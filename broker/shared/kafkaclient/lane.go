@@ -93,8 +93,6 @@ func (l *lane) fullLocked(o *ProducerOptions) bool {
 	return l.queue.bytes >= o.Flow.batchBytes(o.BatchBytes) || len(l.queue.records) >= o.BatchRecords
 }
 
-func (l *lane) busy() bool { return l.waiting() > 0 }
-
 func (l *lane) run() {
 	defer l.t.p.wg.Done()
 	defer l.closePipe()
@@ -189,7 +187,7 @@ func (l *lane) cut(batch []*Record) []*Record {
 	return batch
 }
 
-func (l *lane) send(recs []*Record) { l.settle(recs, l.deliver(recs)) }
+func (l *lane) send(recs []*Record) { l.settle(recs, l.redeliver(recs, false)) }
 
 // settle finishes a batch, or sends its halves if the broker refuses some record in it.
 func (l *lane) settle(recs []*Record, err error) {
@@ -220,13 +218,8 @@ func (l *lane) complete(recs []*Record, err error) {
 	l.t.finish(recs, err)
 }
 
-// deliver sends one batch until it is taken (nil), refused or abandoned, the producer is closed, or the records must be
-// rerouted.
-func (l *lane) deliver(recs []*Record) error {
-	return l.redeliver(recs, false)
-}
-
-// redeliver is deliver for a batch that may already be encoded.
+// redeliver sends one batch, which may already be encoded, until it is taken (nil), refused or abandoned, the producer is
+// closed, or the records must be rerouted.
 func (l *lane) redeliver(recs []*Record, encoded bool) error {
 	corrupted, beside := 0, 0
 	began := time.Now()

@@ -162,7 +162,7 @@ func (t *topic) resizeLocked(target int) bool {
 	}
 	busy, late := false, false
 	for i, l := range t.lanes {
-		if !l.busy() {
+		if l.waiting() == 0 {
 			continue
 		}
 		busy = true

@@ -47,8 +47,6 @@ func (l *lease) release() {
 // replace makes c the client of later requests.
 func (p *pool) replace(c *kafka.Client) { p.swap(&lease{Client: c, pool: p}) }
 
-func (p *pool) close() { p.swap(nil) }
-
 func (p *pool) swap(next *lease) {
 	p.mu.Lock()
 	old := p.current

@@ -182,7 +182,7 @@ func (p *Producer) Close(ctx context.Context) error {
 	p.closeOnce.Do(func() { close(p.closing) })
 	err := remote.Finish(ctx, &p.wg, p.cancel)
 	p.failWaiting()
-	p.client.close()
+	p.client.swap(nil)
 	if p.codec.zstd != nil {
 		_ = p.codec.zstd.Close()
 	}
