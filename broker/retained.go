@@ -3,6 +3,7 @@ package broker
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"cellgate/broker/session"
 	"cellgate/broker/shared/message"
@@ -11,36 +12,47 @@ import (
 // retainedTopics holds the retained messages by the first two levels of their topics, v1/{vin}. A filter without
 // wildcards in these levels reads only one vehicle's messages.
 //
-// Every entry keeps its slot while it exists, so that a reader of all entries can stop and continue.
+// Every entry keeps its slot while it exists, so that a reader of all entries can stop and continue. Readers walk the
+// slots without a lock, so that the fan-out, which writes, never waits for a walk.
 //
 // mochi's index would need 800 bytes per message, and its a/# misses a.
 type retainedTopics struct {
-	mu       sync.RWMutex
-	branches slots[*retainedBranch]
+	mu       sync.RWMutex // serialises writers; readers take it to find one branch
+	branches *slots[retainedBranch]
 }
 
 // retainedBranch holds the messages whose topics share the first two levels.
-type retainedBranch = slots[*message.Record]
+type retainedBranch = slots[message.Record]
 
 func newRetainedTopics() retainedTopics {
-	return retainedTopics{branches: slots[*retainedBranch]{at: make(map[string]int)}}
+	return retainedTopics{branches: newSlots[retainedBranch]()}
 }
 
-// slots holds values by key and by slot number.
-type slots[T comparable] struct {
+// slots holds values by key and by slot number. Only all may be called beside the other methods.
+type slots[T any] struct {
 	at    map[string]int
-	items []T
+	items atomic.Pointer[[]atomic.Pointer[T]]
+	used  int // items below it have been used
 	free  []int
 }
 
-func (s *slots[T]) get(key string) (v T) {
-	if i, ok := s.at[key]; ok {
-		v = s.items[i]
-	}
-	return v
+func newSlots[T any]() *slots[T] {
+	s := &slots[T]{at: make(map[string]int, 1)}
+	s.items.Store(new([]atomic.Pointer[T]))
+	return s
 }
 
-func (s *slots[T]) put(key string, v T) {
+// all returns the slots; a slot without a value is nil. Values that are put later may be missing.
+func (s *slots[T]) all() []atomic.Pointer[T] { return *s.items.Load() }
+
+func (s *slots[T]) get(key string) *T {
+	if i, ok := s.at[key]; ok {
+		return s.all()[i].Load()
+	}
+	return nil
+}
+
+func (s *slots[T]) put(key string, v *T) {
 	i, known := s.at[key]
 	switch {
 	case known:
@@ -48,17 +60,30 @@ func (s *slots[T]) put(key string, v T) {
 		i = s.free[len(s.free)-1]
 		s.free = s.free[:len(s.free)-1]
 	default:
-		var none T
-		i = len(s.items)
-		s.items = append(s.items, none)
+		i = s.used
+		s.used++
+		s.grow()
 	}
-	s.items[i], s.at[key] = v, i
+	s.all()[i].Store(v)
+	s.at[key] = i
+}
+
+// grow makes room for the last slot used. Readers go on with the array that they have.
+func (s *slots[T]) grow() {
+	old := s.all()
+	if s.used <= len(old) {
+		return
+	}
+	items := make([]atomic.Pointer[T], s.used+s.used/2)
+	for i := range old {
+		items[i].Store(old[i].Load())
+	}
+	s.items.Store(&items)
 }
 
 func (s *slots[T]) remove(key string) {
 	if i, ok := s.at[key]; ok {
-		var none T
-		s.items[i] = none
+		s.all()[i].Store(nil)
 		s.free = append(s.free, i)
 		delete(s.at, key)
 	}
@@ -89,7 +114,7 @@ func (r *retainedTopics) retain(msg *message.Record) {
 			r.branches.remove(key)
 		}
 	case b == nil:
-		b = &retainedBranch{at: make(map[string]int, 1)}
+		b = newSlots[message.Record]()
 		r.branches.put(strings.Clone(key), b)
 		fallthrough
 	default:
@@ -98,31 +123,38 @@ func (r *retainedTopics) retain(msg *message.Record) {
 }
 
 // match calls fn for the messages whose topics match the filter. It continues at the position at and stops after about
-// most entries; more reports that entries are left. fn must not call match or retain.
+// most entries; more reports that entries are left. Messages that are retained or removed meanwhile may or may not be
+// among them.
 func (r *retainedTopics) match(filter string, at *session.RetainedAt, most int, fn func(*message.Record)) (more bool) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	branches := r.branches.items
-	if key := branch(filter); !strings.ContainsAny(key, "+#") {
-		branches = []*retainedBranch{r.branches.get(key)}
+	key := branch(filter)
+	if !strings.ContainsAny(key, "+#") {
+		r.mu.RLock()
+		b := r.branches.get(key)
+		r.mu.RUnlock()
+		return b != nil && matchBranch(b.all(), filter, at, &most, fn)
 	}
+	branches := r.branches.all()
 	for ; at.Branch < len(branches); at.Branch, at.Slot = at.Branch+1, 0 {
-		b := branches[at.Branch]
-		if most--; b == nil {
-			b = &retainedBranch{}
-		}
-		for ; at.Slot < len(b.items); at.Slot++ {
-			if most <= 0 {
-				return true
-			}
-			if msg := b.items[at.Slot]; msg != nil && message.Match(filter, msg.Topic) {
-				fn(msg)
-			}
-			most--
-		}
 		if most <= 0 {
-			at.Branch, at.Slot = at.Branch+1, 0
-			return at.Branch < len(branches)
+			return true
+		}
+		most--
+		if b := branches[at.Branch].Load(); b != nil && matchBranch(b.all(), filter, at, &most, fn) {
+			return true
+		}
+	}
+	return false
+}
+
+// matchBranch is match for the messages of a branch. Each entry takes one of most.
+func matchBranch(items []atomic.Pointer[message.Record], filter string, at *session.RetainedAt, most *int, fn func(*message.Record)) (more bool) {
+	for ; at.Slot < len(items); at.Slot++ {
+		if *most <= 0 {
+			return true
+		}
+		*most--
+		if msg := items[at.Slot].Load(); msg != nil && message.Match(filter, msg.Topic) {
+			fn(msg)
 		}
 	}
 	return false

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"cellgate/auth"
 	"cellgate/broker/frame"
@@ -229,6 +230,49 @@ func TestRetainedInSteps(t *testing.T) {
 		if n > 1 {
 			t.Errorf("%s came %d times", topic, n)
 		}
+	}
+}
+
+// A retained message is stored while a subscriber is in the middle of a step: the fan-out, which stores it, waits for no
+// reader.
+func TestRetainWaitsForNoReader(t *testing.T) {
+	t.Parallel()
+	x := NewIndex()
+	retain := func(vin, n int) {
+		x.Retain(&message.Record{Topic: fmt.Sprintf("v1/%d/up/%d", vin, n), Payload: []byte("x"), Seq: 1})
+	}
+	for n := range 10 {
+		retain(n, 0)
+	}
+	var at session.RetainedAt
+	found := 0
+	x.Retained("v1/+/up/#", &at, 1000, func(*message.Record) {
+		if found++; found > 10 {
+			return
+		}
+		stored := make(chan struct{})
+		go func() {
+			for n := range 100 {
+				retain(found-1, 1+n) // in a branch that is read
+				retain(100*found+n, 0)
+			}
+			close(stored)
+		}()
+		select {
+		case <-stored:
+		case <-time.After(10 * time.Second):
+			t.Fatal("the retained message waits for the reader")
+		}
+	})
+	if found < 10 {
+		t.Errorf("%d of 10 messages", found)
+	}
+	at, found = session.RetainedAt{}, 0
+	for more := true; more; {
+		more = x.Retained("v1/+/up/#", &at, 64, func(*message.Record) { found++ })
+	}
+	if found < 10+10*200 {
+		t.Errorf("%d messages afterwards", found)
 	}
 }
 
