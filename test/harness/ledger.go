@@ -1,12 +1,10 @@
 package harness
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
+
+	"cellgate/cmd/cellgate/fleet"
 )
 
 // Acked is the fleet's ledger: the acknowledged sequence numbers per VIN.
@@ -21,31 +19,16 @@ func (a Acked) Len() int {
 	return n
 }
 
-// ReadFleetLedger reads the file of `cellgate fleet --ledger`: one line per acknowledged message with VIN and sequence
-// number. A last line without a newline is incomplete and is ignored.
+// ReadFleetLedger reads the file of `cellgate fleet --ledger`.
 func ReadFleetLedger(file string) (Acked, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
 	acked := Acked{}
-	lines := bufio.NewReader(f)
-	for number := 1; ; number++ {
-		line, err := lines.ReadString('\n')
-		if err != nil {
-			return acked, nil //nolint:nilerr // end of file
+	_, err := fleet.EachEntry(file, func(e fleet.Entry) {
+		if acked[e.VIN] == nil {
+			acked[e.VIN] = map[int64]bool{}
 		}
-		vin, seq, ok := strings.Cut(strings.TrimSpace(line), " ")
-		n, err := strconv.ParseInt(seq, 10, 64)
-		if !ok || err != nil {
-			return nil, fmt.Errorf("%s:%d: %q is not VIN and sequence", file, number, line)
-		}
-		if acked[vin] == nil {
-			acked[vin] = map[int64]bool{}
-		}
-		acked[vin][n] = true
-	}
+		acked[e.VIN][int64(e.Seq)] = true
+	})
+	return acked, err
 }
 
 // Audit is the result of comparing the fleet's ledger with Kafka.

@@ -2,11 +2,7 @@ package harness
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
-
-	"cellgate/test/check"
 )
 
 func telemetryRecord(vin string, seq int, id string) Record {
@@ -35,19 +31,5 @@ func TestAuditFindsEveryFault(t *testing.T) {
 		if (a.Err() == nil) != (c.lost+c.reordered+c.twice == 0) {
 			t.Errorf("%s: Err is %v", name, a.Err())
 		}
-	}
-}
-
-func TestReadFleetLedger(t *testing.T) {
-	t.Parallel()
-	file := filepath.Join(t.TempDir(), "ledger")
-	check.OK(t, os.WriteFile(file, []byte("A 1\nA 2\nB 1\nB 2"), 0o600))
-	acked, err := ReadFleetLedger(file)
-	if err != nil || acked.Len() != 3 || acked["B"][2] {
-		t.Errorf("%v, %v: want the three whole lines", acked, err)
-	}
-	check.OK(t, os.WriteFile(file, []byte("A one\n"), 0o600))
-	if _, err := ReadFleetLedger(file); err == nil {
-		t.Error("a line that is no VIN and sequence was taken")
 	}
 }

@@ -40,8 +40,9 @@ const (
 
 // OpenLedger opens or creates the file for appending. It truncates an incomplete last line left by a crash.
 func OpenLedger(name string) (*Ledger, error) {
-	last, size, err := scanLedger(name)
-	if err != nil {
+	last := make(map[string]uint64)
+	size, err := EachEntry(name, func(e Entry) { last[e.VIN] = max(last[e.VIN], e.Seq) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o644) //nolint:gosec // an audit file for everyone
@@ -60,29 +61,25 @@ func OpenLedger(name string) (*Ledger, error) {
 	return l, nil
 }
 
-// scanLedger returns the highest sequence per VIN and the bytes of whole lines.
-func scanLedger(name string) (map[string]uint64, int64, error) {
-	last := make(map[string]uint64)
+// EachEntry calls take with the entries of a ledger in order, and returns the bytes of whole lines. It ignores an
+// incomplete last line.
+func EachEntry(name string, take func(Entry)) (size int64, err error) {
 	f, err := os.Open(name) //nolint:gosec // the operator names the file
-	if errors.Is(err, fs.ErrNotExist) {
-		return last, 0, nil
-	}
 	if err != nil {
-		return nil, 0, err
+		return 0, err
 	}
 	defer f.Close() //nolint:errcheck // only read
-	var size int64
 	for r := bufio.NewReader(f); ; {
 		line, err := r.ReadString('\n')
 		if err != nil {
-			return last, size, nil //nolint:nilerr // end of file, or an incomplete last line
+			return size, nil //nolint:nilerr // end of file, or an incomplete last line
 		}
-		size += int64(len(line))
 		e, err := parseEntry(line)
 		if err != nil {
-			return nil, 0, fmt.Errorf("%s: byte %d: %w", name, size-int64(len(line)), err)
+			return 0, fmt.Errorf("%s: byte %d: %w", name, size, err)
 		}
-		last[e.VIN] = max(last[e.VIN], e.Seq)
+		size += int64(len(line))
+		take(e)
 	}
 }
 
@@ -96,26 +93,6 @@ func parseEntry(line string) (Entry, error) {
 		return Entry{}, fmt.Errorf("not a ledger line: %q", line)
 	}
 	return Entry{VIN: f[0], Seq: seq}, nil
-}
-
-// ReadLedger reads a ledger's whole lines.
-func ReadLedger(name string) ([]Entry, error) {
-	raw, err := os.ReadFile(name) //nolint:gosec // the operator names the file
-	if err != nil {
-		return nil, err
-	}
-	var all []Entry
-	for line := range strings.Lines(string(raw)) {
-		if !strings.HasSuffix(line, "\n") {
-			break
-		}
-		e, err := parseEntry(line)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		all = append(all, e)
-	}
-	return all, nil
 }
 
 // Last returns the vehicle's highest sequence when the file was opened, 0 if it had none.
