@@ -21,7 +21,7 @@ var count = Operator{
 	Keyed:   true,
 	Example: "count: {at_least: 3, window: 10m}",
 	Does: "the third message within ten minutes; then counting starts again. `count: {of: payload.speed, window: 5m}`, without `at_least`, " +
-		"is one of the windows above: how many values",
+		"is a window like those above: the number of values",
 	New: newCount,
 }
 

@@ -20,8 +20,8 @@ var dedupe = Operator{
 		{Name: "max", Value: integerValue(1, maxKept), Default: defaultKept},
 	},
 	Example: "dedupe: {by: payload.id, within: 1m, max: 64}",
-	Does: "the first of equal messages within the time; without `by` the payload is compared; a message without the key passes; " +
-		"`max` keys are remembered",
+	Does: "the first of equal messages within the time, compared by `by`, else by the payload; a message without the key passes; " +
+		"at most `max` keys are kept",
 	New: func(a *Args) Runner {
 		if a.env.Each && a.Scalar("by") == nil {
 			a.d.FailAt(a.Node, doc.CodeMissing, "write by: item, or a field of it", "the elements of a list are of one message, whose payload is compared without \"by\"")

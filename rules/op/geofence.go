@@ -27,7 +27,7 @@ var geofence = Operator{
 	},
 	Gives:   []string{"entered", "left"},
 	Example: "geofence: {lat: payload.lat, lon: payload.lon, on: enter, zones: {depot: {lat: 31.2, lon: 121.4, radius: 500}}}",
-	Does:    "crossing the border of a zone: `on: enter`, `exit` or `both`; a zone is a circle in metres, `{polygon: [[lat, lon], …]}`, or the name of one of `zones` at the top of the file; it gives lists of names",
+	Does:    "a message that crosses the border of a zone: `on: enter`, `exit` or `both`; a zone is a circle in metres, `{polygon: [[lat, lon], …]}`, or the name of one of `zones` at the top of the file; the values are lists of names",
 	New: func(a *Args) Runner {
 		o := &geofenceOp{lat: a.expression("lat"), lon: a.expression("lon"), on: a.Text("on"), places: map[int]*expr.Place{}}
 		zones, _ := a.Values["zones"].(zoneList)

@@ -19,8 +19,8 @@ var Kafka = Target{
 	},
 	View:   kafkaView,
 	Expect: []string{"topic", "key", "value", "headers"},
-	Reference: "`kafka: {topic: vehicle.alerts, key: payload.battery_id}`: the key is the VIN unless given, and where the field " +
-		"is missing; order is kept per key. `headers: none` sends no header, so only key and value identify the vehicle; " +
+	Reference: "`kafka: {topic: vehicle.alerts, key: payload.battery_id}`: the key is the VIN if `key` is not given or the field " +
+		"is missing; messages with the same key keep their order. `headers: none` sends no header, so only key and value identify the vehicle; " +
 		"a message whose `key` is missing then goes to `on_error`. `payload: none` sends an empty value: the headers have everything.",
 }
 

@@ -29,7 +29,7 @@ var MQTT = Target{
 	View:   mqttView,
 	Expect: []string{"topic", "value", "ttl", "headers"},
 	Reference: "`mqtt: {class: advice}`: to the message's own vehicle, on `v1/{vin}/sys/advice`, which it may read; `mqtt: {topic: \"fleet/${class}\"}`: " +
-		"to the MQTT clients that may read the topic. QoS 1, kept for sessions that are away, for `ttl` if there is one. See [MQTT](#mqtt).",
+		"to the MQTT clients that may read the topic. QoS 1, kept for disconnected sessions, for `ttl` if given. See [MQTT](#mqtt).",
 }
 
 func mqttKeys() []Key {

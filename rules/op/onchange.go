@@ -24,9 +24,9 @@ var onChange = Operator{
 	Gives:   []string{"previous", "elapsed"},
 	Keyed:   true,
 	Example: "on_change: {of: payload.soc, deadband: 2, at_most_every: 10s, at_least_every: 10m, first: false}",
-	Does: "the first value (not with `first: false`), and each that differs from the one that passed before it, by `deadband` at least; " +
-		"missing values are passed over. None within `at_most_every` of the one before, and without any change one after " +
-		"`at_least_every`. `on_change: payload.gear` is the short form. `elapsed` is how many seconds ago the one before passed",
+	Does: "the first value (not with `first: false`), and each value that differs from the last passed one, by at least `deadband`; " +
+		"missing values do not count. At most one passes per `at_most_every`, and without a change one passes after " +
+		"`at_least_every`. `on_change: payload.gear` is the short form. `elapsed` is the time since the last passed one in seconds",
 	New: newOnChange,
 }
 
@@ -163,11 +163,11 @@ func (o *onChangeOp) Why(in *Input) string {
 	case m.At == 0:
 		return "it is the first value"
 	case changed:
-		return fmt.Sprintf("the value has changed, but one passed at %s ago; one passes every %s", in.since(m.At), ms(o.pause))
+		return fmt.Sprintf("the value has changed, but another one passed %s ago; at most one passes every %s", in.since(m.At), ms(o.pause))
 	case o.deadband > 0:
 		return fmt.Sprintf("the value differs by less than %v from the one that passed, %s", o.deadband, m.Text)
 	}
-	return "the value is as before"
+	return "the value has not changed"
 }
 
 // clockTime formats a time of day in UTC.

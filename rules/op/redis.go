@@ -119,9 +119,9 @@ var redisOperations = [RedisKinds]redisOperation{
 		written: `"veh:${vin}"`,
 		does: "sets fields of a hash: those of `set: {name: value, …}`, and with `fields: payload` (or an object in it: `payload.position`) " +
 			"every text, number, true and false of it under its own name; null, lists, objects and names that begin with `_` are left out. " +
-			"With `newer_than: _at` the field `_at` keeps the message's event time (else its received time), and an older message changes nothing. " +
-			"A time more than 5 minutes ahead of a message's receipt is a wrong clock's and does not hold that message up; " +
-			"a message without an event time is never older than what came before it",
+			"With `newer_than: _at` the field `_at` has the message's event time (else its received time), and an older message changes nothing. " +
+			"A stored time more than 5 minutes after a message's receipt comes from a wrong clock and is ignored; " +
+			"a message without an event time is never older than an earlier one",
 	},
 	RedisString: {
 		key: "string", options: []string{"value", "ttl"}, render: (*redisTarget).renderValue,
@@ -142,7 +142,7 @@ var redisOperations = [RedisKinds]redisOperation{
 	RedisGeo: {
 		key: "geo", options: []string{"lon", "lat", "member", "ttl"}, needs: []string{"lon"}, position: true,
 		example: "for example lon: payload.lon, lat: payload.lat", render: (*redisTarget).renderPosition,
-		written: "fleet", does: "puts the vehicle on a map",
+		written: "fleet", does: "stores the vehicle's position",
 	},
 	RedisPublish: {
 		key: "publish", options: []string{"value"}, render: (*redisTarget).renderValue,

@@ -6,7 +6,7 @@ var sample = Operator{
 	Name: "sample", Place: 1,
 	Keys:    []Key{{Name: "every", Value: durationValue, Need: "for example every: 10s", Alone: true}},
 	Example: "sample: 10s",
-	Does:    "the first, then the first that comes at least 10 s after the one before that passed",
+	Does:    "the first message, then the first one at least 10 s after the last passed one",
 	New:     func(a *Args) Runner { return &sampleOp{every: a.millis("every")} },
 }
 

@@ -12,7 +12,7 @@ var silent = Operator{
 	Keys:    []Key{{Name: "for", Value: durationValue, Need: "for example for: 10m", Alone: true}},
 	Gives:   []string{"last"},
 	Example: "silent: 10m",
-	Does:    "no message; once, when none has come for ten minutes, and again when one has come since",
+	Does:    "no message; sends once after ten minutes without a message, and again only after another message",
 	New:     func(a *Args) Runner { return &silentOp{after: a.millis("for")} },
 }
 
@@ -56,5 +56,5 @@ func (o *silentOp) fire(in *Input, m state.Touched, out *Outputs) {
 
 // Why implements Runner.
 func (o *silentOp) Why(in *Input) string {
-	return fmt.Sprintf("a message has come: %s of silence begin now", ms(o.after))
+	return fmt.Sprintf("a message has arrived: %s of silence start now", ms(o.after))
 }

@@ -37,8 +37,8 @@ var ofNumberKey = Key{Name: "of", Value: expressionValue, Need: "for example of:
 var average = Operator{
 	Name: "average", Place: 9, Ends: true, Keys: []Key{ofNumberKey, windowKey}, Gives: windowGives("average"),
 	Example: "average: {of: payload.speed, window: 5m}",
-	Does: "at the end of each window that had a value: the mean of the values in it. Windows begin at full multiples of their length " +
-		"(00:00, 00:05 …); a value is one where `of` is not missing",
+	Does: "at the end of each window with a value: the mean of its values. Windows begin at full multiples of their length " +
+		"(00:00, 00:05 …); messages without `of` do not count",
 	New: newWindow("average"),
 }
 
@@ -59,7 +59,7 @@ var sum = Operator{
 
 var last = Operator{
 	Name: "last", Place: 13, Ends: true, Keys: []Key{ofNumberKey, windowKey}, Gives: windowGives("last"),
-	Example: "last: {of: payload.gear, window: 5m}", Does: "the same: the last value, of any kind, if it is no more than 256 bytes of JSON",
+	Example: "last: {of: payload.gear, window: 5m}", Does: "the same: the last value, of any type, of at most 256 bytes of JSON",
 	New: newWindow("last"),
 }
 
@@ -80,7 +80,7 @@ var aggregate = Operator{
 	Gives:   []string{"average", "min", "max", "sum", "count", "last", "start", "end"},
 	GivesOf: givenByAggregate,
 	Example: "aggregate: {window: 5m, average: payload.speed, max: payload.speed, last: payload.soc}",
-	Does:    "the same for several: each of `average`, `min`, `max`, `sum`, `count` and `last` that is named, of its own expression",
+	Does:    "the same for several values: any of `average`, `min`, `max`, `sum`, `count` and `last`, each of its own expression",
 	New:     newAggregate,
 }
 

@@ -66,7 +66,7 @@ func (o *keyed) turn(in *Input) (ok bool, err error) {
 func (o *keyed) Why(in *Input) string {
 	ok, err := o.turn(in)
 	if err != nil || !ok {
-		return fmt.Sprintf("%s, by which it goes, is missing", o.by.Text)
+		return fmt.Sprintf("the value of by, %s, is missing", o.by.Text)
 	}
 	return fmt.Sprintf("for this value of %s: %s", o.by.Text, o.Runner.Why(in))
 }

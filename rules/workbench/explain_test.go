@@ -142,7 +142,7 @@ func TestExplainShowsMemory(t *testing.T) {
 		"count: {at_least: 3, window: 1m}":                           "count: this is message 2 of 3 within 1m",
 		"on_change: {of: payload.a, deadband: 5}":                    "on_change: the value differs by less than 5 from the one that passed, 2",
 		"on_change: payload.d":                                       "on_change: the value is missing",
-		"silent: 1m":                                                 "silent: a message has come: 1m of silence begin now",
+		"silent: 1m":                                                 "silent: a message has arrived: 1m of silence start now",
 		"average: {of: payload.a, window: 5m}":                       "average: the window that began at 00:50:00 ends at 00:55:00; what is in it is sent then",
 		"sample: 1s\n    having: payload.a > 9":                      "having: the condition is false",
 		"each: payload.list":                                         "each: the list is missing or empty",
