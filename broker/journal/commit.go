@@ -208,8 +208,8 @@ func (c *committer) commit(b *batch) error {
 	}
 	c.calls, c.ended = b.calls, time.Now()
 	mark := b.first + uint64(b.count) - 1
+	c.active.end.Store(c.off) // before the mark: what Durable reports can be read
 	c.durable.Store(mark)
-	c.active.end.Store(c.off)
 	c.arrivals.note(b.waiters, c.ended)
 	c.notify.committed(mark, b.flags, b.waiters)
 	c.metrics.batchRecords.Observe(float64(b.count))
