@@ -40,12 +40,12 @@ const (
 	// CellWalk is how often the sessions in Redis are checked against the live gateways. They are also checked when a
 	// gateway ends.
 	CellWalk = 5 * time.Minute
-	// CellOperatorsWait is how long a vehicle's messages wait for its operator state from another gateway,
-	// CellOperatorMoves the most vehicles that wait at a time. CellOperatorsLeft bounds the state that a stopping
+	// CellOperatorsWait is how long a vehicle's messages wait for its operator state from a gateway that does not receive
+	// the question, CellOperatorMoves the most vehicles that wait for a state at a time. CellOperatorsLeft bounds the state that a stopping
 	// gateway leaves in Redis, CellOperatorsKeep how long it stays there. CellOperatorsSettled is how long another
 	// gateway must have had a vehicle before this one forgets its state without a request.
 	CellOperatorsWait    = 200 * time.Millisecond
-	CellOperatorMoves    = 64
+	CellOperatorMoves    = 256
 	CellOperatorsLeft    = 64 * mib
 	CellOperatorsKeep    = time.Hour
 	CellOperatorsSettled = 10 * time.Second

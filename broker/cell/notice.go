@@ -9,12 +9,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Notify sends a gateway a notice. Delivery is best effort: nothing may depend on it.
-func (s *Store) Notify(ctx context.Context, node, text string) error {
-	if err := s.client.Publish(ctx, s.keys.notices(node), text).Err(); err != nil {
-		return fmt.Errorf("%w: notifying %s: %w", ErrAway, node, err)
+// Notify sends a gateway a notice. Delivery is best effort: nothing may depend on it. It returns whether the gateway has a
+// connection to this server on which it receives notices; in a cluster a slot that has just moved may hide it.
+func (s *Store) Notify(ctx context.Context, node, text string) (heard bool, err error) {
+	n, err := s.client.Publish(ctx, s.keys.notices(node), text).Result()
+	if err != nil {
+		return false, fmt.Errorf("%w: notifying %s: %w", ErrAway, node, err)
 	}
-	return nil
+	return n > 0, nil
 }
 
 // Listen calls fn for each notice to a gateway, in order, until ctx ends. It retries while Redis is away. It calls

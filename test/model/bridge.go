@@ -250,7 +250,7 @@ func (b *Bridge) run(ctx context.Context, t Transition) (answer, error) {
 
 // told returns who was notified of a claim: it reads notices up to its own marker.
 func (b *Bridge) told(ctx context.Context, c call, got cell.Claimed) (told uint8, err error) {
-	if err := b.store.Notify(ctx, "nobody", ""); err != nil {
+	if _, err := b.store.Notify(ctx, "nobody", ""); err != nil {
 		return 0, err
 	}
 	for {

@@ -46,8 +46,9 @@ const askLimit = 2 * time.Second
 // errNoAnswer means that a gateway did not answer in time.
 var errNoAnswer = errors.New("the gateway does not answer")
 
-// ask sends a question to a gateway and decodes the answer into out.
-func (a *asks) ask(ctx context.Context, node string, q question, out any) error {
+// ask sends a question to a gateway and decodes the answer into out. It calls unheard,
+// if set, when the gateway was not listening.
+func (a *asks) ask(ctx context.Context, node string, q question, unheard func(), out any) error {
 	q.ID, q.From = randomName(), a.m.self.Node
 	text, err := json.Marshal(q)
 	if err != nil {
@@ -64,8 +65,12 @@ func (a *asks) ask(ctx context.Context, node string, q question, out any) error 
 	}()
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	if err := a.m.notify(ctx, node, "ask", string(text)); err != nil {
+	listening, err := a.m.notify(ctx, node, "ask", string(text))
+	if err != nil {
 		return err
+	}
+	if !listening && unheard != nil {
+		unheard()
 	}
 	select {
 	case got := <-answer:
@@ -98,7 +103,7 @@ func (a *asks) onNotice(word, text string) {
 		defer cancel()
 		body, err := json.Marshal(a.answer(ctx, &q))
 		if err == nil {
-			_ = a.m.notify(ctx, q.From, "answer", q.ID+" "+string(body)) // the other gateway waits no longer than askLimit
+			_, _ = a.m.notify(ctx, q.From, "answer", q.ID+" "+string(body)) // the other gateway waits no longer than askLimit
 		}
 	}()
 }

@@ -97,11 +97,11 @@ func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 	c.byVIN[vin] = one
 	c.mu.Unlock()
 	if away {
+		one.hold.end()
 		c.admitted(one)
 		return out
 	}
 	out.Ready = one.hold.open
-	time.AfterFunc(time.Duration(c.wait.Load())+time.Duration(c.travel.wait.Load()), one.hold.end)
 	answer := make(chan cell.Claimed, 1)
 	go func() {
 		if got, ok := c.ask(context.WithoutCancel(ctx), one); ok {

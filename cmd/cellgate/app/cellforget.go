@@ -106,7 +106,7 @@ func (a *gateway) forget(ctx context.Context, node string) (*ForgottenGateway, e
 		return nil, errForgetNobody
 	}
 	for _, g := range a.asks.others() { // if a notice is lost, that gateway remembers the name until it joins again
-		_ = a.member.notify(ctx, g.Node, noticeMembers, "")
+		_, _ = a.member.notify(ctx, g.Node, noticeMembers, "")
 	}
 	return &ForgottenGateway{Node: node, Slots: slots, Waiting: a.member.waitedFor()}, nil
 }

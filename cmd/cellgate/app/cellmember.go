@@ -201,8 +201,8 @@ func (m *member) wakeUp() {
 	}
 }
 
-// notify sends a notice to a gateway. Nothing depends on its arrival.
-func (m *member) notify(ctx context.Context, node, word, rest string) error {
+// notify sends a notice to a gateway. Nothing depends on its arrival. heard reports whether the gateway was listening.
+func (m *member) notify(ctx context.Context, node, word, rest string) (heard bool, err error) {
 	m.metrics.sent(word)
 	if rest != "" {
 		rest = " " + rest

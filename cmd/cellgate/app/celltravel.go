@@ -90,8 +90,8 @@ func (h *hold) ended() bool {
 	}
 }
 
-// arrive imports what the previous gateway's rules remember of a vehicle, and then ends the hold. When that takes too
-// long the hold is ended elsewhere, and the rules merge state that comes later with their own.
+// arrive imports what the previous gateway's rules remember of a vehicle, and then ends the hold. The hold waits askLimit
+// for a gateway that listens, and briefly for one that does not. The rules merge state that comes later with their own.
 func (t *travel) arrive(ctx context.Context, vin string, got *cell.Claimed, h *hold) {
 	former := got.Former.Node
 	if former == "" || former == t.m.self.Node || !t.rules.Remembers() {
@@ -109,18 +109,27 @@ func (t *travel) arrive(ctx context.Context, vin string, got *cell.Claimed, h *h
 		h.end()
 	}
 	began := time.Now()
-	late := time.AfterFunc(time.Duration(t.wait.Load()), func() { t.isLate(former, began) })
+	limit := time.AfterFunc(askLimit, func() {
+		t.isLate(former, began)
+		h.end()
+	})
+	unheard := func() {
+		if limit.Stop() {
+			limit.Reset(time.Duration(t.wait.Load()))
+		}
+	}
 	go func() {
 		defer func() { <-t.places }()
 		defer h.end()
-		defer late.Stop()
-		t.fetch(context.WithoutCancel(ctx), vin, got, h)
+		defer limit.Stop()
+		t.fetch(context.WithoutCancel(ctx), vin, got, h, unheard)
 	}()
 }
 
-// fetch finds what the previous gateway's rules remember of a vehicle, and imports it.
-func (t *travel) fetch(ctx context.Context, vin string, got *cell.Claimed, h *hold) {
-	state, how := t.find(ctx, vin, got)
+// fetch finds what the previous gateway's rules remember of a vehicle, and imports it. It calls unheard if that gateway
+// was not listening to the question.
+func (t *travel) fetch(ctx context.Context, vin string, got *cell.Claimed, h *hold, unheard func()) {
+	state, how := t.find(ctx, vin, got, unheard)
 	if state != nil {
 		if err := t.rules.Import(vin, state); err != nil {
 			t.log.Error("operators' state of a vehicle from another gateway is lost; the rules here start without it",
@@ -134,45 +143,60 @@ func (t *travel) fetch(ctx context.Context, vin string, got *cell.Claimed, h *ho
 }
 
 // find asks the previous gateway, and reads what that left in Redis if it has stopped.
-func (t *travel) find(ctx context.Context, vin string, claimed *cell.Claimed) (state []byte, how string) {
+func (t *travel) find(ctx context.Context, vin string, claimed *cell.Claimed, unheard func()) (state []byte, how string) {
 	former := claimed.Former
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	began := time.Now()
 	boot := t.lives(ctx, former.Node)
 	answers := make(chan *givenState, 1)
 	if boot != "" {
 		go func() {
 			var got *givenState
-			if t.asks.ask(ctx, former.Node, question{What: "operators", VIN: vin, Epoch: claimed.Epoch, Since: claimed.Since}, &got) == nil && got != nil {
+			q := question{What: "operators", VIN: vin, Epoch: claimed.Epoch, Since: claimed.Since}
+			if t.asks.ask(ctx, former.Node, q, unheard, &got) == nil && got != nil {
 				t.answered(former.Node)
 				answers <- got
 			}
 		}()
 	}
-	look := time.NewTicker(configs.CellOperatorsWait / 4)
-	defer look.Stop()
-	for {
-		left, by, err := t.m.store.LeftBy(ctx, vin, former)
-		late := time.Since(began) > time.Duration(t.wait.Load())/2
-		switch {
-		case left != nil && (by == boot || boot == "" || late):
-			return left, stateLeft
-		case boot == "" && err == nil:
+	left := make(chan []byte, 1)
+	go t.look(ctx, vin, former, boot, left)
+	select {
+	case state := <-left:
+		if state == nil {
 			return nil, stateLost
 		}
-		select {
-		case got := <-answers:
-			switch {
-			case got.Why != "":
-				return nil, stateLost
-			case len(got.State) == 0:
-				return nil, stateNone
-			}
-			return got.State, stateAsked
-		case <-look.C:
-		case <-ctx.Done():
+		return state, stateLeft
+	case got := <-answers:
+		switch {
+		case got.Why != "":
 			return nil, stateLost
+		case len(got.State) == 0:
+			return nil, stateNone
+		}
+		return got.State, stateAsked
+	case <-ctx.Done():
+		return nil, stateLost
+	}
+}
+
+// look looks into Redis, ever more rarely, until the previous gateway has left the vehicle's state there. boot is that
+// of the gateway if it lives; what an earlier boot left counts only if it does not answer. If it does not live, and has
+// left nothing, nil is sent.
+func (t *travel) look(ctx context.Context, vin string, former cell.Connection, boot string, left chan<- []byte) {
+	began := time.Now()
+	for wait := configs.CellOperatorsWait / 4; ; wait *= 2 {
+		state, by, err := t.m.store.LeftBy(ctx, vin, former)
+		late := time.Since(began) > time.Duration(t.wait.Load())/2
+		switch {
+		case state != nil && (by == boot || boot == "" || late):
+			left <- state
+			return
+		case boot == "" && err == nil:
+			left <- nil
+			return
+		case !pause(ctx, wait):
+			return
 		}
 	}
 }
@@ -211,7 +235,7 @@ func (t *travel) isLate(node string, since time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.answers[node].Before(since) {
-		t.unresponsive[node] = time.Now().Add(askLimit / 2)
+		t.unresponsive[node] = time.Now().Add(configs.CellTTL)
 	}
 }
 

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -8,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
+	"cellgate/broker/cell"
 	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
@@ -180,4 +184,50 @@ func TestRollingRestart(t *testing.T) {
 	}
 	r.round()
 	r.same()
+}
+
+// TestSlowStateIsAwaited: a gateway that has received the question, but takes longer than a vehicle waits for one that
+// has not, is waited for.
+func TestSlowStateIsAwaited(t *testing.T) {
+	t.Parallel()
+	const vin = "LSLOW000000000001"
+	r := newTravellers(t, 2, 0)
+	asks := r.gw[1]
+	asks.claims.wait.Store(int64(time.Millisecond))
+	asks.travel.wait.Store(int64(time.Millisecond))
+	fault := mqtt.Publish{Topic: "v1/" + vin + "/up/telemetry", QoS: 1, ID: 1, Payload: `{"fault":1}`}
+	r.goTo(vin, 0)
+	r.conn[vin].Publish(fault)
+	r.conn[vin].Disconnect()
+	state, err := r.gw[0].dispatch.Export(t.Context(), vin)
+	check.OK(t, err)
+
+	slow := cell.Gateway{Node: "gw-slow", Boot: "b", Dir: "d", Start: time.Now(), Mode: "several", Runs: "{}"}
+	client := redis.NewClient(&redis.Options{Addr: r.redis.Addr(), MaxRetries: -1, DisableIdentity: true})
+	defer client.Close() //nolint:errcheck // only read
+	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
+	check.OK(t, err)
+	_, err = store.Alive(t.Context(), slow, time.Hour)
+	check.OK(t, err)
+	check.OK(t, asks.liveness.beat(t.Context(), time.Second))
+	listening := make(chan struct{}, 1)
+	go store.Listen(t.Context(), slow.Node, func() { listening <- struct{}{} }, func(text string) {
+		word, rest, _ := strings.Cut(text, " ")
+		var q question
+		if word != "ask" || json.Unmarshal([]byte(rest), &q) != nil {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+		body, _ := json.Marshal(givenState{State: state})
+		_, _ = store.Notify(t.Context(), q.From, "answer "+q.ID+" "+string(body))
+	})
+	<-listening
+	_, err = store.Claim(t.Context(), vin, cell.Connection{Node: slow.Node, Boot: slow.Boot, Number: 1}, 0, false)
+	check.OK(t, err)
+
+	r.goTo(vin, 1)
+	r.conn[vin].Publish(fault)
+	if alarms := r.alarms(); len(alarms) != 1 {
+		t.Errorf("%d alarms: %q; late: %v", len(alarms), alarms, r.counted(asks, `cell_operator_states_in_total{cell="cell-1",result="late"}`))
+	}
 }

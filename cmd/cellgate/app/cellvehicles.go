@@ -60,7 +60,7 @@ func (a *gateway) cellVehicles(ctx context.Context, page *VehiclePage, prefix, a
 	for _, g := range a.asks.others() {
 		all.Go(func() {
 			var theirs VehiclePage
-			err := a.asks.ask(ctx, g.Node, question{What: "vehicles", Prefix: prefix, After: after, Limit: limit}, &theirs)
+			err := a.asks.ask(ctx, g.Node, question{What: "vehicles", Prefix: prefix, After: after, Limit: limit}, nil, &theirs)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -124,7 +124,7 @@ func (a *gateway) cellVehicle(ctx context.Context, vin string) (Vehicle, bool) {
 		return v, here
 	}
 	var theirs *Vehicle
-	if node != "" && a.asks.ask(ctx, node, question{What: "vehicle", VIN: vin}, &theirs) == nil && theirs != nil {
+	if node != "" && a.asks.ask(ctx, node, question{What: "vehicle", VIN: vin}, nil, &theirs) == nil && theirs != nil {
 		return *theirs, true
 	}
 	if here {
@@ -140,5 +140,5 @@ func (a *gateway) disconnectAnywhere(ctx context.Context, vin, endpoint string) 
 	}
 	node, _, _ := a.elsewhere(ctx, vin)
 	done := false
-	return node != "" && a.asks.ask(ctx, node, question{What: "disconnect", VIN: vin, Endpoint: endpoint}, &done) == nil && done
+	return node != "" && a.asks.ask(ctx, node, question{What: "disconnect", VIN: vin, Endpoint: endpoint}, nil, &done) == nil && done
 }
