@@ -7,9 +7,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Notice tells other gateways that there is something to read. It may be lost.
+// Notice tells other gateways that there is something to read, or Redis that an end is on this gateway's disk. It may be
+// lost.
 type Notice struct {
-	// What is Queued or Ended.
+	// What is Queued, Ended or Told.
 	What    string
 	VIN, ID string
 }
@@ -18,12 +19,17 @@ type Notice struct {
 const (
 	Queued = "queued" // the vehicle's gateway sends it
 	Ended  = "ended"  // gateways that wait for it or keep it as open read it
+	Told   = "told"   // no other gateway needs to publish the end
 )
 
 // NotifyCommands publishes notices.
 func (s *Store) NotifyCommands(ctx context.Context, all []Notice) error {
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, n := range all {
+			if n.What == Told {
+				p.ZRem(ctx, s.keys.slotted("due", s.keys.vehicle(n.VIN)), n.VIN+"/"+n.ID)
+				continue
+			}
 			p.Publish(ctx, s.keys.commands(), n.What+"/"+n.VIN+"/"+n.ID) // neither contains a slash
 		}
 		return nil

@@ -21,9 +21,9 @@ func (b *batch) adopt(a *cell.Answer, decided bool, word []byte) (*record, error
 		if !decided {
 			return known, nil
 		}
-		b.after = append(b.after, func() { b.s.entered(rec) }) // the later state was read in between
-		return known, b.event(rec, word)
+		return known, b.publishRead(known, rec, word)
 	}
+	rec.Told = decided && rec.State.Final()
 	if err := b.broken(b.keep(rec, &a.Record, known == nil)); err != nil {
 		return nil, err
 	}
@@ -45,7 +45,32 @@ func (b *batch) adopt(a *cell.Answer, decided bool, word []byte) (*record, error
 		return rec, nil
 	}
 	b.s.notifyEnd(rec)
+	b.told(rec)
 	return rec, b.event(rec, word)
+}
+
+// publishRead publishes a decision of this gateway whose command was read in its present state, known, before.
+func (b *batch) publishRead(known, rec *record, word []byte) error {
+	if rec.State.Final() {
+		b.told(rec)
+		if known.Told {
+			return nil
+		}
+		known.Told = true
+		if err := b.broken(b.t.put(known)); err != nil {
+			return err
+		}
+	}
+	b.after = append(b.after, func() { b.s.entered(rec) })
+	return b.event(rec, word)
+}
+
+// told notifies the cell, once the batch is on disk, that no other gateway needs to publish an end that it has decided. It
+// knows the vehicle's own results from the journal of the vehicle's gateway.
+func (b *batch) told(rec *record) {
+	if rec.State == Cancelled || rec.State == Expired || rec.State == Late {
+		b.after = append(b.after, func() { b.s.notify(cell.Notice{What: cell.Told, VIN: rec.VIN, ID: rec.ID}) })
+	}
 }
 
 // news reports whether r is later than the known state.

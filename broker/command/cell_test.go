@@ -408,11 +408,35 @@ func TestLostAnswers(t *testing.T) {
 	if err != nil || a.Verdict != cell.OK || tries != 2 {
 		t.Errorf("%+v %v after %d tries", a, err, tries)
 	}
-	create(t, m.Service, Request{ID: "c2", VIN: "AWAY"})
-	_, err = m.store.Cancel(t.Context(), "AWAY", "c2")
-	check.OK(t, err)
-	m.lost.add("c2")
-	_, err = m.Cancel(t.Context(), Caller{}, "AWAY", "c2")
-	check.OK(t, err)
-	c.published("c2", Queued, Cancelled)
+}
+
+// TestEndIsToldByAnother has a gateway die after Redis has ended a command and before its own disk has the end: another one
+// publishes it, once, also if it has read the end before.
+func TestEndIsToldByAnother(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 2)
+	dead := c.add("dead")
+	create(t, c.all[0].Service, Request{ID: "cancelled", VIN: "AWAY"})
+	create(t, c.all[0].Service, Request{ID: "expired", VIN: "AWAY"})
+	a, err := dead.store.Cancel(t.Context(), "AWAY", "cancelled")
+	if err != nil || a.Verdict != cell.OK {
+		t.Fatal(a, err)
+	}
+	c.redis.SetTime(time.Now().Add(time.Hour))
+	a, err = dead.store.Expire(t.Context(), "AWAY", "expired")
+	c.redis.SetTime(time.Time{})
+	if err != nil || a.Verdict != cell.OK {
+		t.Fatal(a, err)
+	}
+	stop(t, dead.Service)
+	c.at(c.all[1], "cancelled", Cancelled)
+	c.at(c.all[0], "cancelled", Cancelled)
+	const due = "cellgate:cell-1:due"
+	for _, id := range []string{"cancelled", "expired"} {
+		_, err := c.redis.ZAdd(due, 1, "AWAY/"+id) // it has not been told for long
+		check.OK(t, err)
+	}
+	c.published("cancelled", Queued, Cancelled)
+	c.published("expired", Queued, Expired)
+	check.Eventually(t, "the ends to be told", func() bool { return !c.redis.Exists(due) })
 }

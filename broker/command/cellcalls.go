@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sync"
 
 	"cellgate/broker/cell"
 )
@@ -55,41 +54,7 @@ func (s *Service) askCancel(ctx, waits context.Context, c Caller, vin, id string
 			return a, nil
 		}
 	}
-	a, err := s.ask(waits, vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Cancel(ctx, vin, id) })
-	if err != nil {
-		s.lost.add(id)
-	} else if s.lost.take(id) && a.Verdict == cell.Already && a.Record.State == string(Cancelled) {
-		a.Verdict = cell.OK // the answer to the previous request was lost
-	}
-	return a, err
-}
-
-// lostAnswers are the ids of commands whose cancellation got no answer, in case it is requested again.
-type lostAnswers struct {
-	mu  sync.Mutex
-	ids map[string]struct{}
-}
-
-// maxLost bounds lostAnswers: beyond it no gateway may publish a command's end.
-const maxLost = 4096
-
-func (l *lostAnswers) add(id string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.ids == nil {
-		l.ids = map[string]struct{}{}
-	}
-	if len(l.ids) < maxLost {
-		l.ids[id] = struct{}{}
-	}
-}
-
-func (l *lostAnswers) take(id string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_, there := l.ids[id]
-	delete(l.ids, id)
-	return there
+	return s.ask(waits, vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Cancel(ctx, vin, id) })
 }
 
 // notPermitted is not a script's verdict: the caller may not cancel this command.
@@ -221,7 +186,9 @@ func (s *Service) readPage(ctx context.Context, f Filter, at cell.Place, most in
 	}
 	records, err := st.Records(ctx, names)
 	for i := range records {
-		if r := &records[i]; f.State == "" || r.State == string(f.State) {
+		r := &records[i]
+		ending := !next.Ended && State(r.State).Final() // listed with those that ended
+		if !ending && (f.State == "" || r.State == string(f.State)) {
 			found = append(found, s.shownOf(r))
 		}
 	}

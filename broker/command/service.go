@@ -98,7 +98,6 @@ type Service struct {
 	notices chan cell.Notice
 	slots   slotIndex
 	index   *index // nil with several gateways
-	lost    lostAnswers
 	waiters waiters
 
 	// Owned by the goroutine of loop, and by Open before it starts.

@@ -10,6 +10,7 @@ if c[1] == 'queued' then
   if tonumber(c[2]) < doubt then return answer('doubt') end
   redis.call('HSET', KEYS[2], 'state', 'cancelled', 'finished', text(now))
   finish(KEYS[2], KEYS[3], KEYS[4], KEYS[5], id, vin, keep)
+  untold(KEYS[4], id, vin)
   verdict = 'ok'
 end
 return answer(verdict, unpack(redis.call('HGETALL', KEYS[2])))

@@ -18,7 +18,9 @@ if number > tonumber(redis.call('HGET', KEYS[2], 'number') or '0') then
 end
 local r = redis.call('HMGET', KEYS[3], 'state', 'number', 'expires')
 if final(r[1]) then
+  local by = not final(offered.state) and redis.call('ZSCORE', KEYS[5], vin .. '/' .. id)
   finish(KEYS[3], KEYS[4], KEYS[5], KEYS[6], id, vin, keep)
+  if by then redis.call('ZADD', KEYS[5], by, vin .. '/' .. id) end
 else
   redis.call('ZADD', KEYS[4], r[2] or 0, id)
   redis.call('ZADD', KEYS[5], r[3], vin .. '/' .. id)
