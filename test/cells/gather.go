@@ -29,7 +29,7 @@ func (c *Cell) gather(s *senders) *Evidence {
 		e.Vehicles = append(e.Vehicles, v.Vehicle)
 	}
 	e.Ends = c.awaitEnds(e, 40*time.Second)
-	c.awaitTold(e, 40*time.Second)
+	c.awaitTold(e, time.Minute) // another gateway finds an unpublished end within 40 s
 	return e
 }
 
