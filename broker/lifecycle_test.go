@@ -114,9 +114,12 @@ func TestSlowReaderIsHeldToItsLimits(t *testing.T) {
 func TestStalledClientIsClosed(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, func(o *Options) {
-		o.Limits.WriteTimeout, o.Limits.OutboundBytes = 300*time.Millisecond, 64<<10
+		o.Limits.WriteTimeout, o.Limits.OutboundBytes = time.Hour, 64<<10
 	})
 	stall(h, 1)
+	limits := *h.b.limits.Load()
+	limits.WriteTimeout = 300 * time.Millisecond
+	h.b.limits.Store(&limits)
 	check.Eventually(t, "the connection is closed", func() bool { return h.b.Connections() == 0 })
 	if h.rejected("slow_reader") != 1 {
 		t.Error("not counted")
