@@ -128,7 +128,7 @@ func TestRulesTour(t *testing.T) {
 	t.Parallel()
 	startTour(t).prints(blocks(t, "rules/README.md", "sh", "## Five minutes"), []string{
 		`ok: 6 rules.*no findings`,
-		`ok +told once, until it was cool.*passed, 0 failed`,
+		`ok +one alert until the battery has cooled down.*passed, 0 failed`,
 		`6 rules in force.*hot-battery.*LTESTEV13TA999999 \{"vin":"LTESTEV13TA999999","temp":71,`,
 		`hot-battery: stopped at threshold: enter true since .*it has fired, and is not rearmed before exit is true`,
 		`hot.rules.yaml:6:32: error\[R023\].*did you mean payload.temp\?.*6 rules in force.*the files are not in force: .*tmep`,
