@@ -39,8 +39,8 @@ func (c *conn) cancelClaims() {
 	s.claims = 0
 }
 
-// settleClaims passes the sequences of the batch's claimed messages to the session manager.
-func (c *conn) settleClaims() {
+// passClaims passes the sequences of the batch's claimed messages to the session manager.
+func (c *conn) passClaims() {
 	s := c.reader.scratch
 	if s.claims == 0 {
 		return

@@ -258,7 +258,7 @@ func (r *request) will() *session.Will {
 	p := &r.willProps
 	w := &session.Will{
 		Topic: strings.Clone(c.WillTopic), Payload: append([]byte(nil), c.WillPayload...),
-		QoS: c.WillQos, Retain: c.WillRetain, Delay: time.Duration(p.WillDelay) * time.Second, Props: p.Travelling(),
+		QoS: c.WillQos, Retain: c.WillRetain, Delay: time.Duration(p.WillDelay) * time.Second, Props: p.Forwarded(),
 	}
 	w.Props.ContentType, w.Props.ResponseTopic = strings.Clone(w.Props.ContentType), strings.Clone(w.Props.ResponseTopic)
 	w.Props.Correlation = bytes.Clone(w.Props.Correlation)

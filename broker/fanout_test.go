@@ -324,7 +324,7 @@ func TestFanoutResumes(t *testing.T) {
 	seq := f.append(message.Record{Client: "V", Topic: "v1/V/up/a", QoS: 2, PacketID: 1, Payload: []byte("1")})
 	v.s.JournaledQoS2(1, seq)
 	f.append(message.Record{Client: "V", Topic: "v1/V/res/1/accepted"})
-	check.Eventually(f.t, "the position", func() bool { return f.sessions.ReplayFrom() > 2 && f.sessions.SettledFrom() > 2 })
+	check.Eventually(f.t, "the position", func() bool { return f.sessions.ReplayFrom() > 2 && f.sessions.IntakePosition() > 2 })
 	c.s.Detach(false, session.ReasonLost, nil)
 	close(c.drained)
 	f.close(true)
@@ -366,7 +366,7 @@ func TestFanoutWaitsForTheCommandService(t *testing.T) {
 		defer f.commands.mu.Unlock()
 		return f.commands.syncs >= 2
 	})
-	if f.sessions.SettledFrom() != 1 || f.retained.kept() != 1 {
+	if f.sessions.IntakePosition() != 1 || f.retained.kept() != 1 {
 		t.Errorf("the journal is kept from %d", f.retained.kept())
 	}
 	check.Eventually(f.t, "the sessions' position, which does not wait for the command service", func() bool { return f.sessions.Position() == 1 })
@@ -422,7 +422,7 @@ func TestIntakeStopsWithinABatch(t *testing.T) {
 	f.open()
 	f.run()
 	check.Eventually(f.t, "the second result", func() bool { return strings.Contains(f.commands.given(), "v1/V/res/2/accepted") })
-	check.Eventually(f.t, "the position", func() bool { return f.sessions.SettledFrom() == last+1 })
+	check.Eventually(f.t, "the position", func() bool { return f.sessions.IntakePosition() == last+1 })
 }
 
 // TestIntakeDoesNotWaitForTheFanout checks that results and commands reach the command service while the fan-out is
@@ -438,7 +438,7 @@ func TestIntakeDoesNotWaitForTheFanout(t *testing.T) {
 	f.append(message.Record{Client: "V", Topic: "v1/V/up/a"})
 	last := f.append(message.Record{Client: "V", Topic: "v1/V/res/1/accepted"})
 	check.Eventually(f.t, "the result", func() bool { return f.commands.given() == "[v1/V/res/1/accepted] []" })
-	check.Eventually(f.t, "the position", func() bool { return f.sessions.SettledFrom() == last+1 })
+	check.Eventually(f.t, "the position", func() bool { return f.sessions.IntakePosition() == last+1 })
 	if n, _ := f.fanout.Lag(); n != last {
 		t.Errorf("the fan-out lags by %d messages, want %d", n, last)
 	}

@@ -41,10 +41,10 @@ type Intake struct {
 	o       IntakeOptions
 	given   bool // the command service has received records since the last Sync began
 	syncing sync.WaitGroup
-	synced  chan settled // holds the last Sync's result while no Sync runs
+	synced  chan persisted // holds the last Sync's result while no Sync runs
 }
 
-type settled struct {
+type persisted struct {
 	at  uint64
 	err error
 }
@@ -61,10 +61,10 @@ func NewIntake(o IntakeOptions) (*Intake, error) {
 	if err := complete.Check(o); err != nil {
 		return nil, err
 	}
-	n := &Intake{tail: newTail(intakeName, o.Journal, o.Log, o.Metrics), o: o, synced: make(chan settled, 1)}
+	n := &Intake{tail: newTail(intakeName, o.Journal, o.Log, o.Metrics), o: o, synced: make(chan persisted, 1)}
 	n.want = intakeWants
-	n.synced <- settled{}
-	return n, n.open(o.Sessions.SettledFrom())
+	n.synced <- persisted{}
+	return n, n.open(o.Sessions.IntakePosition())
 }
 
 // Replay passes all durable records to the command service. Call it before Run.
@@ -80,7 +80,7 @@ func (n *Intake) Replay(ctx context.Context) error {
 // Run passes records to the command service until ctx ends, which is not an error, or the journal fails. Call it once.
 func (n *Intake) Run(ctx context.Context) error {
 	defer n.syncing.Wait()
-	return n.follow(ctx, n.step, n.settle)
+	return n.follow(ctx, n.step, n.persist)
 }
 
 func (n *Intake) step(ctx context.Context) (bool, error) {
@@ -117,9 +117,9 @@ func (n *Intake) record(ctx context.Context, rec *message.Record) error {
 	return nil
 }
 
-// settle has the command service make its records durable, in a goroutine, so that the loop does not wait for the disk.
+// persist has the command service make its records durable, in a goroutine, so that the loop does not wait for the disk.
 // Until then, a crash makes the loop read those records again.
-func (n *Intake) settle(ctx context.Context) {
+func (n *Intake) persist(ctx context.Context) {
 	select {
 	case last := <-n.synced:
 		if last.err != nil {
@@ -132,24 +132,24 @@ func (n *Intake) settle(ctx context.Context) {
 	}
 	at := n.done.Load()
 	if !n.given {
-		n.synced <- settled{at: at}
+		n.synced <- persisted{at: at}
 		n.reached(at)
 		return
 	}
 	n.given = false
 	n.syncing.Go(func() {
 		if err := n.o.Commands.Sync(ctx); err != nil {
-			n.synced <- settled{err: err}
+			n.synced <- persisted{err: err}
 			return
 		}
-		n.synced <- settled{at: at}
+		n.synced <- persisted{at: at}
 	})
 }
 
 // reached records the command service's position, and tells the journal what to retain for it.
 func (n *Intake) reached(at uint64) {
-	n.o.Sessions.Settle(at)
-	n.journal.Retain(intakeName, n.o.Sessions.SettledFrom())
+	n.o.Sessions.StoreIntakePosition(at)
+	n.journal.Retain(intakeName, n.o.Sessions.IntakePosition())
 }
 
 // Close records the position and closes the cursor. Call it after Run has returned. The sessions' next commit makes the
@@ -159,7 +159,7 @@ func (n *Intake) Close(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("%s: %w", intakeName, err)
 	} else {
-		n.o.Sessions.Settle(n.done.Load())
+		n.o.Sessions.StoreIntakePosition(n.done.Load())
 	}
 	return errors.Join(err, n.reader.Close())
 }

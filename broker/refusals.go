@@ -32,8 +32,8 @@ const (
 	whyFull
 	whySessions
 	whyNotAdmitted
-	whyElsewhere
-	whyElsewhereForGood
+	whyConnackUseAnother
+	whyConnackMoved
 	whyDiskFull
 
 	// Answered with PUBACK, PUBREC or PUBCOMP.
@@ -58,8 +58,8 @@ const (
 	whyKeyRetired
 	whyTakenOver
 	whyShutdown
-	whyMoved
-	whyMovedForGood
+	whyUseAnother
+	whyServerMoved
 	whyKeepalive
 	whyOperator
 	whyReceiveMaximum
@@ -119,25 +119,25 @@ const elsewhere = "the client must use another gateway: connect to the server re
 
 func connectRefusals() map[why]refusal {
 	return map[why]refusal{
-		whyVersion:          {reason: frame.ReasonUnsupportedVersion, label: "version", text: "not a protocol version of this gateway: use MQTT 3.1.1 or 5"},
-		whyNoClientID:       {reason: frame.ReasonClientIDInvalid, label: "client_id", text: "no client identifier: send one, a vehicle its VIN"},
-		whyAuthMethod:       {reason: frame.ReasonBadAuthMethod, label: "auth_method", text: "authentication method not known: use " + authMethod + ", or send the token as the password"},
-		whyToken:            {reason: frame.ReasonBadCredentials, text: "token refused: "},
-		whyUserName:         {reason: frame.ReasonBadCredentials, label: "user_name", text: "the user name is not the VIN that the token is for: send that VIN, or no user name"},
-		whyClientID:         {reason: frame.ReasonNotAuthorized, label: "not_authorized", text: "the client identifier is not the token's: a vehicle sends its VIN, a service its name or name/…"},
-		whyWill:             {reason: frame.ReasonNotAuthorized, label: "will_not_permitted", text: "the will's topic is not permitted: a vehicle's is below v1/{vin}/up/ of its own VIN"},
-		whyWillLevels:       {reason: frame.ReasonTopicInvalid, label: "topic_levels", text: "the will's topic has more than %d levels: use fewer", limit: topicLevels},
-		whyConnectSize:      {reason: frame.ReasonPacketTooLarge, label: "too_large", text: "the CONNECT is larger than %d bytes: send a shorter will, token or user properties", limit: connectSize},
-		whyConnect:          {reason: frame.ReasonMalformed, label: "violation", text: "the CONNECT is not what MQTT allows"},
-		whyStopping:         {reason: frame.ReasonServerUnavailable, label: "stopping", text: "the gateway is stopping: connect again"},
-		whyTakeover:         {reason: frame.ReasonServerBusy, label: "takeover_timeout", text: "the older connection has not ended yet: connect again later"},
-		whySession:          {reason: frame.ReasonServerUnavailable, label: "session", text: "the session cannot be opened now: connect again later"},
-		whyFull:             {reason: frame.ReasonQuotaExceeded, label: "full", text: "the gateway has reached its number of connections: connect again later"},
-		whySessions:         {reason: frame.ReasonQuotaExceeded, label: "subject_sessions", text: "the token's subject has reached its number of sessions: end others, or use their client identifiers"},
-		whyNotAdmitted:      {reason: frame.ReasonServerUnavailable, label: "not_admitted", text: "the gateway accepts no connections now: connect again later"},
-		whyElsewhere:        {reason: frame.ReasonUseAnotherServer, label: "not_admitted", text: elsewhere},
-		whyElsewhereForGood: {reason: frame.ReasonServerMoved, label: "not_admitted", text: elsewhere},
-		whyDiskFull:         {reason: frame.ReasonQuotaExceeded, label: "not_admitted", text: "the gateway's disk is nearly full: connect again later"},
+		whyVersion:           {reason: frame.ReasonUnsupportedVersion, label: "version", text: "not a protocol version of this gateway: use MQTT 3.1.1 or 5"},
+		whyNoClientID:        {reason: frame.ReasonClientIDInvalid, label: "client_id", text: "no client identifier: send one, a vehicle its VIN"},
+		whyAuthMethod:        {reason: frame.ReasonBadAuthMethod, label: "auth_method", text: "authentication method not known: use " + authMethod + ", or send the token as the password"},
+		whyToken:             {reason: frame.ReasonBadCredentials, text: "token refused: "},
+		whyUserName:          {reason: frame.ReasonBadCredentials, label: "user_name", text: "the user name is not the VIN that the token is for: send that VIN, or no user name"},
+		whyClientID:          {reason: frame.ReasonNotAuthorized, label: "not_authorized", text: "the client identifier is not the token's: a vehicle sends its VIN, a service its name or name/…"},
+		whyWill:              {reason: frame.ReasonNotAuthorized, label: "will_not_permitted", text: "the will's topic is not permitted: a vehicle's is below v1/{vin}/up/ of its own VIN"},
+		whyWillLevels:        {reason: frame.ReasonTopicInvalid, label: "topic_levels", text: "the will's topic has more than %d levels: use fewer", limit: topicLevels},
+		whyConnectSize:       {reason: frame.ReasonPacketTooLarge, label: "too_large", text: "the CONNECT is larger than %d bytes: send a shorter will, token or user properties", limit: connectSize},
+		whyConnect:           {reason: frame.ReasonMalformed, label: "violation", text: "the CONNECT is not what MQTT allows"},
+		whyStopping:          {reason: frame.ReasonServerUnavailable, label: "stopping", text: "the gateway is stopping: connect again"},
+		whyTakeover:          {reason: frame.ReasonServerBusy, label: "takeover_timeout", text: "the older connection has not ended yet: connect again later"},
+		whySession:           {reason: frame.ReasonServerUnavailable, label: "session", text: "the session cannot be opened now: connect again later"},
+		whyFull:              {reason: frame.ReasonQuotaExceeded, label: "full", text: "the gateway has reached its number of connections: connect again later"},
+		whySessions:          {reason: frame.ReasonQuotaExceeded, label: "subject_sessions", text: "the token's subject has reached its number of sessions: end others, or use their client identifiers"},
+		whyNotAdmitted:       {reason: frame.ReasonServerUnavailable, label: "not_admitted", text: "the gateway accepts no connections now: connect again later"},
+		whyConnackUseAnother: {reason: frame.ReasonUseAnotherServer, label: "not_admitted", text: elsewhere},
+		whyConnackMoved:      {reason: frame.ReasonServerMoved, label: "not_admitted", text: elsewhere},
+		whyDiskFull:          {reason: frame.ReasonQuotaExceeded, label: "not_admitted", text: "the gateway's disk is nearly full: connect again later"},
 	}
 }
 
@@ -170,8 +170,8 @@ func disconnectRefusals() map[why]refusal {
 		whyNotAuthorized:  {reason: frame.ReasonNotAuthorized, label: "not_authorized", text: "the token is no longer accepted: connect with a new one"},
 		whyTakenOver:      {reason: frame.ReasonTakenOver, label: "taken_over", text: "another connection uses this client identifier: if it is not yours, others know the token"},
 		whyShutdown:       {reason: frame.ReasonShuttingDown, label: "shutdown", text: "the gateway is stopping: connect again"},
-		whyMoved:          {reason: frame.ReasonUseAnotherServer, label: "shutdown", text: elsewhere},
-		whyMovedForGood:   {reason: frame.ReasonServerMoved, label: "shutdown", text: elsewhere},
+		whyUseAnother:     {reason: frame.ReasonUseAnotherServer, label: "shutdown", text: elsewhere},
+		whyServerMoved:    {reason: frame.ReasonServerMoved, label: "shutdown", text: elsewhere},
 		whyKeepalive:      {reason: frame.ReasonKeepaliveTimeout, label: "keepalive", text: "nothing received within 1.5 times the keep alive: ping in time"},
 		whyOperator:       {reason: frame.ReasonAdministrative, label: "admin", text: "an operator has ended the connection: connect again"},
 		whyReceiveMaximum: {reason: frame.ReasonReceiveMaximum, label: "receive_maximum", text: "more unacknowledged messages than the Receive Maximum of CONNACK: wait for acknowledgements"},

@@ -91,13 +91,13 @@ func (t *tail) each(b *journal.Batch, fn func(rec *message.Record) error) error 
 	return nil
 }
 
-// await returns when there may be more to read: at once for wanted records, otherwise after settleInterval at the
+// await returns when there may be more to read: at once for wanted records, otherwise after idleInterval at the
 // latest.
 func (t *tail) await(ctx context.Context) error {
 	if t.reader.Position() >= t.journal.Durable() {
 		t.since.Store(time.Now().UnixMilli()) // nothing waits
 	}
-	wait, cancel := context.WithTimeout(ctx, settleInterval)
+	wait, cancel := context.WithTimeout(ctx, idleInterval)
 	defer cancel()
 	if err := t.reader.Await(wait, t.want); err != nil && wait.Err() == nil {
 		return err
@@ -105,12 +105,12 @@ func (t *tail) await(ctx context.Context) error {
 	return nil
 }
 
-// settleInterval is how often an idle loop records its position.
-const settleInterval = 500 * time.Millisecond
+// idleInterval is how often an idle loop records its position.
+const idleInterval = 500 * time.Millisecond
 
 // follow calls step until ctx ends, which is not an error, or the journal fails. step reports whether it found records.
 func (t *tail) follow(ctx context.Context, step func(context.Context) (bool, error), settle func(context.Context)) error {
-	tick := time.NewTicker(settleInterval)
+	tick := time.NewTicker(idleInterval)
 	defer tick.Stop()
 	for {
 		ok, err := step(ctx)

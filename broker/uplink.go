@@ -268,7 +268,7 @@ func (c *conn) awaitDurable(seq uint64) {
 // properties copies the forwarded MQTT 5 properties into the record.
 func (c *conn) properties(in *frame.Inbound, rec *message.Record) {
 	p := &in.Props
-	rec.Props = p.Travelling()
+	rec.Props = p.Forwarded()
 	if p.Users() > 0 {
 		s := c.reader.scratch
 		from := len(s.users)
@@ -352,8 +352,8 @@ func (c *conn) append() bool {
 		c.unbusy()
 		switch {
 		case err == nil:
-			c.settleQoS2()
-			c.settleClaims()
+			c.passQoS2()
+			c.passClaims()
 			c.rememberSent()
 			if traced {
 				c.b.trace.Received(s.records, began)
@@ -376,8 +376,8 @@ func (c *conn) append() bool {
 	}
 }
 
-// settleQoS2 passes the sequences of the batch's QoS 2 messages to the session.
-func (c *conn) settleQoS2() {
+// passQoS2 passes the sequences of the batch's QoS 2 messages to the session.
+func (c *conn) passQoS2() {
 	if !c.reader.scratch.qos2 {
 		return
 	}

@@ -42,13 +42,13 @@ const (
 	CellWalk = 5 * time.Minute
 	// CellOperatorsWait is how long a vehicle's messages wait for its operator state from a gateway that does not receive
 	// the question, CellOperatorMoves the most vehicles that wait for a state at a time. CellOperatorsLeft bounds the state that a stopping
-	// gateway leaves in Redis, CellOperatorsKeep how long it stays there. CellOperatorsSettled is how long another
+	// gateway leaves in Redis, CellOperatorsKeep how long it stays there. CellOperatorsForgetAfter is how long another
 	// gateway must have had a vehicle before this one forgets its state without a request.
-	CellOperatorsWait    = 200 * time.Millisecond
-	CellOperatorMoves    = 256
-	CellOperatorsLeft    = 64 * mib
-	CellOperatorsKeep    = time.Hour
-	CellOperatorsSettled = 10 * time.Second
+	CellOperatorsWait        = 200 * time.Millisecond
+	CellOperatorMoves        = 256
+	CellOperatorsLeft        = 64 * mib
+	CellOperatorsKeep        = time.Hour
+	CellOperatorsForgetAfter = 10 * time.Second
 	// CommandGrace is how long a request waits for a decision of several gateways, in addition to
 	// redis.confirm_timeout.
 	CommandGrace = 250 * time.Millisecond

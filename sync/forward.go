@@ -19,9 +19,9 @@ const (
 	fetchWait          = 500 * time.Millisecond
 	// recordCost is a record's memory in addition to its bytes.
 	recordCost = 256
-	// settleGrace is how long a partition that is taken away waits for acknowledgements of records in flight, so that
+	// handoverGrace is how long a partition that is taken away waits for acknowledgements of records in flight, so that
 	// its next reader need not send them again.
-	settleGrace = 3 * time.Second
+	handoverGrace = 3 * time.Second
 )
 
 // forwarder forwards one partition while it is assigned. When the partition goes to another gateway, records in flight
@@ -400,12 +400,12 @@ func (f *forwarder) commits(ctx context.Context) {
 	}
 }
 
-// drain waits for records in flight: for settleGrace, at a Stop for as long as it allows.
+// drain waits for records in flight: for handoverGrace, at a Stop for as long as it allows.
 func (f *forwarder) drain() {
 	if f.lane.isPaused() {
 		return // nothing will be settled
 	}
-	end := time.NewTimer(settleGrace)
+	end := time.NewTimer(handoverGrace)
 	defer end.Stop()
 	for {
 		f.mu.Lock()

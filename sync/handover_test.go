@@ -182,7 +182,7 @@ func TestStopCommitsWhatItWaitedFor(t *testing.T) {
 	s := p.start()
 	p.put("central.p0", 0, 100)
 	await(t, func() bool { return s.lagging() == 100 })
-	time.AfterFunc(settleGrace+500*time.Millisecond, func() { centre.Store(false) })
+	time.AfterFunc(handoverGrace+500*time.Millisecond, func() { centre.Store(false) })
 	check.OK(t, s.Stop(t.Context()))
 	p.startsClean("central.p0", 20, 50, 150)
 }

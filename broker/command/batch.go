@@ -120,7 +120,7 @@ func (b *batch) newRecord(r *Request, digest []byte) *record {
 	}
 	// A command that can be sent at once is marked as handed over in the same transaction.
 	if r.ready && left > 0 {
-		l := b.s.open.lanes[r.VIN]
+		l := b.s.open.queues[r.VIN]
 		rec.Handed = l == nil && b.added[r.VIN] < b.s.o.Inflight || l != nil && l.room(b.s.o.Inflight, b.added[r.VIN], r.Urgent)
 	}
 	return rec

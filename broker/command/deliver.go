@@ -23,10 +23,10 @@ func (s *Service) pumpAll() {
 	clear(s.pending)
 }
 
-// pump gives the lane's commands to the delivery engine, in order, except those already acknowledged or outstanding. A
+// pump gives the queue's commands to the delivery engine, in order, except those already acknowledged or outstanding. A
 // command not marked on disk as handed over is marked first, and everything after it waits for that.
 func (s *Service) pump(vin string) {
-	l := s.open.lanes[vin]
+	l := s.open.queues[vin]
 	if l == nil {
 		return
 	}
@@ -88,8 +88,8 @@ func (s *Service) mayLeave(e *entry, by cell.Connection) bool {
 }
 
 // takeBack unmarks commands that this process marked as handed over but did not send because the vehicle left: they can
-// be cancelled again. The change is on disk before pump sees the lane again.
-func (s *Service) takeBack(l *lane) {
+// be cancelled again. The change is on disk before pump sees the queue again.
+func (s *Service) takeBack(l *sendQueue) {
 	var seqs []uint64
 	for _, e := range l.entries {
 		if e.rec.State == Queued && e.rec.Handed && e.handedHere && !e.outstanding {
@@ -109,7 +109,7 @@ func (s *Service) life(r *record) time.Duration {
 	return min(time.UnixMilli(r.until()).Sub(c.Now()), time.UnixMilli(r.latest()).Sub(c.Latest()))
 }
 
-func (s *Service) send(l *lane, e *entry, version byte) error {
+func (s *Service) send(l *sendQueue, e *entry, version byte) error {
 	r := e.rec
 	payload, props, err := s.content(r, version)
 	if err != nil {
@@ -229,7 +229,7 @@ func (b *batch) acked(seq uint64, attempt int, code byte) error {
 	return b.step(seq, Delivered, "")
 }
 
-// released records that the delivery engine has finished with a command, so that the lane can continue.
+// released records that the delivery engine has finished with a command, so that the queue can continue.
 func (s *Service) released(seq uint64, attempt int) {
 	if e := s.open.bySeq[seq]; e != nil && e.attempt == attempt {
 		e.outstanding = false
@@ -238,7 +238,7 @@ func (s *Service) released(seq uint64, attempt int) {
 }
 
 // undelivered handles a command that the delivery engine gave up. It may run on any goroutine.
-func (s *Service) undelivered(l *lane, seq uint64, attempt int, cause error) {
+func (s *Service) undelivered(l *sendQueue, seq uint64, attempt int, cause error) {
 	s.post(func(b *batch) error {
 		e := b.s.open.bySeq[seq]
 		stale := e == nil || e.attempt != attempt
@@ -260,9 +260,9 @@ func (s *Service) undelivered(l *lane, seq uint64, attempt int, cause error) {
 	})
 }
 
-// failureHandled records that a failure has been handled. The lane is retried after a pause, or at once if the failure held it
+// failureHandled records that a failure has been handled. The queue is retried after a pause, or at once if the failure held it
 // back.
-func (s *Service) failureHandled(l *lane, e *entry, stale bool) {
+func (s *Service) failureHandled(l *sendQueue, e *entry, stale bool) {
 	l.seen++
 	if !stale {
 		e.outstanding = false

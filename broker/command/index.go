@@ -102,8 +102,8 @@ func (x *index) during() (end func([]changed)) {
 // commitPatience is how long a list waits for a transaction: a disk that hangs does not hide what is known.
 const commitPatience = time.Second
 
-// settled waits until the changes of a transaction under way are here.
-func (x *index) settled(ctx context.Context) error {
+// awaitCommits waits until the changes of a transaction under way are here.
+func (x *index) awaitCommits(ctx context.Context) error {
 	select {
 	case x.committing <- struct{}{}:
 		<-x.committing
@@ -169,7 +169,7 @@ func (s *Service) listLocal(ctx context.Context, f *Filter) (page []Command, cur
 	if err != nil {
 		return nil, "", err
 	}
-	if err := s.index.settled(ctx); err != nil {
+	if err := s.index.awaitCommits(ctx); err != nil {
 		return nil, "", fmt.Errorf("%w: %w", errStore, err)
 	}
 	for {

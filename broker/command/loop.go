@@ -12,7 +12,7 @@ import (
 
 const (
 	maxSleep = 30 * time.Second
-	// retryEvery is the pause before retrying a lane that could not be delivered, or a failed store.
+	// retryEvery is the pause before retrying a queue that could not be delivered, or a failed store.
 	retryEvery = time.Second
 	// retainEvery is the interval between checks of the history's bounds.
 	retainEvery = time.Minute
@@ -259,9 +259,9 @@ func (s *Service) gauges() {
 	s.stat.Store(&st)
 }
 
-// dirty marks a vehicle whose lane may have something to send.
+// dirty marks a vehicle whose queue may have something to send.
 func (s *Service) dirty(vin string) {
-	if s.open.lanes[vin] != nil {
+	if s.open.queues[vin] != nil {
 		s.pending[vin] = struct{}{}
 	}
 }

@@ -105,7 +105,7 @@ type Service struct {
 	waiting int                 // events in the outbox
 	answers int                 // outcomes in the outbox for response topics
 	kept    int                 // final commands
-	pending map[string]struct{} // vehicles whose lane may have something to send
+	pending map[string]struct{} // vehicles whose queue may have something to send
 	retry   map[string]struct{} // vehicles to retry after a pause
 	grace   time.Time           // nothing expires before: StartGrace, or a pause after a store failure
 
@@ -272,7 +272,7 @@ func (s *Service) OnReady(vin string) {
 // Sync returns once everything submitted before is on disk. The fan-out loop calls it before it saves its position.
 func (s *Service) Sync(ctx context.Context) error {
 	if s.turns != nil {
-		if err := s.turns.settled(ctx); err != nil {
+		if err := s.turns.awaitArrived(ctx); err != nil {
 			return err
 		}
 	}

@@ -19,7 +19,7 @@ type turns struct {
 	mu     sync.Mutex
 	queues map[string][]*turn // of vehicles with a running goroutine
 	closed bool
-	// Functions added by must are counted by round of arrival, for settled.
+	// Functions added by must are counted by round of arrival, for awaitArrived.
 	round   uint64
 	rounds  map[uint64]int
 	changed chan struct{} // closed when a round ends
@@ -62,7 +62,7 @@ func (t *turns) drop(vin string, one *turn) {
 	}
 }
 
-// must is run for functions that settled waits for.
+// must is run for functions that awaitArrived waits for.
 func (t *turns) must(vin string, f func(context.Context)) bool {
 	t.mu.Lock()
 	round := t.round
@@ -87,8 +87,8 @@ func (t *turns) must(vin string, f func(context.Context)) bool {
 	return ok
 }
 
-// settled waits for all functions added by must before the call.
-func (t *turns) settled(ctx context.Context) error {
+// awaitArrived waits for all functions added by must before the call.
+func (t *turns) awaitArrived(ctx context.Context) error {
 	t.mu.Lock()
 	round := t.round
 	t.round++

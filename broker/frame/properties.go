@@ -67,9 +67,9 @@ type Properties struct {
 // has reports whether the property is present.
 func (p *Properties) has(id byte) bool { return p.set>>id&1 == 1 }
 
-// Travelling returns the properties that are forwarded with the message, except the user properties. They alias the
+// Forwarded returns the properties that are forwarded with the message, except the user properties. They alias the
 // packet.
-func (p *Properties) Travelling() message.Properties {
+func (p *Properties) Forwarded() message.Properties {
 	return message.Properties{
 		ContentType: Text(p.ContentType), ResponseTopic: Text(p.ResponseTopic), Correlation: p.Correlation,
 		Expiry: p.Expiry, HasExpiry: p.has(propMessageExpiry),

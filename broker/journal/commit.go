@@ -286,7 +286,7 @@ func (c *committer) rotate(b *batch) error {
 		}
 	}
 	c.active, c.file, c.off, c.opened = seg, s.file, wal.SegmentStart, time.Now()
-	c.keeper.settled(s)
+	c.keeper.becameSegment(s)
 	c.room(nil)
 	return nil
 }

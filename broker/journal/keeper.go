@@ -133,7 +133,7 @@ func (k *keeper) push(s *spare) {
 	k.bytes += s.size
 }
 
-// pop returns a spare file, which stays counted until settled.
+// pop returns a spare file, which stays counted until becameSegment.
 func (k *keeper) pop() (*spare, error) {
 	k.mu.Lock()
 	n := len(k.spares)
@@ -149,8 +149,8 @@ func (k *keeper) pop() (*spare, error) {
 	return s, nil
 }
 
-// settled records that a popped spare file is now a segment in the table.
-func (k *keeper) settled(s *spare) {
+// becameSegment records that a popped spare file is now a segment in the table.
+func (k *keeper) becameSegment(s *spare) {
 	k.mu.Lock()
 	k.bytes -= s.size
 	k.zeroFrom = time.Now().Add(zeroAfter)

@@ -285,13 +285,13 @@ func (r *recovery) scan(s *loaded, seg *segment, newest bool) (err error) {
 	if r.out.TornBytes, err = w.Torn(res.End, s.Salt); err != nil {
 		return err
 	}
-	return settle(f, &res)
+	return rewriteTail(f, &res)
 }
 
-// settle makes the recovered end of the newest segment durable. Its last batch may come from a process whose fsync
+// rewriteTail makes the recovered end of the newest segment durable. Its last batch may come from a process whose fsync
 // failed: the kernel then holds clean pages that are not on disk, and another fsync would succeed without writing them.
 // So the batch, which no mark covers, is written again first.
-func settle(f wal.File, res *wal.Scanned) error {
+func rewriteTail(f wal.File, res *wal.Scanned) error {
 	if res.TailLen > 0 && res.TailLast > res.Mark {
 		b := make([]byte, res.TailLen)
 		if _, err := f.ReadAt(b, res.TailOff); err != nil {

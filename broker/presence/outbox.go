@@ -20,9 +20,9 @@ const (
 	// maxBatch bounds the events of a transaction, publishBatch those of one publication.
 	maxBatch     = 1024
 	publishBatch = 500
-	// tellDisk is how long the record of published events may stay out of the state file. After a kill these events are
+	// recordInterval is how long the record of published events may stay out of the state file. After a kill these events are
 	// published again.
-	tellDisk = time.Second
+	recordInterval = time.Second
 )
 
 // Options configure an Outbox.
@@ -64,7 +64,7 @@ type Outbox struct {
 	seq       uint64
 	pending   []Event // reported, not on disk
 	queue     []Event // on disk, to be published, in order
-	settled   []Event // published; may be removed from disk
+	removable []Event // published; may be removed from disk
 	spilled   bool    // the disk has events that are not in queue
 	late      []Event // written since the present sweep began; missed means that there were too many
 	missed    bool
@@ -139,7 +139,7 @@ func (b *Outbox) Left() []Event {
 func (b *Outbox) Forget(last *Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.settled = append(b.settled, *last)
+	b.removable = append(b.removable, *last)
 }
 
 func (b *Outbox) addLocked(e Event) {
@@ -193,7 +193,7 @@ func (b *Outbox) writeAll() {
 			case <-time.After(wait):
 			case <-b.ending:
 			}
-		case <-time.After(tellDisk):
+		case <-time.After(recordInterval):
 		case <-b.ending:
 			ended = true
 		}
@@ -213,7 +213,7 @@ func (b *Outbox) writeAll() {
 func (b *Outbox) writeSome() (n int, more bool) {
 	b.mu.Lock()
 	batch := b.pending[:min(len(b.pending), maxBatch)]
-	settled, published, spilled := b.settled, b.published, b.spilled
+	settled, published, spilled := b.removable, b.published, b.spilled
 	if len(batch) == 0 && len(settled) == 0 && published == b.stored {
 		b.mu.Unlock()
 		return 0, false
@@ -226,7 +226,7 @@ func (b *Outbox) writeSome() (n int, more bool) {
 	}
 	b.mu.Lock()
 	b.pending = append(b.pending[:0:0], b.pending[len(batch):]...)
-	b.settled = append(b.settled[:0:0], b.settled[len(settled):]...)
+	b.removable = append(b.removable[:0:0], b.removable[len(settled):]...)
 	b.stored, b.kept = published, w.kept
 	if len(batch) > 0 {
 		b.written = batch[len(batch)-1].Mark
@@ -357,7 +357,7 @@ func (b *Outbox) remove(batch []Event) {
 	b.published = batch[len(batch)-1].Mark
 	for i := range batch {
 		if batch[i].Kind == Disconnected {
-			b.settled = append(b.settled, batch[i])
+			b.removable = append(b.removable, batch[i])
 		}
 	}
 	b.queue = append(b.queue[:0:0], b.queue[len(batch):]...)

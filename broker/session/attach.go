@@ -45,7 +45,7 @@ func (m *Manager) Attach(ctx context.Context, a Attach) (s *Session, present boo
 	if err := m.evict(ctx, a.Key); err != nil {
 		return nil, false, err
 	}
-	if err := m.settleWill(&a); err != nil {
+	if err := m.finishWill(&a); err != nil {
 		return nil, false, err
 	}
 	if err := m.claim(ctx, &a); err != nil {

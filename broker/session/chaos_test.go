@@ -44,7 +44,7 @@ func TestChaos(t *testing.T) {
 				Payload: []byte("x"), Props: message.Properties{Expiry: uint32(rnd.IntN(2)), HasExpiry: rnd.IntN(5) == 0},
 			})
 			if i%500 == 0 {
-				e.m.Settle(e.journal.Last() / 2)
+				e.m.StoreIntakePosition(e.journal.Last() / 2)
 			}
 		}
 	})

@@ -122,7 +122,7 @@ func (st *state) fill(f *flow, now int64) bool {
 			case !ok:
 				return false
 			default:
-				st.settle(f, f.waiting.pop())
+				st.discharge(f, f.waiting.pop())
 			}
 		case len(f.inflight) >= st.limit():
 			return moved
@@ -282,7 +282,7 @@ func (s *Session) acknowledge(id uint16, code byte, fits func(*entry) bool) {
 
 func (st *state) finish(f *flow, i int, code byte) {
 	e := f.cut(i)
-	st.settle(f, e)
+	st.discharge(f, e)
 	st.m.metrics.acked.Inc()
 	if e.d != nil && e.d.Acked != nil {
 		acked := e.d.Acked

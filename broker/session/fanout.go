@@ -116,16 +116,16 @@ func (m *Manager) notifyCaughtUp() {
 	}
 }
 
-// Settle stores the sequence up to which the command service has processed the journal, so that a start need not read
-// it again: see SettledFrom. The manager only persists it.
-func (m *Manager) Settle(seq uint64) {
+// StoreIntakePosition stores the sequence up to which the command service has processed the journal, so that a start need not read
+// it again: see IntakePosition. The manager only persists it.
+func (m *Manager) StoreIntakePosition(seq uint64) {
 	m.fan.mu.Lock()
-	m.fan.settled = max(m.fan.settled, seq)
+	m.fan.intake = max(m.fan.intake, seq)
 	m.fan.mu.Unlock()
 }
 
-// SettledFrom returns the first sequence that the command service would have to read if the process started now.
-func (m *Manager) SettledFrom() uint64 { return m.stored.settled.Load() + 1 }
+// IntakePosition returns the first sequence that the command service would have to read if the process started now.
+func (m *Manager) IntakePosition() uint64 { return m.stored.settled.Load() + 1 }
 
 // Checkpoint is like Advance, but returns when the position and the queues are durable. The error is errClosed or
 // ctx's.

@@ -127,10 +127,10 @@ func (l *loader) position() error {
 	}
 	l.journal = true
 	m.fan.reached = min(at.fanned, l.last)
-	m.fan.settled = min(at.settled, l.last)
+	m.fan.intake = min(at.settled, l.last)
 	m.stored.fanned.Store(m.fan.reached)
 	m.stored.replay.Store(min(at.replay, m.fan.reached))
-	m.stored.settled.Store(m.fan.settled)
+	m.stored.settled.Store(m.fan.intake)
 	return nil
 }
 

@@ -59,7 +59,7 @@ type fanState struct {
 	reached  uint64        // every record up to here is in the queues, except under
 	caughtUp chan struct{} // closed when reached gets to awaited; nil while nobody waits
 	awaited  uint64
-	settled  uint64 // see Settle
+	intake   uint64 // see StoreIntakePosition
 }
 
 // fanLoop belongs to the fan-out loop alone.

@@ -255,7 +255,7 @@ func (st *state) dropExpired(f *flow, now int64) {
 
 // discard drops an entry that is already out of the queue and will not reach the client.
 func (st *state) discard(f *flow, e *entry, reason string, err error) {
-	st.settle(f, e)
+	st.discharge(f, e)
 	st.m.metrics.dropped.WithLabelValues(reason).Inc()
 	if e.d != nil && e.d.Failed != nil {
 		failed := e.d.Failed
@@ -263,8 +263,8 @@ func (st *state) discard(f *flow, e *entry, reason string, err error) {
 	}
 }
 
-// settle removes an entry from the accounts and from the state file.
-func (st *state) settle(f *flow, e *entry) {
+// discharge removes an entry from the accounts and from the state file.
+func (st *state) discharge(f *flow, e *entry) {
 	size := e.body.size()
 	f.bytes -= size
 	st.account(-1, -size)
@@ -321,7 +321,7 @@ func (st *state) failAll(err error) {
 			st.discard(f, e, dropSessionEnded, err)
 			continue
 		}
-		st.settle(f, e)
+		st.discharge(f, e)
 		moved = append(moved, e)
 	}
 	st.flow = nil

@@ -178,14 +178,14 @@ func (m *Manager) claimEnded(topic string, seq uint64) {
 	if k := r.topics[topic]; k != nil && k.claims > 0 {
 		k.claims--
 		k.last = max(k.last, seq)
-		r.settle(k)
+		r.releaseClaims(k)
 		m.gaugeRetained()
 	}
 }
 
-// settle releases what claims have reserved once no claimed message is outstanding, and removes the topic if it has no
+// releaseClaims releases what claims have reserved once no claimed message is outstanding, and removes the topic if it has no
 // message.
-func (r *retained) settle(k *kept) {
+func (r *retained) releaseClaims(k *kept) {
 	if k.claims > 0 || k.fanned < k.last {
 		return
 	}
@@ -244,7 +244,7 @@ func (m *Manager) keepRetained(c *message.Record) {
 	k.fanned = c.Seq
 	r.set(k, ownerOfClient(c.Client), retainedSize(c), k.claimed)
 	r.expire(k, m.expiry(c))
-	r.settle(k)
+	r.releaseClaims(k)
 	m.gaugeRetained()
 	r.mu.Unlock()
 	m.index.Retain(c)
@@ -260,7 +260,7 @@ func (m *Manager) unretain(topic string, seq uint64) {
 		k.fanned = max(k.fanned, seq)
 		r.set(k, k.by.owner, 0, k.claimed)
 		r.expire(k, 0)
-		r.settle(k)
+		r.releaseClaims(k)
 		m.gaugeRetained()
 	}
 	r.mu.Unlock()

@@ -12,7 +12,7 @@ const (
 type mark struct {
 	fanned  uint64 // in the queues
 	replay  uint64 // and in the QoS 2 identifiers
-	settled uint64 // processed by the command service, see Settle
+	settled uint64 // processed by the command service, see StoreIntakePosition
 }
 
 // round writes the state file up to a cut.
@@ -89,7 +89,7 @@ func (w *writer) cut() *round {
 	m := w.m
 	r := &round{w: w}
 	m.fan.mu.Lock()
-	r.mark = mark{fanned: m.fan.reached, replay: m.fan.reached, settled: m.fan.settled}
+	r.mark = mark{fanned: m.fan.reached, replay: m.fan.reached, settled: m.fan.intake}
 	if under := m.fan.under.Load(); under != 0 {
 		r.mark.fanned, r.mark.replay = under-1, under-1
 	}

@@ -67,9 +67,9 @@ func (st *state) takeWill(now int64) (message.Record, bool) {
 	}, true
 }
 
-// settleWill handles the will of the client's last connection before a new one begins. A resume within its delay
+// finishWill handles the will of the client's last connection before a new one begins. A resume within its delay
 // cancels it; otherwise it is in the journal before anything of the new connection.
-func (m *Manager) settleWill(a *Attach) error {
+func (m *Manager) finishWill(a *Attach) error {
 	st := m.lookup(a.Key)
 	if st == nil {
 		return nil

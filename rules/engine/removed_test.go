@@ -27,8 +27,8 @@ func setOf(t *testing.T, rules ...string) *lang.Set {
 	return rulestest.Compile(t, "rules: ["+strings.Join(rules, ", ")+"]")
 }
 
-// journey is a state together with the journal's time.
-type journey struct {
+// timedState is a state together with the journal's time.
+type timedState struct {
 	t     *testing.T
 	state *state.State
 	w     *Worker
@@ -37,27 +37,27 @@ type journey struct {
 }
 
 // apply does what the dispatcher does when a rule set takes effect.
-func (j *journey) apply(set *lang.Set) {
+func (j *timedState) apply(set *lang.Set) {
 	j.state.Advance(j.now)
 	j.w = NewEngine(set, j.state).NewWorker()
 	j.state.Advance(j.now)
 }
 
-func (j *journey) send(payload string) int {
+func (j *timedState) send(payload string) int {
 	j.seq++
 	rec := rulestest.Telemetry(j.seq, j.now, payload)
 	j.state.Advance(j.now)
 	return len(j.w.Eval(&rec, nil))
 }
 
-func (j *journey) pass(hours float64) { j.now += int64(hours * 3600_000) }
+func (j *timedState) pass(hours float64) { j.now += int64(hours * 3600_000) }
 
 // A rule that is removed and restored within a day does not fire twice. Restored later, it has lost its memory and
 // fires.
 func TestRemovedRulesAreRememberedForADay(t *testing.T) {
 	t.Parallel()
 	for _, other := range [][]string{{}, {onceRule}, {strings.Replace(lowRule, "15", "14", 1)}, {strings.Replace(lowRule, "low", "lower", 1)}} {
-		j := &journey{t: t, state: state.NewState(state.StateOptions{}), now: rulestest.Epoch}
+		j := &timedState{t: t, state: state.NewState(state.StateOptions{}), now: rulestest.Epoch}
 		low := setOf(t, lowRule)
 		j.apply(low)
 		if n := j.send(`{"a":9}`); n != 1 {
@@ -89,7 +89,7 @@ func TestRemovedRulesAreRememberedForADay(t *testing.T) {
 // Memory without an operator expires even if nothing is received in the meantime.
 func TestADayWithoutMessages(t *testing.T) {
 	t.Parallel()
-	j := &journey{t: t, state: state.NewState(state.StateOptions{}), now: rulestest.Epoch}
+	j := &timedState{t: t, state: state.NewState(state.StateOptions{}), now: rulestest.Epoch}
 	low := setOf(t, lowRule)
 	j.apply(low)
 	j.send(`{"a":9}`)
@@ -106,23 +106,23 @@ func TestRemovedRulesAreDeterministic(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test
 	sets := []*lang.Set{setOf(t, lowRule, onceRule), setOf(t), setOf(t, lowRule), setOf(t, onceRule), setOf(t, strings.Replace(lowRule, "15", "12", 1))}
-	whole := &journey{t: t, state: state.NewState(state.StateOptions{}), now: rulestest.Epoch}
-	parts := &journey{t: t, state: state.NewState(state.StateOptions{}), now: rulestest.Epoch}
-	both := func(do func(j *journey) int) {
+	whole := &timedState{t: t, state: state.NewState(state.StateOptions{}), now: rulestest.Epoch}
+	parts := &timedState{t: t, state: state.NewState(state.StateOptions{}), now: rulestest.Epoch}
+	both := func(do func(j *timedState) int) {
 		t.Helper()
 		if a, b := do(whole), do(parts); a != b {
 			t.Fatalf("%d without restarts, %d with", a, b)
 		}
 	}
 	set := sets[0]
-	both(func(j *journey) int { j.apply(set); return 0 })
+	both(func(j *timedState) int { j.apply(set); return 0 })
 	stored, fired, forgot := map[string][]byte{}, 0, 0
 	for range 4000 {
 		switch rnd.IntN(10) {
 		case 0:
 			set = sets[rnd.IntN(len(sets))]
 			before := whole.state.VINs()
-			both(func(j *journey) int { j.apply(set); return j.state.VINs() })
+			both(func(j *timedState) int { j.apply(set); return j.state.VINs() })
 			forgot += before - whole.state.VINs()
 		case 1: // a checkpoint, and a start from it
 			maps.Copy(stored, taken(parts.state))
@@ -135,7 +135,7 @@ func TestRemovedRulesAreDeterministic(t *testing.T) {
 			parts.w = NewEngine(set, parts.state).NewWorker()
 		default:
 			hours, a, vin := rnd.Float64()*3, rnd.IntN(30), rnd.IntN(5)
-			both(func(j *journey) int {
+			both(func(j *timedState) int {
 				j.pass(hours)
 				j.seq++
 				rec := rulestest.Telemetry(j.seq, j.now, fmt.Sprintf(`{"a":%d}`, a))
@@ -156,7 +156,7 @@ func TestRemovedRulesAreDeterministic(t *testing.T) {
 func TestRemovedRulesGiveWay(t *testing.T) {
 	t.Parallel()
 	evicted := map[string]int{}
-	j := &journey{t: t, state: state.NewState(state.StateOptions{MaxVINBytes: 4000, Evicted: func(why string, n int) { evicted[why] += n }}), now: rulestest.Epoch}
+	j := &timedState{t: t, state: state.NewState(state.StateOptions{MaxVINBytes: 4000, Evicted: func(why string, n int) { evicted[why] += n }}), now: rulestest.Epoch}
 	j.apply(setOf(t, onceRule))
 	for i := range 190 {
 		j.send(fmt.Sprintf(`{"a":%d}`, i))

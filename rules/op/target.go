@@ -63,7 +63,7 @@ func (ts Targets) Names() []string {
 // Read reads an element of `to`. It reports errors and returns nil if the element is unusable.
 func (ts Targets) Read(d *doc.Document, n ast.Node) (*Target, *Args) {
 	names := ts.Names()
-	if besideSink(d, n, names) {
+	if misplacedBelowSink(d, n, names) {
 		return nil, nil
 	}
 	o, ok := d.Object(n, "a target", names...)
@@ -107,8 +107,8 @@ func (t *Target) Compile(a *Args, env Env) Sender {
 	return t.New(a)
 }
 
-// besideSink reports keys that are next to an empty sink key but belong below it.
-func besideSink(d *doc.Document, n ast.Node, sinks []string) bool {
+// misplacedBelowSink reports keys that are next to an empty sink key but belong below it.
+func misplacedBelowSink(d *doc.Document, n ast.Node, sinks []string) bool {
 	m, ok := n.(*ast.MappingNode)
 	if !ok {
 		return false

@@ -21,8 +21,8 @@ func (p *pipeline) receivedLocked() uint64 {
 	return p.now.Received
 }
 
-// settleDriftLocked recounts once the evaluator has reached the end after records were lost.
-func (p *pipeline) settleDriftLocked() {
+// recountDriftLocked recounts once the evaluator has reached the end after records were lost.
+func (p *pipeline) recountDriftLocked() {
 	if !p.drifted {
 		return
 	}

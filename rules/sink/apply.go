@@ -42,7 +42,7 @@ func (d *Dispatcher) use(set ruleSet, index uint32) {
 		s.failed = append(s.failed, d.o.Metrics.ruleErrors.WithLabelValues(id))
 	}
 	d.current = s
-	d.travel.remembers.Store(len(set.language().OperKeys) > 0)
+	d.departures.remembers.Store(len(set.language().OperKeys) > 0)
 	d.noteLimits()
 	d.announce(set)
 }

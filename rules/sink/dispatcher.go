@@ -52,7 +52,7 @@ type Dispatcher struct {
 	ticker      *ticker
 	limits      engine.Limits
 	limiter     *limiter
-	travel      travel
+	departures  departures
 
 	applyMu sync.Mutex
 	applied string // hash of the last rule set appended to the journal
@@ -97,7 +97,7 @@ func New(o Options) (*Dispatcher, error) {
 		byName: map[string]*pipeline{}, deliveries: deliveries{sets: d.sets},
 	}
 	d.ticker, d.limiter = newTicker(&o), newLimiter(&o)
-	d.travel.waiting = map[string]*export{}
+	d.departures.waiting = map[string]*export{}
 	d.limits.Exceeded = d.limiter.ask
 	for i := range o.Sinks {
 		d.addPipeline(&o.Sinks[i])

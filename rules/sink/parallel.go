@@ -33,24 +33,24 @@ const (
 
 // rounds is the state of parallel evaluation. The evaluator owns it.
 type rounds struct {
-	lanes  []lane
-	shards [state.Shards][]int32 // messages of the current round
-	busy   []int32               // shards with messages, fullest first
-	next   atomic.Int32          // in busy
-	taken  []decided             // by message
-	live   []bool                // by pipeline
-	each   time.Duration         // recent time per message on one goroutine
+	results []workerResult
+	shards  [state.Shards][]int32 // messages of the current round
+	busy    []int32               // shards with messages, fullest first
+	next    atomic.Int32          // in busy
+	taken   []decided             // by message
+	live    []bool                // by pipeline
+	each    time.Duration         // recent time per message on one goroutine
 }
 
-// lane is one goroutine's results in a round.
-type lane struct {
+// workerResult is one goroutine's results in a round.
+type workerResult struct {
 	worker    evaluator
 	decisions []engine.Decision
 	ready     []*rendered // by decision; nil if not rendered
 	spare     []*rendered
 	used      int
 	bytes     int
-	_         [64]byte // keeps the counters of two lanes out of one cache line
+	_         [64]byte // keeps the counters of two results out of one cache line
 }
 
 // rendered is a message rendered in advance.
@@ -61,15 +61,15 @@ type rendered struct {
 
 // decided locates the decisions about a message.
 type decided struct {
-	lane     *lane
+	result   *workerResult
 	from, to int
 }
 
-// use assigns the workers of a rule set to the lanes.
+// use assigns the workers of a rule set to the results.
 func (r *rounds) use(workers []evaluator) {
-	r.lanes, r.each = make([]lane, len(workers)), 0
+	r.results, r.each = make([]workerResult, len(workers)), 0
 	for i := range workers {
-		r.lanes[i].worker = workers[i]
+		r.results[i].worker = workers[i]
 	}
 }
 
@@ -84,7 +84,7 @@ func (d *Dispatcher) publish(recs []message.Record) {
 
 func (d *Dispatcher) round(recs []message.Record) {
 	r := &d.rounds
-	goroutines := min(len(r.lanes), len(recs), int(time.Duration(len(recs))*r.each/worthGoing))
+	goroutines := min(len(r.results), len(recs), int(time.Duration(len(recs))*r.each/worthGoing))
 	began := time.Now()
 	if goroutines < 2 {
 		for i := range recs {
@@ -99,7 +99,7 @@ func (d *Dispatcher) round(recs []message.Record) {
 	for i := range goroutines {
 		work := func() {
 			from := time.Now()
-			d.evaluateShards(&r.lanes[i], recs)
+			d.evaluateShards(&r.results[i], recs)
 			spent.Add(int64(time.Since(from)))
 		}
 		if i == goroutines-1 {
@@ -117,7 +117,7 @@ func (d *Dispatcher) round(recs []message.Record) {
 	d.o.Metrics.parallel.Add(float64(len(recs)))
 	for i := range recs {
 		t := &r.taken[i]
-		d.settleOn(&recs[i], t.lane.decisions[t.from:t.to], t.lane.ready[t.from:t.to])
+		d.settleOn(&recs[i], t.result.decisions[t.from:t.to], t.result.ready[t.from:t.to])
 	}
 }
 
@@ -151,13 +151,13 @@ func (d *Dispatcher) deal(recs []message.Record) {
 		r.live = append(r.live, p.mode == live)
 		p.mu.Unlock()
 	}
-	for i := range r.lanes {
-		r.lanes[i].reset()
+	for i := range r.results {
+		r.results[i].reset()
 	}
 }
 
 // evaluateShards evaluates shard after shard until none is left.
-func (d *Dispatcher) evaluateShards(l *lane, recs []message.Record) {
+func (d *Dispatcher) evaluateShards(l *workerResult, recs []message.Record) {
 	r := &d.rounds
 	for {
 		k := int(r.next.Add(1)) - 1
@@ -177,7 +177,7 @@ func (d *Dispatcher) evaluateShards(l *lane, recs []message.Record) {
 
 // render renders a message in advance. It returns nil if the message is not delivered in this round, or if there is no
 // room.
-func (d *Dispatcher) render(l *lane, rec *message.Record, dec *engine.Decision) *rendered {
+func (d *Dispatcher) render(l *workerResult, rec *message.Record, dec *engine.Decision) *rendered {
 	if dec.Shadow || l.used >= maxReady || l.bytes >= maxReadyBytes {
 		return nil
 	}
@@ -192,7 +192,7 @@ func (d *Dispatcher) render(l *lane, rec *message.Record, dec *engine.Decision) 
 	return m
 }
 
-func (l *lane) take() *rendered {
+func (l *workerResult) take() *rendered {
 	if l.used == len(l.spare) {
 		l.spare = append(l.spare, &rendered{})
 	}
@@ -201,7 +201,7 @@ func (l *lane) take() *rendered {
 	return m
 }
 
-func (l *lane) reset() {
+func (l *workerResult) reset() {
 	for _, m := range l.spare[:l.used] {
 		if cap(m.out.Buf) > keepReady {
 			*m = rendered{}

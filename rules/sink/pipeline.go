@@ -279,7 +279,7 @@ func (p *pipeline) endBatch(seq uint64) error {
 	p.mu.Lock()
 	p.publishLocked()
 	p.evaluated = seq
-	p.settleDriftLocked()
+	p.recountDriftLocked()
 	m := p.mode
 	if m == live {
 		if !p.eval.chunk.empty() {

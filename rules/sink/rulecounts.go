@@ -41,8 +41,8 @@ func (d *Dispatcher) countRules() map[string]engine.RuleCounts {
 	}
 	ids := d.current.set.ruleIDs()
 	counts := make([]engine.RuleCounts, len(ids))
-	for i := range d.rounds.lanes {
-		d.rounds.lanes[i].worker.Counts(counts)
+	for i := range d.rounds.results {
+		d.rounds.results[i].worker.Counts(counts)
 	}
 	for i, id := range ids {
 		before := d.counts.before[id]

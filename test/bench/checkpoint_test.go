@@ -95,7 +95,7 @@ func remember(t *testing.T, g *harness.Gateway, n int) {
 	for k := range clients {
 		wg.Go(func() {
 			for v := k; v < n && errs[k] == nil; v += clients {
-				errs[k] = tellOnce(t.Context(), load, VIN(v))
+				errs[k] = publishOnce(t.Context(), load, VIN(v))
 			}
 		})
 	}
@@ -105,8 +105,8 @@ func remember(t *testing.T, g *harness.Gateway, n int) {
 	}
 }
 
-// tellOnce connects a vehicle and publishes one message.
-func tellOnce(ctx context.Context, load Load, vin string) error {
+// publishOnce connects a vehicle and publishes one message.
+func publishOnce(ctx context.Context, load Load, vin string) error {
 	c, err := load.connect(ctx, vin)
 	if err != nil {
 		return err

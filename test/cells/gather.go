@@ -29,7 +29,7 @@ func (c *Cell) gather(s *senders) *Evidence {
 		e.Vehicles = append(e.Vehicles, v.Vehicle)
 	}
 	e.Ends = c.awaitEnds(e, 40*time.Second)
-	c.awaitTold(e, time.Minute) // another gateway finds an unpublished end within 40 s
+	c.awaitConsistent(e, time.Minute) // another gateway finds an unpublished end within 40 s
 	return e
 }
 
@@ -133,9 +133,9 @@ func (c *Cell) askAll(a *api, ids map[string]string) (out map[string][]End, fail
 	return out, failed
 }
 
-// awaitTold reads the topics until the judge finds no violation in them or limit has passed: gateways publish events
+// awaitConsistent reads the topics until the judge finds no violation in them or limit has passed: gateways publish events
 // with a delay.
-func (c *Cell) awaitTold(e *Evidence, limit time.Duration) {
+func (c *Cell) awaitConsistent(e *Evidence, limit time.Duration) {
 	c.t.Helper()
 	for began := time.Now(); ; time.Sleep(2 * time.Second) {
 		e.Events, e.Telemetry, e.Presence = nil, nil, nil

@@ -229,7 +229,7 @@ func (c *Cell) ill(ctx context.Context, what string, links []*harness.Link, rng 
 		pause(ctx, d)
 		for _, l := range links {
 			if toxic.Type == "" {
-				l.Mend()
+				l.Restore()
 			} else {
 				l.Heal()
 			}

@@ -66,8 +66,8 @@ func (l *Link) Heal() { l.proxy.Toxics.ResetToxics(context.Background()) }
 // Cut closes all connections of the link and refuses new ones until Mend.
 func (l *Link) Cut() { l.proxy.Stop() }
 
-// Mend accepts connections again after Cut.
-func (l *Link) Mend() {
+// Restore accepts connections again after Cut.
+func (l *Link) Restore() {
 	l.t.Helper()
 	if err := l.proxy.Start(); err != nil {
 		l.t.Fatalf("mend the link at %s: %v", l.Addr, err)

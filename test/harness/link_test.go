@@ -63,7 +63,7 @@ func TestLink(t *testing.T) {
 		}, broken},
 		{"healed again", l.Heal, back},
 		{"cut", l.Cut, refused},
-		{"mended", l.Mend, back},
+		{"mended", l.Restore, back},
 	} {
 		step.do()
 		if got := echo(t, l, "hello"); got != step.want {

@@ -57,7 +57,7 @@ func (f *folder) attack(ctx context.Context, t *testing.T) {
 			f.write(t, everyTelemetry)
 			f.await(t, true)
 		}
-		for name, harm := range f.harms(t) {
+		for name, harm := range f.damages(t) {
 			harm()
 			if !f.await(t, false) {
 				t.Errorf("%s: /readyz does not name the rules", name)
@@ -72,7 +72,7 @@ func (f *folder) attack(ctx context.Context, t *testing.T) {
 	}
 }
 
-func (f *folder) harms(t *testing.T) map[string]func() {
+func (f *folder) damages(t *testing.T) map[string]func() {
 	return map[string]func(){
 		"truncated": func() { f.write(t, "") },
 		"cut":       func() { f.write(t, everyTelemetry[:len("rules:\n")]) },

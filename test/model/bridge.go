@@ -23,7 +23,7 @@ type Transition struct {
 // Decided names the script and its verdict.
 func (t Transition) Decided() string {
 	out := t.call.Script.String() + ": " + t.answer.Verdict.String()
-	if t.answer.Told != 0 {
+	if t.answer.Notified != 0 {
 		out += ", and tells"
 	}
 	return out
@@ -227,7 +227,7 @@ func (b *Bridge) run(ctx context.Context, t Transition) (answer, error) {
 			return answer{}, err
 		}
 		told, err := b.told(ctx, c, got)
-		return answer{Verdict: verdictOf(got.Verdict), Epoch: small(got.Epoch), Told: told}, err
+		return answer{Verdict: verdictOf(got.Verdict), Epoch: small(got.Epoch), Notified: told}, err
 	case join:
 		got, err := b.store.Join(ctx, 0, node(c.Gateway), memory, b.named(t, c.Server), false)
 		return answer{Verdict: verdictOf(got.Verdict), Gen: uint8(got.Gen), Floor: uint8(got.Floor)}, err

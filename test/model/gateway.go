@@ -132,10 +132,10 @@ func (m *search) run(s *state, i uint8, c call) answer {
 	if v.Data.Epoch == before {
 		s.Clock--
 	}
-	if m.Notices && a.Told != 0 && s.Gateways[a.Told-1].Up {
-		s.Gateways[a.Told-1].Notice = notice{c.Since, a.Epoch}
+	if m.Notices && a.Notified != 0 && s.Gateways[a.Notified-1].Up {
+		s.Gateways[a.Notified-1].Notice = notice{c.Since, a.Epoch}
 	}
-	a.Told = 0
+	a.Notified = 0
 	return a
 }
 
@@ -300,7 +300,7 @@ func (m *search) hear(s *state, g uint8) {
 
 // confirmed reports whether enough replicas have the script's changes.
 func (m *search) confirmed(s *state, r *request) bool {
-	wait := m.WaitBeforeTelling
+	wait := m.WaitBeforeAnswer
 	switch r.Call.Script {
 	case send:
 		wait = m.WaitBeforeWire
@@ -310,7 +310,7 @@ func (m *search) confirmed(s *state, r *request) bool {
 	if !wait {
 		return true
 	}
-	if m.SameServerBehindWait && s.Servers[r.At].Called != r.Called {
+	if m.SameServerAfterWait && s.Servers[r.At].Called != r.Called {
 		return false
 	}
 	all := (bit(uint8(m.Servers)) - 1) &^ bit(r.At)

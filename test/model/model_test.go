@@ -12,10 +12,10 @@ var broken = []struct {
 	out  func(*Rules)
 	c    Case
 }{
-	{"WaitBeforeTelling", func(r *Rules) { r.WaitBeforeTelling = false }, Case{Gateways: 2, Commands: 1, Servers: 2, Connects: 1, Promotions: 1}},
+	{"WaitBeforeTelling", func(r *Rules) { r.WaitBeforeAnswer = false }, Case{Gateways: 2, Commands: 1, Servers: 2, Connects: 1, Promotions: 1}},
 	{"WaitBeforeWire", func(r *Rules) { r.WaitBeforeWire = false }, Case{Gateways: 1, Commands: 1, Servers: 2, Connects: 1, Promotions: 1, Disks: 1}},
 	{"WaitForAll", func(r *Rules) { r.WaitForAll = false }, Case{Gateways: 2, Commands: 1, Servers: 3, Connects: 1, Promotions: 1}},
-	{"SameServerBehindWait", func(r *Rules) { r.SameServerBehindWait = false }, Case{Gateways: 1, Commands: 1, Servers: 2, Connects: 1, Promotions: 2, Disks: 1}},
+	{"SameServerBehindWait", func(r *Rules) { r.SameServerAfterWait = false }, Case{Gateways: 1, Commands: 1, Servers: 2, Connects: 1, Promotions: 2, Disks: 1}},
 	{"ReadsWrite", func(r *Rules) { r.ReadsWrite = false }, Case{Gateways: 2, Commands: 1, Servers: 2, Connects: 1, Promotions: 1, Looks: true}},
 	{"Store", func(r *Rules) { r.Store = false }, Case{Gateways: 2, Commands: 1, Servers: 1, Connects: 1, Losses: 1}},
 	{"Closed", func(r *Rules) { r.Closed = false }, Case{Gateways: 2, Commands: 1, Servers: 1, Connects: 1, Losses: 1}},

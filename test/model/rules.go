@@ -2,12 +2,12 @@ package model
 
 // Rules are the rules of broker/cell. Each is needed: a test removes one and finds what breaks.
 type Rules struct {
-	// WaitBeforeTelling and WaitBeforeWire: a change is reported, or sent, only after the replicas have it. WaitForAll:
+	// WaitBeforeAnswer and WaitBeforeWire: a change is reported, or sent, only after the replicas have it. WaitForAll:
 	// after every replica that may be promoted has it.
-	WaitBeforeTelling, WaitBeforeWire, WaitForAll bool
-	// SameServerBehindWait: the server still has the name that it had when the script ran. A server that was demoted
+	WaitBeforeAnswer, WaitBeforeWire, WaitForAll bool
+	// SameServerAfterWait: the server still has the name that it had when the script ran. A server that was demoted
 	// and promoted counts bytes of another history, so its WAIT confirms what is lost.
-	SameServerBehindWait bool
+	SameServerAfterWait bool
 	// ReadsWrite: scripts that change nothing write too, so that WAIT covers what they read.
 	ReadsWrite bool
 	// Store: a confirmed change is on the gateway's disk before it is reported or sent.
@@ -36,7 +36,7 @@ type Rules struct {
 // All is every rule.
 func All() Rules {
 	return Rules{
-		WaitBeforeTelling: true, WaitBeforeWire: true, WaitForAll: true, SameServerBehindWait: true, ReadsWrite: true, Store: true,
+		WaitBeforeAnswer: true, WaitBeforeWire: true, WaitForAll: true, SameServerAfterWait: true, ReadsWrite: true, Store: true,
 		Closed: true, AcceptOpen: true, Offers: true, AllOffer: true, OffersLanded: true, MergeLater: true, Doubt: true,
 		FreshWaits: true, Clock: true, NoticeYounger: true, Salt: true, YoungerConnection: true, ConfirmEpoch: true, Reclaim: true, OwnerSends: true, CancelUnsent: true,
 		ExpiredNotSent: true, ExpiredNotAccepted: true,

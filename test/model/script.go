@@ -122,7 +122,7 @@ type answer struct {
 	Epoch      uint8
 	Gen, Floor uint8
 	// Told is the gateway that is notified of a claim.
-	Told uint8
+	Notified uint8
 }
 
 // apply runs a script on a server's data. server is its present name, which changes with every promotion and restart.
@@ -245,7 +245,7 @@ func (r Rules) claim(d *data, c call) answer {
 	}
 	a := answer{Epoch: epoch}
 	if d.Node != c.Gateway+1 {
-		a.Told = d.Node
+		a.Notified = d.Node
 	}
 	d.Node, d.Since, d.Epoch = c.Gateway+1, c.Since, epoch
 	return a

@@ -285,7 +285,7 @@ func (m *search) copyMatters(s *state, i uint8) bool {
 // in which the script ran. WAIT cannot tell that, because it only counts bytes.
 func (m *search) acknowledges(s *state, r *request, i uint8) bool {
 	p := s.Servers[i].Follows
-	return r.At == p && (r.Called == s.Servers[p].Called || !m.SameServerBehindWait)
+	return r.At == p && (r.Called == s.Servers[p].Called || !m.SameServerAfterWait)
 }
 
 func (m *search) copy(s *state, i uint8) {

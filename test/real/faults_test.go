@@ -84,7 +84,7 @@ func faults() []fault {
 			}
 			return "kafka", func() {
 				for _, l := range r.kafka.Links {
-					l.Mend()
+					l.Restore()
 				}
 			}
 		}},
@@ -102,7 +102,7 @@ func faults() []fault {
 		}},
 		{"redis link cut", func(r *faultRig) (string, func()) {
 			r.redisLink.Cut()
-			return "redis", r.redisLink.Mend
+			return "redis", r.redisLink.Restore
 		}},
 		{"redis answers cut", func(r *faultRig) (string, func()) {
 			r.redisLink.Afflict(harness.Toxic{Type: "limit_data", Stream: "downstream", Attributes: map[string]int64{"bytes": r.rng.Int64N(2000) + 10}})

@@ -92,7 +92,7 @@ func syncFaults() []syncFault {
 			r.cutCentre()
 			r.cell.Links[0].Cut()
 			return func() {
-				r.cell.Links[0].Mend()
+				r.cell.Links[0].Restore()
 				time.Sleep(2 * time.Second) // the outbox is read again while the centre is still away
 				r.mendCentre()
 			}
@@ -249,7 +249,7 @@ func (r *syncRig) cutCentre() {
 
 func (r *syncRig) mendCentre() {
 	for _, l := range r.central.Links {
-		l.Mend()
+		l.Restore()
 	}
 }
 

@@ -52,7 +52,7 @@ func (p *producerState) advance(n int) {
 	p.seq = int32((int64(p.seq) + int64(n)) & 0x7fffffff) //nolint:gosec // masked to 31 bits
 }
 
-// encoders are shared by a producer's lanes. Encoding only needs the processor, so more than encodersAtOnce would only
+// encoders are shared by a producer's writers. Encoding only needs the processor, so more than encodersAtOnce would only
 // use more memory, one batch each.
 type encoders chan *encoder
 
@@ -72,7 +72,7 @@ func (es encoders) encode(dst []byte, recs []*Record, p producerState) ([]byte, 
 	return e.encode(dst, recs, p)
 }
 
-// encoder encodes records as one batch. It reuses its buffer, so a steady lane allocates nothing.
+// encoder encodes records as one batch. It reuses its buffer, so a steady writer allocates nothing.
 type encoder struct {
 	codec   codec
 	records []byte // uncompressed

@@ -20,7 +20,7 @@ var (
 	ErrMissingTopic = errors.New("topic does not exist")
 )
 
-// Reasons for parking a destination, and a lane's reports to its topic.
+// Reasons for parking a destination, and a writer's reports to its topic.
 var (
 	errParkedBefore = errors.New("parked before the restart")
 	errResized      = errors.New("the number of partitions changes")

@@ -10,7 +10,7 @@ import (
 	"github.com/segmentio/kafka-go"
 )
 
-// identity is the producer id shared by the lanes of a producer with a transactional id. No transaction is ever
+// identity is the producer id shared by the writers of a producer with a transactional id. No transaction is ever
 // committed under it: the cluster gives the id to one producer at a time and fences the previous one.
 type identity struct {
 	mu    sync.Mutex

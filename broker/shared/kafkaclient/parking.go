@@ -36,10 +36,10 @@ const (
 	// one.
 	parkAfter = 2 * time.Second
 	crowded   = 1024
-	// besideTries is how many tries in a row must fail while others succeed; justBefore is how long before a try a
+	// failuresAmongSuccesses is how many tries in a row must fail while others succeed; justBefore is how long before a try a
 	// success still counts for it.
-	besideTries = 3
-	justBefore  = time.Second
+	failuresAmongSuccesses = 3
+	justBefore             = time.Second
 )
 
 // Park parks dest from now on. It is for destinations that were parked before a restart.
@@ -59,7 +59,7 @@ func (p *Producer) Open(dest string, empty func() bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	closed := t.parked[i] != nil
-	if closed && (len(t.lanes) == 0 || t.resizing) || !empty() || !closed {
+	if closed && (len(t.partitions) == 0 || t.resizing) || !empty() || !closed {
 		return
 	}
 	delete(t.parked, i)
@@ -125,8 +125,8 @@ func (t *topic) parkWaitingLocked(why error) {
 	t.waiting = t.parkAllLocked(wholeTopic, why, t.waiting)
 }
 
-// parkLane parks a partition: the records that a lane could not deliver, and those that wait after them.
-func (t *topic) parkLane(l *lane, recs []*Record, why error) {
+// parkPartition parks a partition: the records that a writer could not deliver, and those that wait after them.
+func (t *topic) parkPartition(l *partitionWriter, recs []*Record, why error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	kept := t.parkAllLocked(l.partition, why, recs)
@@ -148,7 +148,7 @@ func (t *topic) takeBack(recs []*Record) {
 }
 
 // leaving reports whether a partition is being removed.
-func (t *topic) leaving(l *lane) bool {
+func (t *topic) leaving(l *partitionWriter) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.resizing && l.partition >= t.target
@@ -161,7 +161,7 @@ func (t *topic) resizeLocked(target int) bool {
 		t.target, t.resizing, t.resizingSince = target, true, time.Now()
 	}
 	busy, late := false, false
-	for i, l := range t.lanes {
+	for i, l := range t.partitions {
 		if l.waiting() == 0 {
 			continue
 		}
@@ -181,12 +181,12 @@ func (t *topic) resizeLocked(target int) bool {
 		}
 		return false
 	}
-	for i := target; i < len(t.lanes); i++ {
-		close(t.lanes[i].gone)
+	for i := target; i < len(t.partitions); i++ {
+		close(t.partitions[i].gone)
 	}
-	t.lanes = t.lanes[:min(target, len(t.lanes))]
-	for i := len(t.lanes); i < target; i++ {
-		t.lanes = append(t.lanes, newLane(t, i))
+	t.partitions = t.partitions[:min(target, len(t.partitions))]
+	for i := len(t.partitions); i < target; i++ {
+		t.partitions = append(t.partitions, newPartitionWriter(t, i))
 	}
 	t.resizing = false
 	// The order of a key survives the change: what is parked under a partition's name precedes new records.
@@ -196,17 +196,17 @@ func (t *topic) resizeLocked(target int) bool {
 	return true
 }
 
-// stuck reports whether a lane must be parked: it has failed for parkAfter, or many records wait for it, and the
-// cluster as a whole works, because a broker has answered or other lanes succeeded next to each of its last tries. A
+// stuck reports whether a writer must be parked: it has failed for parkAfter, or many records wait for it, and the
+// cluster as a whole works, because a broker has answered or other writers succeeded next to each of its last tries. A
 // cluster that comes and goes counts as away: its records are not parked.
-func (l *lane) stuck(since time.Time, err error, beside int) bool {
+func (l *partitionWriter) stuck(since time.Time, err error, beside int) bool {
 	if (time.Since(since) < parkAfter && l.waiting() < crowded) || l.t.closed(l.partition) {
 		return false
 	}
-	return answered(err) || beside >= besideTries
+	return answered(err) || beside >= failuresAmongSuccesses
 }
 
-// othersTake reports whether another lane has succeeded since a try began, or just before.
-func (l *lane) othersTake(began time.Time) bool {
+// othersSucceed reports whether another writer has succeeded since a try began, or just before.
+func (l *partitionWriter) othersSucceed(began time.Time) bool {
 	return l.t.p.lastTaken.Load() > began.Add(-justBefore).UnixNano()
 }

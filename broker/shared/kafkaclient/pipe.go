@@ -29,11 +29,11 @@ const pipeIdle = 8 * time.Minute
 
 var errPipe = errors.New("connection closed")
 
-// pipe is a connection to the leader of a lane's partition that carries several unanswered requests. kafka-go connects,
+// pipe is a connection to the leader of a writer's partition that carries several unanswered requests. kafka-go connects,
 // with TLS and login, and leaves the connection to the pipe through RawExchange. A pipe ends at the first response that
 // is an error, and is not reused.
 type pipe struct {
-	l     *lane
+	l     *partitionWriter
 	ended context.Context // done when the pipe has ended
 	end   context.CancelFunc
 	open  chan net.Conn // receives the connection, once
@@ -42,7 +42,7 @@ type pipe struct {
 	flying chan *flight // sent and unanswered, in order
 }
 
-func (l *lane) openPipe() (*pipe, net.Conn, error) {
+func (l *partitionWriter) openPipe() (*pipe, net.Conn, error) {
 	p := l.t.p
 	ctx, end := context.WithCancel(p.ctx)
 	q := &pipe{
@@ -220,4 +220,4 @@ func produceHead(o *ProducerOptions, topic string, partition int, correlation in
 }
 
 // wireSize returns the bytes of a Produce request for n bytes of records.
-func (l *lane) wireSize(n int) int { return n + 46 + len(l.t.p.o.ClientID) + len(l.t.name) }
+func (l *partitionWriter) wireSize(n int) int { return n + 46 + len(l.t.p.o.ClientID) + len(l.t.name) }

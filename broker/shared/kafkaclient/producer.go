@@ -60,7 +60,7 @@ type ProducerOptions struct {
 	Name string
 	// Compression is zstd, lz4, snappy, gzip or none.
 	Compression string
-	// Linger is the minimum time between two batches of a lane that are not full.
+	// Linger is the minimum time between two batches of a writer that are not full.
 	Linger time.Duration `zero:"none"`
 	// BatchBytes and BatchRecords bound a batch before compression. The broker's limit (message.max.bytes) counts
 	// compressed bytes.
@@ -69,7 +69,7 @@ type ProducerOptions struct {
 	// InFlight is the maximum number of batches in flight per partition, up to MaxInFlight.
 	InFlight int `zero:"one"`
 	// TransactionalID is given to one producer at a time by the cluster, which fences the previous one.
-	TransactionalID string `zero:"each lane has an id of its own"`
+	TransactionalID string `zero:"each partition has an id of its own"`
 	// AutoCreate creates missing topics.
 	AutoCreate *TopicSpec `zero:"that is left to the operators"`
 	// MissingTopicGrace is how long records wait for a topic that a reachable cluster does not have, before they are
@@ -99,12 +99,12 @@ type Producer struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	// closing is closed when Close begins: lanes stop lingering, and end when empty.
+	// closing is closed when Close begins: writers stop lingering, and end when empty.
 	closing   chan struct{}
 	closeOnce sync.Once
 
 	identity  identity     // with TransactionalID
-	lastTaken atomic.Int64 // when a lane last succeeded, in ns since the Unix epoch
+	lastTaken atomic.Int64 // when a writer last succeeded, in ns since the Unix epoch
 
 	client *pool         // its client covers all topics known so far
 	wake   chan struct{} // the topic set changed or a topic waits for its partitions

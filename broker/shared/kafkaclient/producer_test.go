@@ -280,11 +280,11 @@ func TestProducerKeepsKeysInOrderWhilePartitionsAreAdded(t *testing.T) {
 	if _, err := req.RequestWith(context.Background(), cl); err != nil {
 		t.Fatal(err)
 	}
-	check.Eventually(t, "five lanes", func() bool {
+	check.Eventually(t, "five partitions", func() bool {
 		tp := p.topic("a")
 		tp.mu.Lock()
 		defer tp.mu.Unlock()
-		return len(tp.lanes) == 5
+		return len(tp.partitions) == 5
 	})
 	more := &collector{}
 	send(p, more, "a", 8, 80)

@@ -8,10 +8,10 @@ import (
 	"github.com/segmentio/kafka-go"
 )
 
-// A lane is stuck, and the cluster is not, if a broker answered or others succeeded next to each of its last tries.
+// A writer is stuck, and the cluster is not, if a broker answered or others succeeded next to each of its last tries.
 func TestStuck(t *testing.T) {
 	t.Parallel()
-	l := &lane{t: &topic{p: &Producer{}}}
+	l := &partitionWriter{t: &topic{p: &Producer{}}}
 	long, short := time.Now().Add(-parkAfter-time.Second), time.Now()
 	for name, tt := range map[string]struct {
 		since  time.Time
@@ -19,8 +19,8 @@ func TestStuck(t *testing.T) {
 		beside int
 		want   bool
 	}{
-		"others take":                      {long, io.ErrUnexpectedEOF, besideTries, true},
-		"others take, for a moment":        {short, io.ErrUnexpectedEOF, besideTries, false},
+		"others take":                      {long, io.ErrUnexpectedEOF, failuresAmongSuccesses, true},
+		"others take, for a moment":        {short, io.ErrUnexpectedEOF, failuresAmongSuccesses, false},
 		"others took once":                 {long, io.ErrUnexpectedEOF, 1, false},
 		"nobody takes":                     {long, io.ErrUnexpectedEOF, 0, false},
 		"a broker says so":                 {long, kafka.NotEnoughReplicas, 0, true},
@@ -33,7 +33,7 @@ func TestStuck(t *testing.T) {
 	tried := time.Now()
 	for ago, want := range map[time.Duration]bool{-time.Second: true, justBefore / 2: true, 2 * justBefore: false} {
 		l.t.p.lastTaken.Store(tried.Add(-ago).UnixNano())
-		if l.othersTake(tried) != want {
+		if l.othersSucceed(tried) != want {
 			t.Errorf("others took %v before the try: %v", ago, !want)
 		}
 	}

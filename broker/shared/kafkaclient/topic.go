@@ -10,18 +10,18 @@ import (
 	"github.com/segmentio/kafka-go"
 )
 
-// topic routes records to the lanes of its partitions. While the number of partitions is unknown or changing, records
-// wait here in order: a key may belong to another partition afterwards, so the lanes are emptied first.
+// topic routes records to the writers of its partitions. While the number of partitions is unknown or changing, records
+// wait here in order: a key may belong to another partition afterwards, so the writers are emptied first.
 type topic struct {
 	p    *Producer
 	name string
 
-	mu       sync.Mutex
-	lanes    []*lane   // one per partition; none while unknown
-	returned []*Record // from removed partitions; they precede waiting
-	waiting  []*Record
-	spread   int // next partition for records without a key
-	// target is the new number of partitions while resizing: the lanes drain first.
+	mu         sync.Mutex
+	partitions []*partitionWriter // one per partition; none while unknown
+	returned   []*Record          // from removed partitions; they precede waiting
+	waiting    []*Record
+	spread     int // next partition for records without a key
+	// target is the new number of partitions while resizing: the writers drain first.
 	target        int
 	resizing      bool
 	resizingSince time.Time
@@ -46,7 +46,7 @@ func (t *topic) add(r *Record) {
 	if t.parkLocked(wholeTopic, r) {
 		return
 	}
-	if len(t.lanes) == 0 || t.resizing || len(t.waiting) > 0 {
+	if len(t.partitions) == 0 || t.resizing || len(t.waiting) > 0 {
 		t.waiting = append(t.waiting, r)
 		return
 	}
@@ -56,7 +56,7 @@ func (t *topic) add(r *Record) {
 func patient(r *Record) bool { return r.Parker != nil && r.Parker.Patient() }
 
 func (t *topic) routeLocked(r *Record) {
-	n := len(t.lanes)
+	n := len(t.partitions)
 	i := 0
 	switch {
 	case r.Key != nil:
@@ -68,7 +68,7 @@ func (t *topic) routeLocked(r *Record) {
 		t.spread++
 	}
 	if !t.parkLocked(i, r) {
-		t.lanes[i].add(r)
+		t.partitions[i].add(r)
 	}
 }
 
@@ -77,7 +77,7 @@ func (t *topic) setPartitions(n int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.missingSince, t.failingSince, t.lost = time.Time{}, time.Time{}, false
-	if (n != len(t.lanes) || t.resizing) && !t.resizeLocked(n) {
+	if (n != len(t.partitions) || t.resizing) && !t.resizeLocked(n) {
 		return false
 	}
 	waiting := append(t.returned, t.waiting...)
@@ -95,7 +95,7 @@ func (t *topic) markMissing(grace time.Duration) {
 	if t.missingSince.IsZero() {
 		t.missingSince = time.Now()
 	}
-	if len(t.lanes) == 0 || t.resizeLocked(0) {
+	if len(t.partitions) == 0 || t.resizeLocked(0) {
 		t.parkWaitingLocked(ErrMissingTopic)
 	}
 	var lost []*Record
@@ -123,7 +123,7 @@ func (t *topic) unavailable(err error) {
 	if t.failingSince.IsZero() {
 		t.failingSince = time.Now()
 	}
-	if err != nil && len(t.lanes) == 0 && (time.Since(t.failingSince) > parkAfter || len(t.waiting) > crowded) {
+	if err != nil && len(t.partitions) == 0 && (time.Since(t.failingSince) > parkAfter || len(t.waiting) > crowded) {
 		t.parkWaitingLocked(err)
 	}
 }
@@ -138,7 +138,7 @@ func (p *Producer) Unknown(topic string) bool {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.lanes) == 0 && !t.lost && (!t.missingSince.IsZero() || !t.failingSince.IsZero())
+	return len(t.partitions) == 0 && !t.lost && (!t.missingSince.IsZero() || !t.failingSince.IsZero())
 }
 
 // fail reports all records waiting here as failed with err.

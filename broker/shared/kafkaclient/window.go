@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// window is a lane's unanswered batches, in order. Normally batches follow one another; after any failure all
+// window is a writer's unanswered batches, in order. Normally batches follow one another; after any failure all
 // unanswered batches are sent again one by one, with the same bytes, as if each had been alone: the leader recognises
 // those that it has.
 type window struct {
@@ -47,7 +47,7 @@ func (w *window) add(f *flight) bool {
 }
 
 // takeFirst removes the first flight once the leader has its batch. It returns false if a flight has failed, which the
-// lane then handles.
+// writer then handles.
 func (w *window) takeFirst(f *flight) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -81,16 +81,16 @@ func (w *window) buffer() []byte {
 	return nil
 }
 
-func (l *lane) hasRoom() bool { return l.window.len() < max(1, l.t.p.o.InFlight) }
+func (l *partitionWriter) hasRoom() bool { return l.window.len() < max(1, l.t.p.o.InFlight) }
 
 // pipelines reports whether the next batch may follow those in flight. It may not before the leader has taken one of
 // this producer id: until then the leader accepts any first batch, so a later one could overtake.
-func (l *lane) pipelines() bool {
+func (l *partitionWriter) pipelines() bool {
 	return l.t.p.o.InFlight > 1 && l.own.identified && l.own.proven && !l.own.plain && !l.t.leaving(l)
 }
 
 // post sends a batch after those in flight.
-func (l *lane) post(batch []*Record) {
+func (l *partitionWriter) post(batch []*Record) {
 	p := l.t.p
 	f := &flight{recs: slices.Clone(batch), state: l.own.state}
 	var err error
@@ -107,7 +107,7 @@ func (l *lane) post(batch []*Record) {
 	}
 }
 
-func (l *lane) launch(f *flight) error {
+func (l *partitionWriter) launch(f *flight) error {
 	if l.own.pipe != nil && l.own.pipe.ended.Err() != nil {
 		l.closePipe() // it was idle for long, or its last response was an error
 	}
@@ -125,16 +125,16 @@ func (l *lane) launch(f *flight) error {
 	return err
 }
 
-func (l *lane) closePipe() {
+func (l *partitionWriter) closePipe() {
 	if l.own.pipe != nil {
 		l.own.pipe.close()
 		l.own.pipe, l.own.conn = nil, nil
 	}
 }
 
-// answered handles the response to the first flight. It returns false if the pipe must end; the lane then sends the
+// answered handles the response to the first flight. It returns false if the pipe must end; the writer then sends the
 // unanswered flights again.
-func (l *lane) answered(f *flight, err error) bool {
+func (l *partitionWriter) answered(f *flight, err error) bool {
 	p := l.t.p
 	p.o.Flow.leave(f.ticket, err != nil)
 	size := len(f.buf)
@@ -151,7 +151,7 @@ func (l *lane) answered(f *flight, err error) bool {
 }
 
 // endResponses records that no more responses will come.
-func (l *lane) endResponses() {
+func (l *partitionWriter) endResponses() {
 	if l.window.len() > 0 {
 		l.window.fail(errPipe)
 		l.signal()
@@ -159,7 +159,7 @@ func (l *lane) endResponses() {
 }
 
 // empty waits until nothing is in flight.
-func (l *lane) empty() {
+func (l *partitionWriter) empty() {
 	for l.window.len() > 0 {
 		if l.window.failed() != nil {
 			l.sendAgain()
@@ -170,7 +170,7 @@ func (l *lane) empty() {
 }
 
 // sendAgain sends the unanswered batches again, one after the other.
-func (l *lane) sendAgain() {
+func (l *partitionWriter) sendAgain() {
 	p := l.t.p
 	if l.own.pipe != nil {
 		l.own.pipe.finish()
@@ -203,7 +203,7 @@ func (l *lane) sendAgain() {
 
 // resend delivers a flight's records. If the leader refuses some, the sequence numbers of later flights no longer
 // follow: they are encoded again under another id, so that copies still in flight are rejected.
-func (l *lane) resend(recs []*Record, encoded bool) {
+func (l *partitionWriter) resend(recs []*Record, encoded bool) {
 	err := l.redeliver(recs, encoded)
 	if errors.Is(err, ErrRefused) {
 		l.own.identified = l.own.plain

@@ -96,7 +96,7 @@ func TestFiveBatchesAreInFlight(t *testing.T) {
 	far.hold(true)
 	out := &collector{}
 	send(p, out, "a", 1, 12)
-	check.Eventually(t, "five batches", func() bool { return p.topic("a").lanes[0].window.len() == MaxInFlight })
+	check.Eventually(t, "five batches", func() bool { return p.topic("a").partitions[0].window.len() == MaxInFlight })
 	far.hold(false)
 	allWritten(t, out.wait(t), 12)
 	inOrder(t, fakekafka.Read(t, c, "a", 14)[2:], 1, 12)
@@ -187,7 +187,7 @@ func TestAWindowEndsWithItsProducer(t *testing.T) {
 	far.hold(true)
 	out := &collector{}
 	send(p, out, "a", 1, 8)
-	check.Eventually(t, "five batches", func() bool { return p.topic("a").lanes[0].window.len() == MaxInFlight })
+	check.Eventually(t, "five batches", func() bool { return p.topic("a").partitions[0].window.len() == MaxInFlight })
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
 	if err := p.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {

@@ -21,7 +21,7 @@ type claims struct {
 	live     *liveness
 	sessions *session.Manager // set before anything connects
 	presence *cellPresence
-	travel   *travel // set before anything connects
+	moves    *stateMoves // set before anything connects
 	metrics  *cellMetrics
 	// onClaimed is called for a vehicle that was connected and ready before the cell had answered. Set before anything
 	// connects.
@@ -167,7 +167,7 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 		c.sessions.Merge(one.vin, one.number, got.Session)
 	}
 	if got.Verdict == cell.OK && known == 0 {
-		c.travel.arrive(ctx, one.vin, &got, &one.hold)
+		c.moves.arrive(ctx, one.vin, &got, &one.hold)
 	} else {
 		one.hold.end()
 	}

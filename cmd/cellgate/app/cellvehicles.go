@@ -43,7 +43,7 @@ func (a *gateway) answer(ctx context.Context, q *question) any {
 	case "disconnect":
 		return a.disconnect(q.VIN, q.Endpoint)
 	case "operators":
-		return a.travel.give(ctx, q)
+		return a.moves.give(ctx, q)
 	}
 	return nil
 }

@@ -59,8 +59,8 @@ func openGateway(c *clients) (*gateway, error) {
 
 // startDispatch puts the rules in force before anything can be published, and starts delivery.
 func (o *outlets) startDispatch(ctx context.Context) error {
-	if o.travel != nil {
-		o.startTravel(ctx)
+	if o.moves != nil {
+		o.startStateMoves(ctx)
 	}
 	if err := o.dispatch.Start(); err != nil {
 		return err

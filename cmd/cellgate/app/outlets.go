@@ -32,7 +32,7 @@ type outlets struct {
 	settled  *settlement // nil unless PUBACKs wait for Kafka
 	dispatch *sink.Dispatcher
 	rules    *ruleKeeper
-	travel   *travel // nil in a cell with one gateway
+	moves    *stateMoves // nil in a cell with one gateway
 }
 
 func openOutlets(t *trust) (*outlets, error) {
@@ -67,8 +67,8 @@ func openOutlets(t *trust) (*outlets, error) {
 	}
 	o := &outlets{trust: t, kafka: m, producer: producer, sync: workers, settled: settled, dispatch: dispatch, rules: keeper}
 	if t.member != nil {
-		o.travel = newTravel(t.peers, dispatch)
-		t.claims.travel = o.travel
+		o.moves = newStateMoves(t.peers, dispatch)
+		t.claims.moves = o.moves
 	}
 	return o, nil
 }

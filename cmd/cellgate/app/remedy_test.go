@@ -91,17 +91,17 @@ func (d *dataFolder) copyTo(t *testing.T, to, from string) {
 	check.OK(t, err)
 }
 
-// harm is damage to a file or folder.
-type harm struct {
+// damage is damage to a file or folder.
+type damage struct {
 	path string // below the data folder
 	what string
 	do   func(path string) error
 }
 
-func (h harm) String() string { return h.what + " " + h.path }
+func (h damage) String() string { return h.what + " " + h.path }
 
-// harms returns every kind of damage to the files and folders of a data folder.
-func (d *dataFolder) harms(t *testing.T) (all []harm) {
+// damages returns every kind of damage to the files and folders of a data folder.
+func (d *dataFolder) damages(t *testing.T) (all []damage) {
 	t.Helper()
 	err := filepath.WalkDir(d.dir, func(path string, e fs.DirEntry, err error) error {
 		rel, _ := filepath.Rel(d.dir, path)
@@ -111,11 +111,11 @@ func (d *dataFolder) harms(t *testing.T) (all []harm) {
 		case strings.HasPrefix(filepath.Base(rel), "free-"):
 			return nil // spare segments are alike: see the journal's own tests
 		case e.IsDir():
-			all = append(all, harm{rel, "lose", os.RemoveAll}, harm{rel, "a file for", asFile})
+			all = append(all, damage{rel, "lose", os.RemoveAll}, damage{rel, "a file for", asFile})
 			return nil
 		}
-		all = append(all, harm{rel, "lose", os.Remove}, harm{rel, "empty", func(p string) error { return os.Truncate(p, 0) }},
-			harm{rel, "cut", cutInHalf}, harm{rel, "garble", garble}, harm{rel, "a folder for", asFolder})
+		all = append(all, damage{rel, "lose", os.Remove}, damage{rel, "empty", func(p string) error { return os.Truncate(p, 0) }},
+			damage{rel, "cut", cutInHalf}, damage{rel, "garble", garble}, damage{rel, "a folder for", asFolder})
 		return nil
 	})
 	check.OK(t, err)
@@ -228,7 +228,7 @@ func (d *dataFolder) prepare(t *testing.T) (home string) {
 func TestEveryLoss(t *testing.T) {
 	t.Parallel()
 	d := killedFolder(t)
-	for _, h := range d.harms(t) {
+	for _, h := range d.damages(t) {
 		t.Run(h.String(), func(t *testing.T) {
 			t.Parallel()
 			home := d.prepare(t)
@@ -245,7 +245,7 @@ func TestEveryLoss(t *testing.T) {
 func TestEveryLossWithoutState(t *testing.T) {
 	t.Parallel()
 	d := killedFolder(t)
-	for _, h := range d.harms(t) {
+	for _, h := range d.damages(t) {
 		sink, _, _ := strings.Cut(strings.TrimPrefix(h.path, "decisions/"), "/")
 		if sink != string(op.SinkKafka) && sink != "mqtt" {
 			continue
@@ -281,9 +281,9 @@ func number(t *testing.T, name string) uint64 {
 func TestEveryTwoLosses(t *testing.T) {
 	t.Parallel()
 	d := killedFolder(t)
-	type pair struct{ first, then harm }
+	type pair struct{ first, then damage }
 	var pairs []pair
-	all := d.harms(t)
+	all := d.damages(t)
 	for _, first := range all {
 		for _, then := range all {
 			if first.path != then.path {

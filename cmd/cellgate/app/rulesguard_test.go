@@ -24,8 +24,8 @@ func overwrite(t *testing.T, file, text string) {
 	check.OK(t, os.WriteFile(file, []byte(text), 0o600))
 }
 
-// mishaps are accidents to a rules folder, with the resulting text of /readyz.
-var mishaps = map[string]struct {
+// accidents are accidents to a rules folder, with the resulting text of /readyz.
+var accidents = map[string]struct {
 	does func(t *testing.T, dir string)
 	told string
 }{
@@ -47,7 +47,7 @@ var mishaps = map[string]struct {
 // restored the report ends.
 func TestRulesOutliveTheirFolder(t *testing.T) {
 	t.Parallel()
-	for name, m := range mishaps {
+	for name, m := range accidents {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a, dir, file := withRules(t)
@@ -77,7 +77,7 @@ func TestRulesOutliveTheirFolder(t *testing.T) {
 // A gateway without earlier rules does not start without rules, and does not create their folder.
 func TestAFirstStartNeedsRules(t *testing.T) {
 	t.Parallel()
-	for name, m := range mishaps {
+	for name, m := range accidents {
 		if name == "a new file, empty" {
 			continue // beside rules
 		}
@@ -137,7 +137,7 @@ func TestNoRulesOnRequest(t *testing.T) {
 	none := func(t *testing.T, _ *App, dir string) { overwrite(t, ruleFile(dir), "rules: []\n") }
 	operator := func(m string) func(t *testing.T, a *App, dir string) {
 		return func(t *testing.T, a *App, dir string) {
-			mishaps[m].does(t, dir)
+			accidents[m].does(t, dir)
 			if code := post(t, a, "/v1/rules/reload", `{"allow_empty": true}`); code != http.StatusOK {
 				t.Fatalf("answered %d", code)
 			}
@@ -183,7 +183,7 @@ func TestOneFileOfTwoIsNoRequest(t *testing.T) {
 func TestChangesOfRulesAreAudited(t *testing.T) {
 	t.Parallel()
 	a, dir, _ := withRules(t)
-	mishaps["the file is gone"].does(t, dir)
+	accidents["the file is gone"].does(t, dir)
 	post(t, a, "/v1/rules/reload", "")
 	post(t, a, "/v1/rules/reload", `{"allow_empty": true}`)
 	post(t, a, "/v1/rules/rollback", "")
@@ -260,7 +260,7 @@ func TestARollbackSurvivesAFailedStart(t *testing.T) {
 	for _, name := range []string{"the folder is gone", "a file without a byte"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			m, dir := mishaps[name], t.TempDir()
+			m, dir := accidents[name], t.TempDir()
 			writeRules(t, dir, "good")
 			file := write(t, dir, "")
 			a, _ := boot(t, file)
@@ -289,7 +289,7 @@ func TestRulesOutliveTheJournal(t *testing.T) {
 	t.Parallel()
 	a, dir, file := withRules(t)
 	halt(t, a)
-	mishaps["the folder is gone"].does(t, dir)
+	accidents["the folder is gone"].does(t, dir)
 	check.OK(t, os.RemoveAll(filepath.Join(dir, "state", "journal")))
 	a, _ = boot(t, file)
 	rulesAre(t, a, "good", false)
@@ -361,7 +361,7 @@ func TestReloadsAreMeasured(t *testing.T) {
 		}
 	}
 
-	mishaps["a file without a byte"].does(t, dir)
+	accidents["a file without a byte"].does(t, dir)
 	a.rules.look(t.Context())
 	m = gauges(t, a)
 	if m["rules_in_force"] != 1 || m["rules_last_reload_successful"] != 0 || m["config_last_reload_successful"] != 1 {

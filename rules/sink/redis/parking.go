@@ -88,12 +88,12 @@ func (w *worker) stuckLocked() bool {
 	if w.slots == "" || p.shut || p.since.IsZero() {
 		return false
 	}
-	return (time.Since(p.since) >= parkAfter || p.why != nil && p.waiting >= parkWaiting) && w.s.othersTake(w)
+	return (time.Since(p.since) >= parkAfter || p.why != nil && p.waiting >= parkWaiting) && w.s.othersSucceed(w)
 }
 
-// othersTake reports whether another worker does not fail. Otherwise it is an outage, in which messages wait in the
+// othersSucceed reports whether another worker does not fail. Otherwise it is an outage, in which messages wait in the
 // window.
-func (s *Sink) othersTake(than *worker) bool {
+func (s *Sink) othersSucceed(than *worker) bool {
 	for _, w := range s.workers {
 		if w != than && !w.park.failing.Load() {
 			return true

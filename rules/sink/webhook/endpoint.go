@@ -32,20 +32,20 @@ type endpoint struct {
 	waits   prometheus.Gauge
 
 	mu      sync.Mutex // guards the rest; Ticket.Park and empty are called under it
-	lanes   []*lane
+	workers []*worker
 	arrived uint64
 	waiting int
-	busy    int       // lanes with a request in flight
+	busy    int       // workers with a request in flight
 	parked  bool      // messages go to Ticket.Park
-	giving  bool      // waiting messages go to it as soon as no lane is busy
+	giving  bool      // waiting messages go to it as soon as no worker is busy
 	since   time.Time // of the first failure since the last success; zero: none
 	why     error
 	tries   context.Context // of the requests in flight; ended to cancel them
 	end     context.CancelFunc
 }
 
-// lane sends the messages of its share of the vehicles, one at a time.
-type lane struct {
+// worker sends the messages of its share of the vehicles, one at a time.
+type worker struct {
 	e     *endpoint
 	wake  chan struct{}
 	queue []*job
@@ -62,14 +62,14 @@ func newEndpoint(s *Sink, o *Endpoint) (*endpoint, error) {
 		s: s, o: o, client: client, seconds: s.o.Metrics.seconds.WithLabelValues(o.Name), waits: s.o.Metrics.waiting.WithLabelValues(o.Name),
 	}
 	for range o.Requests {
-		e.lanes = append(e.lanes, &lane{e: e, wake: make(chan struct{}, 1)})
+		e.workers = append(e.workers, &worker{e: e, wake: make(chan struct{}, 1)})
 	}
 	return e, nil
 }
 
 func (e *endpoint) start() {
 	e.tries, e.end = context.WithCancel(e.s.ctx)
-	for _, l := range e.lanes {
+	for _, l := range e.workers {
 		e.s.wg.Go(l.run)
 	}
 }
@@ -83,7 +83,7 @@ func (e *endpoint) add(j *job) {
 	}
 	e.arrived++
 	j.number = e.arrived
-	l := e.lanes[maphash.String(e.s.seed, j.vin)%uint64(len(e.lanes))]
+	l := e.workers[maphash.String(e.s.seed, j.vin)%uint64(len(e.workers))]
 	l.queue = append(l.queue, j)
 	if e.count(1); e.waiting >= parkWaiting {
 		e.giveUpLocked()
@@ -130,7 +130,7 @@ func (e *endpoint) giveLocked() {
 		return
 	}
 	var all []*job
-	for _, l := range e.lanes {
+	for _, l := range e.workers {
 		all = append(all, l.queue...)
 	}
 	slices.SortFunc(all, func(a, b *job) int { return cmp.Compare(a.number, b.number) })
@@ -140,7 +140,7 @@ func (e *endpoint) giveLocked() {
 			gone[j] = true
 		}
 	}
-	for _, l := range e.lanes {
+	for _, l := range e.workers {
 		l.queue = slices.DeleteFunc(l.queue, func(j *job) bool { return gone[j] })
 		l.signal()
 	}
@@ -163,7 +163,7 @@ func (e *endpoint) open(empty func() bool) {
 	}
 }
 
-func (l *lane) run() {
+func (l *worker) run() {
 	for {
 		j, ctx := l.take()
 		if j == nil {
@@ -173,9 +173,9 @@ func (l *lane) run() {
 	}
 }
 
-// take waits for the lane's next message, which stays in the queue. It returns nil if the sink is closed and either
+// take waits for the worker's next message, which stays in the queue. It returns nil if the sink is closed and either
 // nothing or no time is left.
-func (l *lane) take() (*job, context.Context) {
+func (l *worker) take() (*job, context.Context) {
 	e, closing := l.e, l.e.s.closing
 	for done := false; ; {
 		e.mu.Lock()
@@ -205,7 +205,7 @@ func (l *lane) take() (*job, context.Context) {
 	}
 }
 
-func (l *lane) signal() {
+func (l *worker) signal() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -213,7 +213,7 @@ func (l *lane) signal() {
 }
 
 // settle handles the outcome of a try.
-func (e *endpoint) settle(l *lane, j *job, err error) {
+func (e *endpoint) settle(l *worker, j *job, err error) {
 	var refused *refusalError
 	final := err == nil || errors.As(err, &refused)
 	e.mu.Lock()

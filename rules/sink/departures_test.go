@@ -12,17 +12,17 @@ import (
 	"cellgate/test/check"
 )
 
-// travellers are gateways with the same time between which vehicles move.
-type travellers struct {
+// movingVehicles are gateways with the same time between which vehicles move.
+type movingVehicles struct {
 	t     *testing.T
 	gw    []*timeRig
 	at    map[string]int // by VIN: the gateway that has it
 	moves int
 }
 
-func newTravellers(t *testing.T, n int) *travellers {
+func newMovingVehicles(t *testing.T, n int) *movingVehicles {
 	t.Helper()
-	r := &travellers{t: t, at: map[string]int{}}
+	r := &movingVehicles{t: t, at: map[string]int{}}
 	for range n {
 		r.gw = append(r.gw, newTimeRig(t, timeRules, nil))
 	}
@@ -30,7 +30,7 @@ func newTravellers(t *testing.T, n int) *travellers {
 }
 
 // move moves a vehicle to a gateway, as its connection does.
-func (r *travellers) move(vin string, to int) {
+func (r *movingVehicles) move(vin string, to int) {
 	r.t.Helper()
 	from := r.at[vin]
 	if r.at[vin] = to; from == to {
@@ -45,7 +45,7 @@ func (r *travellers) move(vin string, to int) {
 }
 
 // drive publishes the same messages for any number of gateways, and occasionally moves vehicles between them.
-func (r *travellers) drive(during func(i int)) {
+func (r *movingVehicles) drive(during func(i int)) {
 	r.t.Helper()
 	rnd, way := rand.New(rand.NewPCG(3, 5)), rand.New(rand.NewPCG(8, 8)) //nolint:gosec // a test's choices
 	for i := range 200 {
@@ -73,14 +73,14 @@ func (r *travellers) drive(during func(i int)) {
 	r.settle()
 }
 
-func (r *travellers) settle() {
+func (r *movingVehicles) settle() {
 	for _, one := range r.gw {
 		one.Settled()
 		one.caughtUp()
 	}
 }
 
-func (r *travellers) outputs() (out []string) {
+func (r *movingVehicles) outputs() (out []string) {
 	for _, one := range r.gw {
 		out = append(out, one.outputs(r.t)...)
 	}
@@ -88,11 +88,11 @@ func (r *travellers) outputs() (out []string) {
 	return out
 }
 
-// TestVehiclesTravel checks that with vehicles that move between gateways, rules send what one gateway with all
+// TestStateMovesWithVehicles checks that with vehicles that move between gateways, rules send what one gateway with all
 // vehicles sends, and that a replay and a backtest of each gateway's journal give the same.
-func TestVehiclesTravel(t *testing.T) {
+func TestStateMovesWithVehicles(t *testing.T) {
 	t.Parallel()
-	one, three := newTravellers(t, 1), newTravellers(t, 3)
+	one, three := newMovingVehicles(t, 1), newMovingVehicles(t, 3)
 	one.drive(func(int) {})
 	three.drive(func(int) {})
 	got, want := three.outputs(), one.outputs()
@@ -104,7 +104,7 @@ func TestVehiclesTravel(t *testing.T) {
 }
 
 // replayed compares what each gateway has sent with a replay of its journal.
-func (r *travellers) replayed() {
+func (r *movingVehicles) replayed() {
 	r.t.Helper()
 	for i, one := range r.gw {
 		if got, want := one.outputs(r.t), one.replay(r.t); !slices.Equal(got, want) {
@@ -116,11 +116,11 @@ func (r *travellers) replayed() {
 	}
 }
 
-// TestTravelIsReplayed checks that gateways killed before or after a vehicle's arrival or departure decide the same
+// TestMovesAreReplayed checks that gateways killed before or after a vehicle's arrival or departure decide the same
 // again.
-func TestTravelIsReplayed(t *testing.T) {
+func TestMovesAreReplayed(t *testing.T) {
 	t.Parallel()
-	r, rnd := newTravellers(t, 2), rand.New(rand.NewPCG(9, 9)) //nolint:gosec // a test's choices
+	r, rnd := newMovingVehicles(t, 2), rand.New(rand.NewPCG(9, 9)) //nolint:gosec // a test's choices
 	r.drive(func(int) {
 		if one := r.gw[rnd.IntN(2)]; rnd.IntN(20) == 0 {
 			one.Kill()

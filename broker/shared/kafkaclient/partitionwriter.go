@@ -19,36 +19,36 @@ import (
 // topic).
 const corruptTries = 4
 
-// lane writes one partition. It sends one batch, with the same bytes until it is taken or refused, and only then the
+// partitionWriter writes one partition. It sends one batch, with the same bytes until it is taken or refused, and only then the
 // next: this and the sequence numbers of its producer id keep the order and prevent duplicates. While nothing fails a
-// lane may have more batches in flight: see window.
-type lane struct {
+// writer may have more batches in flight: see window.
+type partitionWriter struct {
 	t         *topic
 	partition int
 	wake      chan struct{} // a record came to an empty queue, or filled a batch
-	gone      chan struct{} // closed when the partition is removed and the lane empty
+	gone      chan struct{} // closed when the partition is removed and the writer empty
 
-	queue  laneQueue
+	queue  recordQueue
 	window window
-	own    laneOwn
+	own    writerState
 }
 
-// laneQueue is shared by run and the goroutines that add records.
-type laneQueue struct {
+// recordQueue is shared by run and the goroutines that add records.
+type recordQueue struct {
 	mu      sync.Mutex // guards the rest
 	records []*Record
 	bytes   int
 	flying  int // records taken from the queue and not finished
 }
 
-// laneOwn is used only by run.
-type laneOwn struct {
+// writerState is used only by run.
+type writerState struct {
 	began      time.Time // of the last batch
 	state      producerState
 	identified bool // state came from the cluster, or the cluster gives out no ids
 	plain      bool // the cluster gives out no producer ids
 	buf        []byte
-	had        bool // the lane had an id, which may have been refused since
+	had        bool // the writer had an id, which may have been refused since
 	// proven means that the leader has taken a batch under this id. Before that it takes any first batch, whatever its
 	// sequence number.
 	proven bool
@@ -56,14 +56,14 @@ type laneOwn struct {
 	conn   net.Conn // the pipe's
 }
 
-func newLane(t *topic, partition int) *lane {
-	l := &lane{t: t, partition: partition, wake: make(chan struct{}, 1), gone: make(chan struct{})}
+func newPartitionWriter(t *topic, partition int) *partitionWriter {
+	l := &partitionWriter{t: t, partition: partition, wake: make(chan struct{}, 1), gone: make(chan struct{})}
 	t.p.wg.Add(1)
 	go l.run()
 	return l
 }
 
-func (l *lane) add(r *Record) {
+func (l *partitionWriter) add(r *Record) {
 	o := &l.t.p.o
 	l.queue.mu.Lock()
 	was := l.fullLocked(o)
@@ -75,25 +75,25 @@ func (l *lane) add(r *Record) {
 	l.queue.mu.Unlock()
 }
 
-func (l *lane) signal() {
+func (l *partitionWriter) signal() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
 }
 
-// waiting returns the number of the lane's records.
-func (l *lane) waiting() int {
+// waiting returns the number of the writer's records.
+func (l *partitionWriter) waiting() int {
 	l.queue.mu.Lock()
 	defer l.queue.mu.Unlock()
 	return len(l.queue.records) + l.queue.flying
 }
 
-func (l *lane) fullLocked(o *ProducerOptions) bool {
+func (l *partitionWriter) fullLocked(o *ProducerOptions) bool {
 	return l.queue.bytes >= o.Flow.batchBytes(o.BatchBytes) || len(l.queue.records) >= o.BatchRecords
 }
 
-func (l *lane) run() {
+func (l *partitionWriter) run() {
 	defer l.t.p.wg.Done()
 	defer l.closePipe()
 	var batch []*Record
@@ -117,7 +117,7 @@ func (l *lane) run() {
 }
 
 // landed subtracts n records from those in flight.
-func (l *lane) landed(n int) {
+func (l *partitionWriter) landed(n int) {
 	l.queue.mu.Lock()
 	l.queue.flying -= n
 	l.queue.mu.Unlock()
@@ -125,7 +125,7 @@ func (l *lane) landed(n int) {
 
 // next waits for a batch: full, or the linger after the previous one. A record that arrives later than that is sent at
 // once. It returns none when the producer closes and nothing is left, and when a flight has failed.
-func (l *lane) next(batch []*Record) []*Record {
+func (l *partitionWriter) next(batch []*Record) []*Record {
 	p := l.t.p
 	var linger <-chan time.Time
 	closes, closing := p.closing, false
@@ -163,7 +163,7 @@ func (l *lane) next(batch []*Record) []*Record {
 }
 
 // cut takes at most one batch from the front of the queue.
-func (l *lane) cut(batch []*Record) []*Record {
+func (l *partitionWriter) cut(batch []*Record) []*Record {
 	o := &l.t.p.o
 	most := o.Flow.batchBytes(o.BatchBytes)
 	l.queue.mu.Lock()
@@ -187,10 +187,10 @@ func (l *lane) cut(batch []*Record) []*Record {
 	return batch
 }
 
-func (l *lane) send(recs []*Record) { l.settle(recs, l.redeliver(recs, false)) }
+func (l *partitionWriter) send(recs []*Record) { l.settle(recs, l.redeliver(recs, false)) }
 
 // settle finishes a batch, or sends its halves if the broker refuses some record in it.
-func (l *lane) settle(recs []*Record, err error) {
+func (l *partitionWriter) settle(recs []*Record, err error) {
 	if errors.Is(err, ErrRefused) && len(recs) > 1 {
 		mid := len(recs) / 2
 		l.send(recs[:mid])
@@ -201,14 +201,14 @@ func (l *lane) settle(recs []*Record, err error) {
 }
 
 // complete reports the outcome of recs.
-func (l *lane) complete(recs []*Record, err error) {
+func (l *partitionWriter) complete(recs []*Record, err error) {
 	m := l.t.p.o.Metrics
 	switch {
 	case errors.Is(err, errLeft):
 		l.t.takeBack(recs)
 		return
 	case errors.Is(err, errStuck):
-		l.t.parkLane(l, recs, err)
+		l.t.parkPartition(l, recs, err)
 		return
 	case err == nil:
 		m.Records.WithLabelValues(l.t.p.o.Name, "written").Add(float64(len(recs)))
@@ -220,7 +220,7 @@ func (l *lane) complete(recs []*Record, err error) {
 
 // redeliver sends one batch, which may already be encoded, until it is taken (nil), refused or abandoned, the producer is
 // closed, or the records must be rerouted.
-func (l *lane) redeliver(recs []*Record, encoded bool) error {
+func (l *partitionWriter) redeliver(recs []*Record, encoded bool) error {
 	corrupted, beside := 0, 0
 	began := time.Now()
 	for try := 1; ; try++ {
@@ -250,7 +250,7 @@ func (l *lane) redeliver(recs []*Record, encoded bool) error {
 			l.t.p.superseded(&l.own.state, err)
 			l.own.identified, l.own.buf = false, nil
 		}
-		if beside++; !l.othersTake(tried) {
+		if beside++; !l.othersSucceed(tried) {
 			beside = 0
 		}
 		if !l.pause(try, err) || abandoned(recs) {
@@ -263,7 +263,7 @@ func (l *lane) redeliver(recs []*Record, encoded bool) error {
 }
 
 // attempt sends the batch once.
-func (l *lane) attempt(recs []*Record, encoded *bool) (verdict, error) {
+func (l *partitionWriter) attempt(recs []*Record, encoded *bool) (verdict, error) {
 	err := l.prepare(recs, encoded)
 	if err == nil {
 		err = l.request(recs)
@@ -276,7 +276,7 @@ func (l *lane) attempt(recs []*Record, encoded *bool) (verdict, error) {
 }
 
 // acknowledged accounts for a batch that was taken.
-func (l *lane) acknowledged(records int) {
+func (l *partitionWriter) acknowledged(records int) {
 	l.taken(records, len(l.own.buf))
 	if !l.own.plain {
 		l.own.state.advance(records)
@@ -285,7 +285,7 @@ func (l *lane) acknowledged(records int) {
 }
 
 // burn gives up the sequence numbers of a batch: it is unknown whether the broker counted them.
-func (l *lane) burn(err error) error {
+func (l *partitionWriter) burn(err error) error {
 	l.own.identified, l.own.buf = l.own.plain, nil
 	return err
 }
@@ -295,8 +295,8 @@ func parkable(recs []*Record) bool {
 	return slices.ContainsFunc(recs, func(r *Record) bool { return r.Parker != nil })
 }
 
-// prepare ensures that the lane has a producer id and the batch is encoded under it.
-func (l *lane) prepare(recs []*Record, encoded *bool) error {
+// prepare ensures that the writer has a producer id and the batch is encoded under it.
+func (l *partitionWriter) prepare(recs []*Record, encoded *bool) error {
 	if !l.own.identified {
 		*encoded = false
 		if err := l.identify(); err != nil {
@@ -314,7 +314,7 @@ func (l *lane) prepare(recs []*Record, encoded *bool) error {
 }
 
 // pause waits before the next try; it returns false if the producer gives up.
-func (l *lane) pause(try int, err error) bool {
+func (l *partitionWriter) pause(try int, err error) bool {
 	p := l.t.p
 	if p.ctx.Err() != nil {
 		return false
@@ -360,7 +360,7 @@ func retryReason(err error) string {
 }
 
 // taken counts a batch of n records that the leader has taken.
-func (l *lane) taken(n, size int) {
+func (l *partitionWriter) taken(n, size int) {
 	p := l.t.p
 	p.lastTaken.Store(time.Now().UnixNano())
 	p.health.Set(l, nil)
@@ -369,7 +369,7 @@ func (l *lane) taken(n, size int) {
 }
 
 // giveUp returns why deliver ended without a response.
-func (l *lane) giveUp(recs []*Record) error {
+func (l *partitionWriter) giveUp(recs []*Record) error {
 	if abandoned(recs) {
 		l.t.p.health.Set(l, nil) // no failing record waits here any more
 		return l.burn(ErrAbandoned)
@@ -386,8 +386,8 @@ func abandoned(recs []*Record) bool {
 	return true
 }
 
-// identify requests a producer id for the lane.
-func (l *lane) identify() error {
+// identify requests a producer id for the writer.
+func (l *partitionWriter) identify() error {
 	p := l.t.p
 	ctx, cancel := context.WithTimeout(p.ctx, p.o.RequestTimeout)
 	defer cancel()
@@ -406,8 +406,8 @@ func (l *lane) identify() error {
 	return nil
 }
 
-// producerID requests an id for this lane, or returns the one shared by the producer's lanes.
-func (l *lane) producerID(ctx context.Context) (producerState, error) {
+// producerID requests an id for this writer, or returns the one shared by the producer's writers.
+func (l *partitionWriter) producerID(ctx context.Context) (producerState, error) {
 	p := l.t.p
 	if p.o.TransactionalID == "" {
 		c := p.client.take()
@@ -423,7 +423,7 @@ func (l *lane) producerID(ctx context.Context) (producerState, error) {
 	return state, err
 }
 
-func (l *lane) request(recs []*Record) error {
+func (l *partitionWriter) request(recs []*Record) error {
 	p := l.t.p
 	ticket, err := p.o.Flow.enter(p.ctx, l.wireSize(len(l.own.buf)), rawSize(recs))
 	if err != nil {
@@ -441,7 +441,7 @@ func rawSize(recs []*Record) (n int) {
 	return n
 }
 
-func (l *lane) exchange() error {
+func (l *partitionWriter) exchange() error {
 	p := l.t.p
 	ctx, cancel := context.WithTimeout(p.ctx, p.o.RequestTimeout)
 	defer cancel()

@@ -12,8 +12,8 @@ import (
 	"cellgate/rules/state"
 )
 
-// travel tracks vehicles that come from and go to other gateways.
-type travel struct {
+// departures tracks vehicles that come from and go to other gateways.
+type departures struct {
 	remembers atomic.Bool // the rules in force have operators
 
 	mu      sync.Mutex
@@ -22,8 +22,8 @@ type travel struct {
 
 // export waits until the evaluator reaches the record of a vehicle's departure.
 type export struct {
-	behind uint64 // the journal's end before the record
-	done   chan []byte
+	last uint64 // the journal's end before the record
+	done chan []byte
 }
 
 // Errors of Export and Import.
@@ -34,15 +34,15 @@ var (
 )
 
 // Remembers reports whether the rules in force have operators, and so may have state of a vehicle.
-func (d *Dispatcher) Remembers() bool { return d.travel.remembers.Load() }
+func (d *Dispatcher) Remembers() bool { return d.departures.remembers.Load() }
 
 // Export forgets the operators' state of a vehicle that another gateway has, and returns it for Import, nil if there is
 // none. The vehicle's messages must be in the journal, and none may follow before Export returns. Export appends a
 // record of the departure after them, so that every replay forgets the state there, and the evaluator answers when it
 // reaches it. After an error the state is forgotten anyway, unless the record could not be appended.
 func (d *Dispatcher) Export(ctx context.Context, vin string) ([]byte, error) {
-	t := &d.travel
-	e := &export{behind: d.o.Journal.Last(), done: make(chan []byte, 1)}
+	t := &d.departures
+	e := &export{last: d.o.Journal.Last(), done: make(chan []byte, 1)}
 	t.mu.Lock()
 	if t.waiting[vin] != nil {
 		t.mu.Unlock()
@@ -100,11 +100,11 @@ func (d *Dispatcher) operatorState(rec *message.Record) {
 }
 
 func (d *Dispatcher) answerExport(rec *message.Record) {
-	t := &d.travel
+	t := &d.departures
 	t.mu.Lock()
 	e := t.waiting[rec.Client]
 	t.mu.Unlock()
-	if e == nil || rec.Seq <= e.behind {
+	if e == nil || rec.Seq <= e.last {
 		return
 	}
 	select {

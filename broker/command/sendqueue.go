@@ -30,18 +30,18 @@ func (e *entry) pending(now int64) bool {
 	return !e.outstanding && !e.doubt && (e.rec.State == Queued || e.rec.State == Sent) && e.rec.until() > now
 }
 
-// lane holds the open commands of one vehicle in sending order: urgent ones first, each kind in the order of
+// sendQueue holds the open commands of one vehicle in sending order: urgent ones first, each kind in the order of
 // acceptance.
-type lane struct {
+type sendQueue struct {
 	entries []*entry
 	// failures counts the deliveries that the engine gave up, incremented in its callback; seen counts those that the
 	// loop has handled. Nothing is sent while they differ: a command that was given up may have to go first.
 	failures atomic.Int64
 	seen     int64
-	skipped  bool // pump skipped the lane because of that
+	skipped  bool // pump skipped the queue because of that
 }
 
-func (l *lane) insert(e *entry) {
+func (l *sendQueue) insert(e *entry) {
 	at := len(l.entries)
 	for at > 0 && e.goesBefore(l.entries[at-1]) {
 		at--
@@ -58,7 +58,7 @@ func (e *entry) goesBefore(o *entry) bool {
 }
 
 // outstanding counts the commands that the delivery engine has.
-func (l *lane) outstanding() int {
+func (l *sendQueue) outstanding() int {
 	n := 0
 	for _, e := range l.entries {
 		if e.outstanding {
@@ -68,7 +68,7 @@ func (l *lane) outstanding() int {
 	return n
 }
 
-func (l *lane) remove(e *entry) {
+func (l *sendQueue) remove(e *entry) {
 	if i := slices.Index(l.entries, e); i >= 0 {
 		l.entries = slices.Delete(l.entries, i, i+1)
 	}
@@ -76,7 +76,7 @@ func (l *lane) remove(e *entry) {
 
 // room reports whether a new command would be sent at once: nothing waits before it, and the window has room for staged
 // commands and one more.
-func (l *lane) room(window, staged int, urgent bool) bool {
+func (l *sendQueue) room(window, staged int, urgent bool) bool {
 	for _, e := range l.entries {
 		waits := !e.outstanding && (e.rec.State == Queued || e.rec.State == Sent)
 		if waits && (e.rec.Urgent || !urgent) {
@@ -94,9 +94,9 @@ func (e *entry) Place() *int32 { return &e.place }
 
 // openSet indexes the open commands by sequence, vehicle and expiry.
 type openSet struct {
-	bySeq map[uint64]*entry
-	lanes map[string]*lane
-	heap  heap.Heap[*entry]
+	bySeq  map[uint64]*entry
+	queues map[string]*sendQueue
+	heap   heap.Heap[*entry]
 
 	mu       sync.Mutex
 	bySender map[string]int // number of open commands
@@ -112,7 +112,7 @@ func (r *record) sender() string {
 }
 
 func newOpenSet() *openSet {
-	return &openSet{bySeq: map[uint64]*entry{}, lanes: map[string]*lane{}, bySender: map[string]int{}}
+	return &openSet{bySeq: map[uint64]*entry{}, queues: map[string]*sendQueue{}, bySender: map[string]int{}}
 }
 
 func (o *openSet) add(r *record, handedHere bool) {
@@ -120,10 +120,10 @@ func (o *openSet) add(r *record, handedHere bool) {
 	o.bySeq[r.Seq] = e
 	o.count(r.sender(), 1)
 	o.heap.Put(e)
-	l := o.lanes[r.VIN]
+	l := o.queues[r.VIN]
 	if l == nil {
-		l = &lane{}
-		o.lanes[r.VIN] = l
+		l = &sendQueue{}
+		o.queues[r.VIN] = l
 	}
 	l.insert(e)
 }
@@ -132,10 +132,10 @@ func (o *openSet) remove(e *entry) {
 	delete(o.bySeq, e.rec.Seq)
 	o.count(e.rec.sender(), -1)
 	o.heap.Remove(e)
-	l := o.lanes[e.rec.VIN]
+	l := o.queues[e.rec.VIN]
 	l.remove(e)
 	if len(l.entries) == 0 {
-		delete(o.lanes, e.rec.VIN)
+		delete(o.queues, e.rec.VIN)
 	}
 }
 
@@ -156,7 +156,7 @@ func (o *openSet) ofSender(sender string) int {
 
 // ofVehicle returns the number of a vehicle's open commands.
 func (o *openSet) ofVehicle(vin string) int {
-	if l := o.lanes[vin]; l != nil {
+	if l := o.queues[vin]; l != nil {
 		return len(l.entries)
 	}
 	return 0

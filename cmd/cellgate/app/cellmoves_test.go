@@ -16,8 +16,8 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// travelRules have state: each fault fires once, the third message, and a battery that has been low for a while.
-const travelRules = `
+// moveRules have state: each fault fires once, the third message, and a battery that has been low for a while.
+const moveRules = `
 rules:
   - id: once
     from: ["v1/+/up/telemetry"]
@@ -36,8 +36,8 @@ rules:
     to: [{kafka: {topic: low}}]
 `
 
-// travellers are vehicles that move between gateways.
-type travellers struct {
+// movingVehicles are vehicles that move between gateways.
+type movingVehicles struct {
 	*rig
 	vins []string
 	on   map[string]int // by VIN: the gateway
@@ -45,9 +45,9 @@ type travellers struct {
 	n    int // rounds
 }
 
-func newTravellers(t *testing.T, gateways, vehicles int) *travellers {
+func newMovingVehicles(t *testing.T, gateways, vehicles int) *movingVehicles {
 	t.Helper()
-	r := &travellers{rig: newRigWith(t, gateways, travelRules), on: map[string]int{}, conn: map[string]*mqtt.T{}}
+	r := &movingVehicles{rig: newRigWith(t, gateways, moveRules), on: map[string]int{}, conn: map[string]*mqtt.T{}}
 	for i := range vehicles {
 		vin := fmt.Sprintf("LTRAVEL%010d", i)
 		r.vins = append(r.vins, vin)
@@ -57,13 +57,13 @@ func newTravellers(t *testing.T, gateways, vehicles int) *travellers {
 }
 
 // goTo connects a vehicle to a gateway.
-func (r *travellers) goTo(vin string, gw int) {
+func (r *movingVehicles) goTo(vin string, gw int) {
 	r.t.Helper()
 	r.conn[vin], r.on[vin] = r.connect(gw, vin, mqtt.V5), gw
 }
 
 // round has each vehicle send a message, 200 ms or more after the previous one.
-func (r *travellers) round() {
+func (r *movingVehicles) round() {
 	r.t.Helper()
 	time.Sleep(200 * time.Millisecond) // the rules use the messages' times
 	for i, vin := range r.vins {
@@ -75,7 +75,7 @@ func (r *travellers) round() {
 }
 
 // alarms returns what the rules have sent, once it is as much as expected and nothing is under way.
-func (r *travellers) alarms() []string {
+func (r *movingVehicles) alarms() []string {
 	r.t.Helper()
 	for _, a := range r.gw {
 		check.OK(r.t, a.dispatch.CaughtUp(r.t.Context()))
@@ -99,7 +99,7 @@ func (r *travellers) alarms() []string {
 }
 
 // same compares the alarms with those of one gateway in the same number of rounds.
-func (r *travellers) same() {
+func (r *movingVehicles) same() {
 	r.t.Helper()
 	for _, a := range r.gw {
 		for _, result := range []string{stateLate, stateLost, stateBusy} {
@@ -108,7 +108,7 @@ func (r *travellers) same() {
 			}
 		}
 	}
-	one := newTravellers(r.t, 1, len(r.vins))
+	one := newMovingVehicles(r.t, 1, len(r.vins))
 	for range r.n {
 		one.round()
 	}
@@ -143,11 +143,11 @@ func less(a, b []string) []string {
 	})
 }
 
-// TestOperatorStateTravels: rules continue with a vehicle's state from its previous gateway, whether that has stopped,
+// TestOperatorStateMoves: rules continue with a vehicle's state from its previous gateway, whether that has stopped,
 // lost the vehicle, or gets it back.
-func TestOperatorStateTravels(t *testing.T) {
+func TestOperatorStateMoves(t *testing.T) {
 	t.Parallel()
-	r := newTravellers(t, 3, 6)
+	r := newMovingVehicles(t, 3, 6)
 	for round := range 6 {
 		r.round()
 		for i, vin := range r.vins {
@@ -170,7 +170,7 @@ func TestOperatorStateTravels(t *testing.T) {
 // one gateway without restarts.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
-	r := newTravellers(t, 3, 9)
+	r := newMovingVehicles(t, 3, 9)
 	for gw := range r.gw {
 		r.round()
 		halt(t, r.gw[gw])
@@ -191,10 +191,10 @@ func TestRollingRestart(t *testing.T) {
 func TestSlowStateIsAwaited(t *testing.T) {
 	t.Parallel()
 	const vin = "LSLOW000000000001"
-	r := newTravellers(t, 2, 0)
+	r := newMovingVehicles(t, 2, 0)
 	asks := r.gw[1]
 	asks.claims.wait.Store(int64(time.Millisecond))
-	asks.travel.wait.Store(int64(time.Millisecond))
+	asks.moves.wait.Store(int64(time.Millisecond))
 	fault := mqtt.Publish{Topic: "v1/" + vin + "/up/telemetry", QoS: 1, ID: 1, Payload: `{"fault":1}`}
 	r.goTo(vin, 0)
 	r.conn[vin].Publish(fault)

@@ -14,9 +14,9 @@ import (
 	"cellgate/rules/sink"
 )
 
-// travel moves the operators' state of a vehicle from the gateway that had it to the one that has it. Session and
+// stateMoves moves the operators' state of a vehicle from the gateway that had it to the one that has it. Session and
 // commands are in Redis and need no move.
-type travel struct {
+type stateMoves struct {
 	m       *member
 	live    *liveness
 	asks    *asks
@@ -35,8 +35,8 @@ type travel struct {
 	answers, unresponsive map[string]time.Time
 }
 
-func newTravel(p *peers, rules *sink.Dispatcher) *travel {
-	t := &travel{
+func newStateMoves(p *peers, rules *sink.Dispatcher) *stateMoves {
+	t := &stateMoves{
 		m: p.member, live: p.liveness, asks: p.asks, claims: p.claims, rules: rules, metrics: p.cellStats, log: p.log,
 		places: make(chan struct{}, configs.CellOperatorMoves), answers: map[string]time.Time{}, unresponsive: map[string]time.Time{},
 	}
@@ -51,7 +51,7 @@ type givenState struct {
 }
 
 // give exports what the rules here remember of a vehicle that moved to another gateway, and forgets it.
-func (t *travel) give(ctx context.Context, q *question) givenState {
+func (t *stateMoves) give(ctx context.Context, q *question) givenState {
 	if !t.claims.left(ctx, cell.Successor{VIN: q.VIN, Epoch: q.Epoch, Since: q.Since}) {
 		t.metrics.stateGone(stateRefused, 0)
 		return givenState{Why: "the vehicle is here"}
@@ -92,7 +92,7 @@ func (h *hold) ended() bool {
 
 // arrive imports what the previous gateway's rules remember of a vehicle, and then ends the hold. The hold waits askLimit
 // for a gateway that listens, and briefly for one that does not. The rules merge state that comes later with their own.
-func (t *travel) arrive(ctx context.Context, vin string, got *cell.Claimed, h *hold) {
+func (t *stateMoves) arrive(ctx context.Context, vin string, got *cell.Claimed, h *hold) {
 	former := got.Former.Node
 	if former == "" || former == t.m.self.Node || !t.rules.Remembers() {
 		h.end()
@@ -128,7 +128,7 @@ func (t *travel) arrive(ctx context.Context, vin string, got *cell.Claimed, h *h
 
 // fetch finds what the previous gateway's rules remember of a vehicle, and imports it. It calls unheard if that gateway
 // was not listening to the question.
-func (t *travel) fetch(ctx context.Context, vin string, got *cell.Claimed, h *hold, unheard func()) {
+func (t *stateMoves) fetch(ctx context.Context, vin string, got *cell.Claimed, h *hold, unheard func()) {
 	state, how := t.find(ctx, vin, got, unheard)
 	if state != nil {
 		if err := t.rules.Import(vin, state); err != nil {
@@ -143,11 +143,11 @@ func (t *travel) fetch(ctx context.Context, vin string, got *cell.Claimed, h *ho
 }
 
 // find asks the previous gateway, and reads what that left in Redis if it has stopped.
-func (t *travel) find(ctx context.Context, vin string, claimed *cell.Claimed, unheard func()) (state []byte, how string) {
+func (t *stateMoves) find(ctx context.Context, vin string, claimed *cell.Claimed, unheard func()) (state []byte, how string) {
 	former := claimed.Former
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	boot := t.lives(ctx, former.Node)
+	boot := t.livingBoot(ctx, former.Node)
 	answers := make(chan *givenState, 1)
 	if boot != "" {
 		go func() {
@@ -183,7 +183,7 @@ func (t *travel) find(ctx context.Context, vin string, claimed *cell.Claimed, un
 // look looks into Redis, ever more rarely, until the previous gateway has left the vehicle's state there. boot is that
 // of the gateway if it lives; what an earlier boot left counts only if it does not answer. If it does not live, and has
 // left nothing, nil is sent.
-func (t *travel) look(ctx context.Context, vin string, former cell.Connection, boot string, left chan<- []byte) {
+func (t *stateMoves) look(ctx context.Context, vin string, former cell.Connection, boot string, left chan<- []byte) {
 	began := time.Now()
 	for wait := configs.CellOperatorsWait / 4; ; wait *= 2 {
 		state, by, err := t.m.store.LeftBy(ctx, vin, former)
@@ -201,9 +201,9 @@ func (t *travel) look(ctx context.Context, vin string, former cell.Connection, b
 	}
 }
 
-// lives returns the boot of a living gateway, "" if it does not live. A gateway missing at the last heartbeat may have
+// livingBoot returns the boot of a living gateway, "" if it does not live. A gateway missing at the last heartbeat may have
 // started since, so Redis is asked again.
-func (t *travel) lives(ctx context.Context, node string) string {
+func (t *stateMoves) livingBoot(ctx context.Context, node string) string {
 	if boot := t.bootOf(node); boot != "" {
 		return boot
 	}
@@ -215,7 +215,7 @@ func (t *travel) lives(ctx context.Context, node string) string {
 	return t.bootOf(node)
 }
 
-func (t *travel) bootOf(node string) string {
+func (t *stateMoves) bootOf(node string) string {
 	all, _ := t.live.gateways()
 	if at := slices.IndexFunc(all, func(g cell.Gateway) bool { return g.Node == node && g.Lives }); at >= 0 {
 		return all[at].Boot
@@ -223,7 +223,7 @@ func (t *travel) bootOf(node string) string {
 	return ""
 }
 
-func (t *travel) isUnresponsive(node string) bool {
+func (t *stateMoves) isUnresponsive(node string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return time.Now().Before(t.unresponsive[node])
@@ -231,7 +231,7 @@ func (t *travel) isUnresponsive(node string) bool {
 
 // isLate lets the vehicles of a gateway not wait for it for a while when it has not answered since a time: it may just
 // have been killed.
-func (t *travel) isLate(node string, since time.Time) {
+func (t *stateMoves) isLate(node string, since time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.answers[node].Before(since) {
@@ -239,7 +239,7 @@ func (t *travel) isLate(node string, since time.Time) {
 	}
 }
 
-func (t *travel) answered(node string) {
+func (t *stateMoves) answered(node string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.answers[node] = time.Now()
@@ -248,7 +248,7 @@ func (t *travel) answered(node string) {
 
 // leave writes what the rules remember to Redis, for the gateways that the vehicles move to when this one stops. The
 // vehicles heard most recently come first.
-func (t *travel) leave(ctx context.Context) error {
+func (t *stateMoves) leave(ctx context.Context) error {
 	if t.m.away.Load() || !t.rules.Remembers() {
 		return nil
 	}
@@ -286,16 +286,16 @@ func (t *travel) leave(ctx context.Context) error {
 
 // run periodically forgets what the rules remember of vehicles that other gateways have, in case those could not ask
 // for it.
-func (t *travel) run(ctx context.Context) {
+func (t *stateMoves) run(ctx context.Context) {
 	for pause(ctx, configs.CellWalk) {
 		if !t.m.away.Load() {
-			_ = t.m.note(t.sweep(ctx, configs.CellOperatorsSettled))
+			_ = t.m.note(t.sweep(ctx, configs.CellOperatorsForgetAfter))
 		}
 	}
 }
 
 // sweep forgets the vehicles that another gateway has had for longer than settled.
-func (t *travel) sweep(ctx context.Context, settled time.Duration) error {
+func (t *stateMoves) sweep(ctx context.Context, settled time.Duration) error {
 	if !t.rules.Remembers() {
 		return nil
 	}
@@ -320,14 +320,14 @@ func (t *travel) sweep(ctx context.Context, settled time.Duration) error {
 	return nil
 }
 
-// startTravel forgets the vehicles that moved while this gateway was stopped, before any operator is due, and starts
+// startStateMoves forgets the vehicles that moved while this gateway was stopped, before any operator is due, and starts
 // run. At the stop the state is left after the last connection has ended.
-func (o *outlets) startTravel(ctx context.Context) {
+func (o *outlets) startStateMoves(ctx context.Context) {
 	limit, cancel := context.WithTimeout(ctx, stopDispatch)
 	defer cancel()
-	if err := o.travel.sweep(limit, 0); err != nil {
+	if err := o.moves.sweep(limit, 0); err != nil {
 		o.log.Warn("it is not known yet which vehicles have moved to other gateways; rules with silent may fire for them", slog.Any("err", err))
 	}
-	o.background("vehicles of other gateways", o.travel.run)
-	o.life.onStop("what rules remember", stopDispatch, o.travel.leave)
+	o.background("vehicles of other gateways", o.moves.run)
+	o.life.onStop("what rules remember", stopDispatch, o.moves.leave)
 }
