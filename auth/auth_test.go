@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -66,6 +68,17 @@ func TestOpenRefusesAKeyThatOthersCanRead(t *testing.T) {
 	check.OK(t, os.Chmod(keyPath(f.dir, f.Keys()[0].KID), 0o640))
 	if _, err := Open(testConfig(f.dir, time.Now)); err == nil {
 		t.Fatal("opened")
+	}
+}
+
+// A named pipe among the keys is an error that names it; reading it would wait for a writer.
+func TestOpenRefusesAPipeAmongTheKeys(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	pipe := keyPath(f.dir, "pipe")
+	check.OK(t, syscall.Mkfifo(pipe, 0o600))
+	if _, err := Open(testConfig(f.dir, time.Now)); err == nil || !strings.Contains(err.Error(), pipe) || !strings.Contains(err.Error(), "named pipe") {
+		t.Fatal(err)
 	}
 }
 

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"cellgate/broker/shared/settled"
 )
 
 // The signature algorithms of the cell's own keys.
@@ -204,7 +206,7 @@ func loadKey(name string, own *issuer) (*signKey, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("mode %04o lets others read it: chmod 600", info.Mode().Perm())
 	}
-	b, err := os.ReadFile(name)
+	b, err := settled.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
