@@ -23,9 +23,7 @@ import (
 func (p *pair) admin(do func(*kadm.Client) error) {
 	p.t.Helper()
 	cl := fakekafka.Client(p.t, p.cell)
-	if err := do(kadm.NewClient(cl)); err != nil {
-		p.t.Fatal(err)
-	}
+	check.OK(p.t, do(kadm.NewClient(cl)))
 }
 
 // stopFetching makes the cell refuse all fetches, and returns once no fetch of the topic's partitions is pending.
@@ -82,9 +80,7 @@ func (s *Syncer) skipAll(t *testing.T, lane string) (n int64) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		done, err := s.Skip(ctx, &g)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		lost, _ := done.Records()
 		n += lost
 	}

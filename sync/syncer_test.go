@@ -57,9 +57,7 @@ func (p *pair) start(change ...func(*Options)) *Syncer {
 		f(&o)
 	}
 	s, err := New(o)
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	check.OK(p.t, err)
 	s.Start()
 	p.t.Cleanup(func() { p.cut(s) })
 	return s
@@ -71,9 +69,7 @@ func (p *pair) dividing(mine func(topic string, id int) bool) *Syncer {
 	o := p.options()
 	o.Mine = mine
 	s, err := New(o)
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	check.OK(p.t, err)
 	s.Start()
 	p.t.Cleanup(func() { p.cut(s) })
 	return s
@@ -119,9 +115,7 @@ func (p *pair) put(topic string, first, n int) {
 			Headers:   []kgo.RecordHeader{{Key: "central-topic", Value: []byte("fleet." + topic)}, {Key: "rule", Value: []byte("r")}},
 		})
 	}
-	if err := cl.ProduceSync(context.Background(), recs...).FirstErr(); err != nil {
-		p.t.Fatal(err)
-	}
+	check.OK(p.t, cl.ProduceSync(context.Background(), recs...).FirstErr())
 }
 
 // The time to the centre counts from when a gateway received the message, per lane.
@@ -322,9 +316,7 @@ func TestWhatTheCentreRefusesGoesToTheErrorTopic(t *testing.T) {
 	}
 	h := p.central.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.CreateTopics}, Topic: "not/a/topic", Err: kerr.InvalidTopicException, Count: -1})
 	defer h.Remove()
-	if err := cl.ProduceSync(context.Background(), bad...).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, cl.ProduceSync(context.Background(), bad...).FirstErr())
 	for _, r := range got(t, p.cell, ErrorTopic, 2) {
 		if last := r.Headers[len(r.Headers)-1]; last.Key != "error" || len(last.Value) == 0 {
 			t.Fatalf("headers %v", r.Headers)

@@ -29,9 +29,7 @@ func storeOf(t *testing.T, server *miniredis.Miniredis, name string) *Store {
 	c := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true, ReadTimeout: time.Minute})
 	t.Cleanup(func() { _ = c.Close() })
 	s, err := NewStore(c, name, Confirmation{Wait: time.Second}, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return s
 }
 
@@ -63,14 +61,10 @@ func TestSlots(t *testing.T) {
 func TestDocumented(t *testing.T) {
 	t.Parallel()
 	names, err := scriptNames()
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	for _, name := range names {
 		text, err := sources.ReadFile("lua/" + name + ".lua")
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		head, _, _ := strings.Cut(string(text), "\n\n")
 		if !strings.HasPrefix(head, "-- "+name+": ") || !strings.Contains(head, "KEYS: mark") || !strings.Contains(head, "Answer: ") {
 			t.Errorf("%s.lua does not tell what it is, its keys and its answers", name)
@@ -122,9 +116,7 @@ func TestStates(t *testing.T) {
 	t.Parallel()
 	l := life{t, begun(t)}
 	claimed, err := l.s.Claim(t.Context(), "V", Connection{Node: "gw-1", Boot: "b", Number: 7}, 0, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	if a := l.accept("c1", time.Minute); a.Verdict != OK || a.Record.Number != 1 || a.Record.Fields["name"] != "unlock" {
 		t.Errorf("%+v", a)
 	}
@@ -174,9 +166,7 @@ func TestRecordSurvivesOffers(t *testing.T) {
 	t.Parallel()
 	s := begun(t)
 	a, err := s.Accept(t.Context(), Offered{VIN: "V", ID: "c", Digest: "0", TTL: time.Minute, MaxOpen: 9, Fields: map[string]string{"name": "n", "payload": "\x00\xff"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	other := begun(t)
 	b, err := other.Offer(t.Context(), a.Record)
 	if err != nil || fmt.Sprint(a.Record) != fmt.Sprint(b.Record) {
@@ -200,9 +190,7 @@ func TestPresence(t *testing.T) {
 	tell := func(c Connection, event string) string {
 		at++
 		n, verdict, err := s.Presence(ctx, "V", c, event, "why", time.UnixMilli(at))
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if event == "disconnected" && verdict == OK && (n.At.UnixMilli() != 14 && c.Node == "gw-1" || n.Reason != "why") {
 			t.Errorf("the end is told as %+v", n)
 		}
@@ -295,9 +283,7 @@ func TestAlive(t *testing.T) {
 			}
 		}
 	}
-	if err := s.Leave(t.Context(), gw("gw-2", "b2", "d2", "several", 0)); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, s.Leave(t.Context(), gw("gw-2", "b2", "d2", "several", 0)))
 	if all, err := s.Alive(t.Context(), gw("gw-1", "b4", "d1", "several", time.Second), time.Millisecond); err != nil || len(all) != 1 {
 		t.Errorf("after the second left: %v %v", all, err)
 	}
@@ -342,9 +328,7 @@ func TestAway(t *testing.T) {
 func TestForgottenScripts(t *testing.T) {
 	t.Parallel()
 	s := begun(t)
-	if err := s.client.ScriptFlush(t.Context()).Err(); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, s.client.ScriptFlush(t.Context()).Err())
 	if a, err := s.Look(t.Context(), "V", "c"); err != nil || a.Verdict != Missing {
 		t.Errorf("%+v %v", a, err)
 	}
@@ -382,9 +366,7 @@ func TestRejoin(t *testing.T) {
 	rejoin := func(node string, begins bool, records ...Record) Verdict {
 		t.Helper()
 		j, err := rejoinOne(ctx, s, node, memory[node], offers(records...), begins)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if j.Verdict == OK {
 			memory[node] = j.Memory()
 		}

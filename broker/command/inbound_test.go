@@ -313,9 +313,7 @@ func TestKafkaGoesOnAtItsPosition(t *testing.T) {
 				check.OK(t, err)
 			}
 			stop(t, s)
-			if err := db.Close(); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, db.Close())
 		}
 	})
 }

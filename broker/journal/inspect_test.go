@@ -65,9 +65,7 @@ func TestInspectVerifyDump(t *testing.T) {
 		t.Fatalf("%v %+v", err, r.Corruptions)
 	}
 	seen := 0
-	if err := Dump(o.Dir, 0, func(*message.Record) error { seen++; return nil }); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, Dump(o.Dir, 0, func(*message.Record) error { seen++; return nil }))
 	if lost := int(r.Corruptions[0].Last - r.Corruptions[0].First + 1); seen+lost != n {
 		t.Fatalf("dumped %d, lost %d of %d", seen, lost, n)
 	}

@@ -59,9 +59,7 @@ func TestOldLogs(t *testing.T) {
 			l.Close()
 		}
 		var got [][]byte
-		if err := wal.Salvage(m, "/log", id, func(data []byte) error { got = append(got, bytes.Clone(data)); return nil }); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, wal.Salvage(m, "/log", id, func(data []byte) error { got = append(got, bytes.Clone(data)); return nil }))
 		same(t, got, want)
 	}
 }

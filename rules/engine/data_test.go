@@ -7,6 +7,7 @@ import (
 
 	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"
+	"cellgate/test/check"
 )
 
 // dataFiles returns rules with zones and tables, inline and from files.
@@ -73,9 +74,7 @@ func TestDataFilesArePartOfTheSet(t *testing.T) {
 	src := lang.NewSource(dataFiles())
 	set, _ := lang.Compile(src, rulestest.Options(""))
 	back, err := lang.UnmarshalSource(src.Marshal())
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	again, found := lang.Compile(back, stored(""))
 	if again == nil || again.Hash() != set.Hash() || !maps.Equal(again.OperKeys, set.OperKeys) {
 		t.Fatal(found)

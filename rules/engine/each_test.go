@@ -8,6 +8,7 @@ import (
 	"cellgate/rules/op"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
+	"cellgate/test/check"
 )
 
 // TestEachElementIsAMessage checks that an element that cannot be evaluated does not stop the others, that a value that
@@ -36,9 +37,7 @@ func TestEachElementIsAMessage(t *testing.T) {
 				continue
 			}
 			var live, later op.Rendered
-			if err := w.Render(d, &rec, &live); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, w.Render(d, &rec, &live))
 			if err := NewRenderer(set).Render(d, &rec, &later); err != nil || string(later.Value) != string(live.Value) {
 				t.Fatalf("%s, later %s, %v", live.Value, later.Value, err)
 			}

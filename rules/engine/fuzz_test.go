@@ -140,9 +140,7 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		back, err := lang.UnmarshalSource(src.Marshal())
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		again, found := lang.Compile(back, stored("c"))
 		if again == nil || again.Hash() != set.Hash() {
 			t.Fatalf("what was stored does not compile: %v", found)

@@ -13,6 +13,7 @@ import (
 	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
+	"cellgate/test/check"
 )
 
 // sighting is a message as the model of an operator sees it: all messages of a vehicle, in order.
@@ -286,9 +287,7 @@ func play(t *testing.T, set *lang.Set, script []byte) (seen map[string][]sightin
 				t.Fatal(d.Err)
 			}
 			d, _, err := DecodeDecision(d.Append(nil))
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			of := d.Record(rec)
 			sent[of.VIN()] = append(sent[of.VIN()], fmt.Sprintf("%d %s", of.ReceivedAt-rulestest.Epoch, d.Values))
 		}
@@ -306,9 +305,7 @@ func play(t *testing.T, set *lang.Set, script []byte) (seen map[string][]sightin
 			st = state.NewState(state.StateOptions{})
 			st.SetListening(listening)
 			for vin, data := range stored {
-				if err := st.Load(vin, data); err != nil {
-					t.Fatal(err)
-				}
+				check.OK(t, st.Load(vin, data))
 			}
 			w = NewEngine(set, st).NewWorker()
 			if script[2]%2 == 0 {

@@ -9,6 +9,7 @@ import (
 	"cellgate/rules/op"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
+	"cellgate/test/check"
 )
 
 // TestNumbers checks number types and arithmetic as documented in rules/README.md.
@@ -208,13 +209,9 @@ func TestPreviousIsRenderedAsItWas(t *testing.T) {
 		rec := rulestest.Telemetry(2, rulestest.Epoch+1000, `{"a":0}`)
 		for _, d := range w.Eval(&rec, nil) {
 			back, _, err := DecodeDecision(d.Append(nil))
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			var r op.Rendered
-			if err := NewRenderer(set).Render(back, &rec, &r); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, NewRenderer(set).Render(back, &rec, &r))
 			got, want := string(r.Value), `{"p":`+before+`}`
 			if d.Target == 1 {
 				got, want = string(r.Redis.Fields[0].Value), strings.Trim(before, `"`)

@@ -12,6 +12,7 @@ import (
 
 	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"
+	"cellgate/test/check"
 )
 
 const withData = "zones: {z: {file: sub/z.geojson}}\ntables: {t: {file: t.csv, key: k}}\n" +
@@ -21,18 +22,12 @@ const withData = "zones: {z: {file: sub/z.geojson}}\ntables: {t: {file: t.csv, k
 func TestLoadTakesWhatRulesName(t *testing.T) {
 	t.Parallel()
 	dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": withData, "t.csv": "k,v\na,1\n", "other.csv": "x"})
-	if err := os.Mkdir(filepath.Join(dir, "sub"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.Mkdir(filepath.Join(dir, "sub"), 0o700))
 	zone := filepath.Join(dir, "sub", "z.geojson")
-	if err := os.WriteFile(zone, []byte(`{"type":"Polygon","coordinates":[[[0,0],[1,0],[1,1],[0,0]]]}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(zone, []byte(`{"type":"Polygon","coordinates":[[[0,0],[1,0],[1,1],[0,0]]]}`), 0o600))
 	for _, root := range []string{dir, filepath.Join(dir, "a.rules.yaml")} {
 		src, err := lang.Load(root)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if got := src.Files(); !slices.Equal(got, []string{"a.rules.yaml", "sub/z.geojson", "t.csv"}) {
 			t.Errorf("%s: files %v", root, got)
 		}
@@ -40,9 +35,7 @@ func TestLoadTakesWhatRulesName(t *testing.T) {
 			t.Errorf("%s: %v", root, found)
 		}
 	}
-	if err := os.WriteFile(zone, make([]byte, lang.MaxDataBytes+1), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, os.WriteFile(zone, make([]byte, lang.MaxDataBytes+1), 0o600))
 	if _, err := lang.Load(dir); !errors.Is(err, lang.ErrDataTooLarge) || !strings.Contains(err.Error(), "4 MiB") || !strings.Contains(err.Error(), "sub/z.geojson") {
 		t.Errorf("a large file: %v", err)
 	}
@@ -55,9 +48,7 @@ func TestPipesAreNotRead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": strings.ReplaceAll(withData, "sub/z", "z"), "z.geojson": "{}"})
-			if err := syscall.Mkfifo(filepath.Join(dir, pipe), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, syscall.Mkfifo(filepath.Join(dir, pipe), 0o600))
 			if _, err := lang.LookFolder(dir); err == nil || !strings.Contains(err.Error(), pipe+" is not a regular file") {
 				t.Errorf("error %v", err)
 			}

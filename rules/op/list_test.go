@@ -20,15 +20,11 @@ import (
 func described(t *testing.T, kind, field string) []string {
 	t.Helper()
 	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	var names []string
 	for _, name := range files {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		ast.Inspect(file, func(n ast.Node) bool {
 			lit, ok := n.(*ast.CompositeLit)
 			if id, is := literal(lit, ok); !is || id != kind {
@@ -141,9 +137,7 @@ func prefixed(prefix string, names []string) string {
 func TestReadmeSaysTheSame(t *testing.T) { //nolint:paralleltest // another test writes the same file
 	const file = "../README.md"
 	was, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	readme := string(was)
 	for head, write := range map[string]func(*strings.Builder){
 		"| operator | lets pass | gives |\n|---|---|---|\n":       operatorRows,

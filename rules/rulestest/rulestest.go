@@ -9,6 +9,7 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"
+	"cellgate/test/check"
 )
 
 // VIN is the vehicle that Telemetry records come from.
@@ -39,9 +40,7 @@ func Compile(t testing.TB, text string) *lang.Set {
 func Samples(t testing.TB) *lang.Set {
 	t.Helper()
 	src, err := lang.Load("../../configs/rules")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	set, diags := lang.Compile(src, Options("cell-1"))
 	if diags.HasErrors() {
 		t.Fatalf("compile:\n%v", diags)
@@ -62,9 +61,7 @@ func WriteFiles(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
 	return dir
 }

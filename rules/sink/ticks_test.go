@@ -205,9 +205,7 @@ func (r *timeRig) replay(t *testing.T) (out []string) {
 	t.Helper()
 	dir := rulestest.WriteFiles(t, map[string]string{"t.rules.yaml": timeRules})
 	trial, err := workbench.NewTrial(dir, rulestest.Options("cell-1"), state.StateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	set := rulestest.Compile(t, timeRules)
 	st := state.NewState(state.StateOptions{})
 	w := engine.NewEngine(set, st).NewWorker()
@@ -223,9 +221,7 @@ func (r *timeRig) replay(t *testing.T) (out []string) {
 			check.OK(t, err)
 		}
 		for _, d := range w.Eval(rec, nil) {
-			if err := w.Render(d, rec, &made); err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, w.Render(d, rec, &made))
 			where, what := made.Topic, made.Value
 			if made.Sink == op.SinkRedis {
 				where, what = made.Redis.Key, made.Redis.Value
@@ -249,19 +245,13 @@ func (r *timeRig) replay(t *testing.T) (out []string) {
 // records calls f for all records of the journal.
 func (r *timeRig) records(t *testing.T, f func(rec *message.Record)) {
 	t.Helper()
-	if err := r.Journal.WaitDurable(context.Background(), r.Journal.Last()); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, r.Journal.WaitDurable(context.Background(), r.Journal.Last()))
 	reader, err := r.Journal.NewReader(1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	defer func() { _ = reader.Close() }()
 	for {
 		b, ok, err := reader.TryNext(0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		if !ok {
 			return
 		}

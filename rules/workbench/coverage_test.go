@@ -41,9 +41,7 @@ func TestCoverage(t *testing.T) {
 			"a.rules.yaml": coveredRules, "a_test.yaml": "tests: [{name: x, rules: [a], steps: [" + c.steps + "]}]\n",
 		})
 		ws, err := openPaths([]string{dir})
-		if err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, err)
 		rep, err := ws.test(t.Context(), options(""))
 		if err != nil || !rep.OK {
 			t.Fatalf("%s: %v %+v", c.steps, err, rep)
@@ -97,8 +95,6 @@ func TestShippedSchema(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join("../../configs/rules", schemaFile)
 	var want bytes.Buffer
-	if err := JSONSchema(&want, options("").Targets); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, JSONSchema(&want, options("").Targets))
 	check.Golden(t, file, want.String())
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -57,9 +58,7 @@ func startSenders(ctx context.Context, c *Cell, n int, rate float64, most int) *
 	c.t.Helper()
 	all := &senders{cell: c}
 	producer, err := kgo.NewClient(kgo.SeedBrokers(c.Kafka.Direct()...), kgo.RequiredAcks(kgo.AllISRAcks()))
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	check.OK(c.t, err)
 	for i := range n {
 		s := &sender{
 			cell: c, name: fmt.Sprintf("sender-%d", i), rng: rand.New(rand.NewPCG(c.seed, uint64(1000+i))), kgo: producer, //nolint:gosec // a simulation

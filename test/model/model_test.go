@@ -4,6 +4,8 @@ import (
 	"os"
 	"strconv"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // broken removes each rule and names a case that shows why it is needed.
@@ -47,9 +49,7 @@ func TestRulesAreNeeded(t *testing.T) {
 			b.out(&r)
 			b.c.States = 2e6
 			res, err := Search(b.c, r, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			check.OK(t, err)
 			if res.Broken == "" {
 				t.Fatalf("nothing breaks without the rule: %v", res)
 			}

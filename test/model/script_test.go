@@ -9,6 +9,8 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"cellgate/test/check"
 )
 
 // TestScriptsDecideAsTheModel runs transitions of every kind against the scripts in an embedded Redis. All of them run
@@ -16,25 +18,19 @@ import (
 func TestScriptsDecideAsTheModel(t *testing.T) {
 	t.Parallel()
 	all, err := Transitions(Replayed())
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	server := miniredis.RunT(t)
 	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true, ReadTimeout: time.Minute})
 	t.Cleanup(func() { _ = client.Close() })
 	b, err := NewBridge(t.Context(), client)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() { _ = b.Close() })
 	met := map[string]int{}
 	for _, one := range all {
 		if met[one.Decided()]++; met[one.Decided()] > 20 {
 			continue
 		}
-		if err := b.Replay(t.Context(), one); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, b.Replay(t.Context(), one))
 	}
 	for _, name := range slices.Sorted(maps.Keys(met)) {
 		t.Logf("%5d %s", met[name], name)

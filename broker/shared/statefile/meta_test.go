@@ -51,9 +51,7 @@ func TestMetaPages(t *testing.T) {
 // lastCommit returns the number of the last writing transaction.
 func lastCommit(t *testing.T, db *DB) (id int) {
 	t.Helper()
-	if err := db.View(func(tx *Tx) error { id = tx.ID(); return nil }); err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, db.View(func(tx *Tx) error { id = tx.ID(); return nil }))
 	return id
 }
 

@@ -22,6 +22,7 @@ import (
 	"cellgate/rules/rulestest"
 	"cellgate/rules/sink"
 	"cellgate/rules/state"
+	"cellgate/test/check"
 	"cellgate/test/options"
 	"cellgate/test/parts"
 )
@@ -141,9 +142,7 @@ func (r *Rig) Setup(f func(*sink.Dispatcher) error) { r.setup.BeforeStart = f }
 
 func (r *Rig) must(err error) {
 	r.t.Helper()
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	check.OK(r.t, err)
 }
 
 // Source returns a rule source of one file.

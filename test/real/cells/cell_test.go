@@ -22,20 +22,14 @@ import (
 // TestCellScripts runs every transition of the model of several gateways against the scripts in a real Redis.
 func TestCellScripts(t *testing.T) {
 	all, err := model.Transitions(model.Replayed())
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	addr, _ := harness.Redis(t)
 	client := cellClient(t, addr)
 	b, err := model.NewBridge(t.Context(), client)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	t.Cleanup(func() { _ = b.Close() })
 	for _, one := range all {
-		if err := b.Replay(t.Context(), one); err != nil {
-			t.Fatal(err)
-		}
+		check.OK(t, b.Replay(t.Context(), one))
 	}
 	fmt.Printf("%d transitions\n", len(all))
 }
@@ -50,9 +44,7 @@ func cellClient(t *testing.T, addr string) *goredis.Client {
 func store(t *testing.T, c goredis.UniversalClient, replicas int) *cell.Store {
 	t.Helper()
 	s, err := cell.NewStore(c, "cell-1", cell.Confirmation{Replicas: replicas, Wait: time.Second}, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	return s
 }
 
@@ -167,9 +159,7 @@ func TestCellFlushed(t *testing.T) {
 	s := store(t, c, 0)
 	begin(t, s, 0)
 	accepted, err := s.Accept(t.Context(), offered("V1", "c1"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	check.OK(t, err)
 	redisSay(t, c, "FLUSHALL")
 	if a, err := s.Cancel(t.Context(), "V1", "c1"); err != nil || a.Verdict != cell.Closed {
 		t.Errorf("after a flush: %+v %v", a, err)
