@@ -133,9 +133,8 @@ func TestAuditSaysWhoWhatWhyAndWhere(t *testing.T) {
 	f := open(t, func(c *Config) { c.Audit = testAudit(&b) })
 	token, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle, Caller: Caller{By: "op", Address: "192.0.2.7:1"}})
 	f.AuditRefresh(id, Peer{Address: "192.0.2.8:1"})
-	if _, err := f.Revoke(Revocation{TokenID: id.TokenID, Reason: "lost"}, Caller{By: "op", Address: "192.0.2.9:1"}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Revoke(Revocation{TokenID: id.TokenID, Reason: "lost"}, Caller{By: "op", Address: "192.0.2.9:1"})
+	check.OK(t, err)
 	f.refusedFor(t, token, ErrRevoked)
 	want := []AuditEvent{
 		{Event: AuditIssue, Subject: testVIN, Caller: Caller{By: "op", Address: "192.0.2.7:1"}, TokenID: id.TokenID},
@@ -234,8 +233,7 @@ func TestOneVehicleCannotRotateEvidenceOut(t *testing.T) {
 	f.AuditRefresh(id, Peer{})
 	check.OK(t, l.Close())
 	read := func(name string) []AuditEvent {
-		b, err := os.ReadFile(filepath.Join(dir, name))
-		check.OK(t, err)
+		b := check.Read(t, filepath.Join(dir, name))
 		return auditLines(t, b)
 	}
 	all := read("audit.log")

@@ -43,9 +43,8 @@ func TestFilesArePrivate(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "auth")
 	f := open(t, func(c *Config) { c.Dir = dir })
-	if _, err := f.Revoke(Revocation{TokenID: "x"}, Caller{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Revoke(Revocation{TokenID: "x"}, Caller{})
+	check.OK(t, err)
 	info, err := os.Stat(dir)
 	if err != nil || info.Mode().Perm() != 0o700 {
 		t.Fatalf("directory mode %v, %v", info.Mode(), err)

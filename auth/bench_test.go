@@ -45,9 +45,8 @@ func TestCacheIsBounded(t *testing.T) {
 		tokens = append(tokens, []byte(f.vehicle(t, fmt.Sprintf("V%04d", i))))
 	}
 	for _, token := range slices.Concat(tokens, tokens) {
-		if _, err := f.Verify(token, Peer{}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := f.Verify(token, Peer{})
+		check.OK(t, err)
 		if n := f.cache.len(); n > 32 {
 			t.Fatalf("%d entries", n)
 		}
@@ -61,18 +60,16 @@ func BenchmarkVerify(b *testing.B) {
 		b.Run(alg+"/cached", func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := f.Verify(token, Peer{}); err != nil {
-					b.Fatal(err)
-				}
+				_, err := f.Verify(token, Peer{})
+				check.OK(b, err)
 			}
 		})
 		b.Run(alg+"/uncached", func(b *testing.B) {
 			ring := f.ring.Load()
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := f.parse(string(token), ring); err != nil {
-					b.Fatal(err)
-				}
+				_, err := f.parse(string(token), ring)
+				check.OK(b, err)
 			}
 		})
 		b.Run(alg+"/unknown-kid", func(b *testing.B) {

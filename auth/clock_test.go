@@ -26,14 +26,12 @@ func TestWrongClockDeletesNothing(t *testing.T) {
 		d.trusted.Store(int64(year))
 		f := open(t, func(c *Config) { c.Trusted, c.Poll = d.get, time.Hour })
 		token, id := f.issue(t, IssueRequest{Role: RoleVehicle, Subject: testVIN})
-		if _, err := f.Revoke(Revocation{TokenID: id.TokenID}, Caller{}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := f.Revoke(Revocation{TokenID: id.TokenID}, Caller{})
+		check.OK(t, err)
 		old := f.Keys()[0].KID
 		f.clock.Add(2 * time.Second)
-		if _, err := f.Rotate(RotateRequest{Keep: time.Hour}); err != nil {
-			t.Fatal(err)
-		}
+		_, err = f.Rotate(RotateRequest{Keep: time.Hour})
+		check.OK(t, err)
 		d.trusted.Store(0) // the step is noticed
 		f.clock.Add(by)
 		f.prune()

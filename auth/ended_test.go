@@ -98,15 +98,13 @@ func TestSessionsEndWithTheirKey(t *testing.T) {
 	t.Parallel()
 	end := map[string]func(t *testing.T, f *fixture, kid string){
 		"its time": func(t *testing.T, f *fixture, _ string) {
-			if _, err := f.Rotate(RotateRequest{Keep: time.Second}); err != nil {
-				t.Fatal(err)
-			}
+			_, err := f.Rotate(RotateRequest{Keep: time.Second})
+			check.OK(t, err)
 			f.clock.Add(5 * time.Minute)
 		},
 		"its file": func(t *testing.T, f *fixture, kid string) {
-			if _, err := f.Rotate(RotateRequest{}); err != nil {
-				t.Fatal(err)
-			}
+			_, err := f.Rotate(RotateRequest{})
+			check.OK(t, err)
 			check.OK(t, os.Remove(keyPath(f.dir, kid)))
 		},
 	}
@@ -139,9 +137,8 @@ func TestAKeyFileIsNotGoneAtOnce(t *testing.T) {
 	f := open(t, func(c *Config) { c.Poll = time.Hour })
 	token, _ := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle, TTL: 20 * 24 * time.Hour})
 	id := f.accepted(t, token)
-	if _, err := f.Rotate(RotateRequest{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Rotate(RotateRequest{})
+	check.OK(t, err)
 	file := keyPath(f.dir, id.KeyID)
 	for range 3 {
 		for _, step := range []func() error{
@@ -169,7 +166,6 @@ func (f *fixture) accepted(t *testing.T, token string) Identity {
 
 func (f *fixture) revoke(t *testing.T, r Revocation) {
 	t.Helper()
-	if _, err := f.Revoke(r, Caller{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Revoke(r, Caller{})
+	check.OK(t, err)
 }

@@ -20,12 +20,10 @@ func TestRootGivesFilesToTheOwner(t *testing.T) {
 	dir := t.TempDir()
 	check.OK(t, os.Chown(dir, user, user))
 	f := open(t, func(c *Config) { c.Dir = dir })
-	if _, err := f.Rotate(RotateRequest{}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.Revoke(Revocation{TokenID: "x"}, Caller{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Rotate(RotateRequest{})
+	check.OK(t, err)
+	_, err = f.Revoke(Revocation{TokenID: "x"}, Caller{})
+	check.OK(t, err)
 	files, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil || len(files) != 4 {
 		t.Fatalf("%v %v", files, err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/forge"
 )
 
@@ -81,9 +82,8 @@ func TestTokenOfARetiredKey(t *testing.T) {
 	t.Parallel()
 	f := open(t)
 	g := newForge(f) // signs with the first key
-	if _, err := f.Rotate(RotateRequest{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Rotate(RotateRequest{})
+	check.OK(t, err)
 	f.clock.Add(24 * time.Hour)
 	now := f.clock.Now().Unix()
 	g.Claims = g.Claims.With("iat", now).With("exp", now+60)

@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,8 +12,7 @@ import (
 // TestReadmeTable compares the documentation's table of scopes with EndpointScopes.
 func TestReadmeTable(t *testing.T) {
 	t.Parallel()
-	b, err := os.ReadFile("README.md")
-	check.OK(t, err)
+	b := check.Read(t, "README.md")
 	var documented []Endpoint
 	row := regexp.MustCompile("(?m)^\\| ([A-Z]+) \\| `([^`]+)` \\| ([a-z: ]+) \\|$")
 	for _, m := range row.FindAllStringSubmatch(string(b), -1) {

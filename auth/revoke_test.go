@@ -48,16 +48,15 @@ func TestRevoke(t *testing.T) {
 			if tt.revoke.TokenID != "" {
 				tt.revoke.TokenID = id.TokenID
 			}
-			if _, err := f.Revoke(tt.revoke, Caller{}); err != nil {
-				t.Fatal(err)
-			}
+			_, err := f.Revoke(tt.revoke, Caller{})
+			check.OK(t, err)
 			f.refusedFor(t, first, tt.first)
 			f.refusedFor(t, other, tt.other)
 			f.clock.Add(time.Hour)
 			g := newForge(f)
 			g.Claims = g.Claims.With("iat", f.clock.Now().Unix()).With("exp", f.clock.Now().Unix()+3600)
 			f.refusedFor(t, g.Token(), tt.later)
-			_, _, err := f.Issue(IssueRequest{Subject: testVIN, Role: RoleVehicle})
+			_, _, err = f.Issue(IssueRequest{Subject: testVIN, Role: RoleVehicle})
 			if !errors.Is(err, tt.later) || tt.later == nil && err != nil {
 				t.Errorf("issue: %v, want %v", err, tt.later)
 			}
@@ -71,9 +70,8 @@ func TestIssueRightAfterRevocation(t *testing.T) {
 	for _, leeway := range []time.Duration{0, time.Minute} {
 		f := open(t, func(c *Config) { c.Leeway = leeway })
 		old := f.vehicle(t, testVIN)
-		if _, err := f.Revoke(Revocation{Subject: testVIN}, Caller{}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := f.Revoke(Revocation{Subject: testVIN}, Caller{})
+		check.OK(t, err)
 		fresh := f.vehicle(t, testVIN)
 		f.refusedFor(t, old, ErrRevoked)
 		f.refusedFor(t, fresh, nil)
@@ -103,9 +101,8 @@ func TestRevokeRefuses(t *testing.T) {
 		}
 	}
 	for _, id := range []string{"a", "b"} {
-		if _, err := f.Revoke(Revocation{TokenID: id}, Caller{}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := f.Revoke(Revocation{TokenID: id}, Caller{})
+		check.OK(t, err)
 	}
 	if _, err := f.Revoke(Revocation{TokenID: "c"}, Caller{}); !errors.Is(err, errTooManyRevocations) {
 		t.Fatalf("got %v", err)
@@ -118,12 +115,10 @@ func TestRevocationSurvivesKill(t *testing.T) {
 	t.Parallel()
 	f := open(t)
 	token := f.vehicle(t, testVIN)
-	if _, err := f.Revoke(Revocation{Subject: testVIN, Reason: "stolen"}, Caller{}); err != nil {
-		t.Fatal(err)
-	}
-	log := filepath.Join(f.dir, revLogName)
-	whole, err := os.ReadFile(log)
+	_, err := f.Revoke(Revocation{Subject: testVIN, Reason: "stolen"}, Caller{})
 	check.OK(t, err)
+	log := filepath.Join(f.dir, revLogName)
+	whole := check.Read(t, log)
 	for cut := range len(whole) {
 		dir := t.TempDir()
 		copyKeys(t, f.dir, dir)
@@ -135,9 +130,8 @@ func TestRevocationSurvivesKill(t *testing.T) {
 		again2 := &fixture{Authority: again, clock: f.clock}
 		again2.refusedFor(t, token, ErrRevoked)
 		if cut%16 == 0 { // it can be appended to after the torn line
-			if _, err := again.Revoke(Revocation{TokenID: "next"}, Caller{}); err != nil {
-				t.Fatal(err)
-			}
+			_, err := again.Revoke(Revocation{TokenID: "next"}, Caller{})
+			check.OK(t, err)
 			if n := len(again.revoked.all()); n != 2 {
 				t.Fatalf("cut at %d: %d entries", cut, n)
 			}
@@ -151,8 +145,7 @@ func copyKeys(t *testing.T, from, to string) {
 	names, err := filepath.Glob(filepath.Join(from, "key-*.json"))
 	check.OK(t, err)
 	for _, name := range names {
-		b, err := os.ReadFile(name)
-		check.OK(t, err)
+		b := check.Read(t, name)
 		check.OK(t, os.WriteFile(filepath.Join(to, filepath.Base(name)), b, 0o600))
 	}
 }
@@ -201,9 +194,8 @@ func TestRevokeReturnsInForce(t *testing.T) {
 	}
 	for i := range 300 {
 		id := string(rune('A'+i%26)) + string(rune('a'+i/26))
-		if _, err := f.Revoke(Revocation{TokenID: id}, Caller{}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := f.Revoke(Revocation{TokenID: id}, Caller{})
+		check.OK(t, err)
 		if !errors.Is(f.Ended(Identity{TokenID: id}), ErrRevoked) {
 			t.Fatalf("revocation %d is not in force", i)
 		}
@@ -222,8 +214,7 @@ func TestDamagedRevocationLog(t *testing.T) {
 	for _, id := range []string{"a", "b"} {
 		check.OK(t, l.append([]Revocation{{TokenID: id, At: at, Until: at}}))
 	}
-	whole, err := os.ReadFile(l.path())
-	check.OK(t, err)
+	whole := check.Read(t, l.path())
 	for i := range len(whole) - 1 { // without its newline, the last line is a torn one
 		for _, bit := range []int{0, 5} {
 			corrupted := append([]byte(nil), whole...)
@@ -255,9 +246,8 @@ func TestRevocationByAnotherProcess(t *testing.T) {
 	})
 	defer stop()
 	tool := open(t, func(c *Config) { c.Dir = f.dir })
-	if _, err := tool.Revoke(Revocation{Subject: testVIN}, Caller{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := tool.Revoke(Revocation{Subject: testVIN}, Caller{})
+	check.OK(t, err)
 	if !<-told {
 		t.Fatal("watcher is not told of it")
 	}
@@ -304,9 +294,8 @@ func TestWatchLeavesNoGap(t *testing.T) {
 			}
 		})
 	}
-	if _, err := f.Revoke(Revocation{IssuedBefore: f.clock.Now()}, Caller{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Revoke(Revocation{IssuedBefore: f.clock.Now()}, Caller{})
+	check.OK(t, err)
 	wg.Wait()
 	check.Eventually(t, "all connections have ended", func() bool {
 		mu.Lock()
@@ -323,18 +312,16 @@ func TestPurge(t *testing.T) {
 	order := make(chan string, 8)
 	f.WatchEnded(func(func(Identity) error) { order <- "revoke" })
 	f.WatchPurges(func(r Revocation) { order <- "purge " + r.Subject })
-	if _, err := f.Revoke(Revocation{Subject: testVIN, Purge: true}, Caller{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Revoke(Revocation{Subject: testVIN, Purge: true}, Caller{})
+	check.OK(t, err)
 	if a, b := <-order, <-order; a != "revoke" || b != "purge "+testVIN {
 		t.Fatalf("%s, then %s", a, b)
 	}
 	again := open(t, func(c *Config) { c.Dir = f.dir })
 	purged := make(chan string, 8)
 	stop := again.WatchPurges(func(r Revocation) { purged <- r.Subject })
-	if _, err := again.Revoke(Revocation{Subject: otherVIN, Purge: true}, Caller{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = again.Revoke(Revocation{Subject: otherVIN, Purge: true}, Caller{})
+	check.OK(t, err)
 	if got := <-purged; got != otherVIN {
 		t.Fatal(got)
 	}
@@ -351,30 +338,26 @@ func TestCompaction(t *testing.T) {
 	t.Parallel()
 	f := open(t, func(c *Config) { c.Poll = time.Hour })
 	follower := open(t, func(c *Config) { c.Dir = f.dir })
-	if _, err := f.Revoke(Revocation{TokenID: "outlived"}, Caller{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Revoke(Revocation{TokenID: "outlived"}, Caller{})
+	check.OK(t, err)
 	f.clock.Add(91*24*time.Hour + dropGrace + time.Hour)
 	follower.clock.Add(91*24*time.Hour + dropGrace + time.Hour)
 	for range 20 {
 		f.clock.Add(time.Second)
-		if _, err := f.Revoke(Revocation{Subject: testVIN}, Caller{}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := f.Revoke(Revocation{Subject: testVIN}, Caller{})
+		check.OK(t, err)
 	}
 	f.prune()
 	if got := f.revLog.superseded(f.revoked.len()); got != 20 {
 		t.Fatalf("%d superseded lines", got)
 	}
 	check.OK(t, f.compactRevocations(f.clock.Now()))
-	b, err := os.ReadFile(f.revLog.path())
-	check.OK(t, err)
+	b := check.Read(t, f.revLog.path())
 	if n := strings.Count(string(b), "\n"); n != 1 {
 		t.Fatalf("%d lines", n)
 	}
-	if _, err := f.Revoke(Revocation{TokenID: "after"}, Caller{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = f.Revoke(Revocation{TokenID: "after"}, Caller{})
+	check.OK(t, err)
 	check.Eventually(t, "the follower reads the new file", func() bool { return errors.Is(follower.Ended(Identity{TokenID: "after"}), ErrRevoked) })
 	if n := len(f.revoked.all()); n != 2 {
 		t.Fatalf("%d entries", n)
@@ -386,9 +369,8 @@ func TestADeletedRevocationLogIsPutBack(t *testing.T) {
 	t.Parallel()
 	f := open(t, func(c *Config) { c.Poll = time.Hour }) // otherwise it would be restored before the test looks
 	token, id := f.issue(t, IssueRequest{Subject: testVIN, Role: RoleVehicle})
-	if _, err := f.Revoke(Revocation{TokenID: id.TokenID}, Caller{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Revoke(Revocation{TokenID: id.TokenID}, Caller{})
+	check.OK(t, err)
 	check.OK(t, os.Remove(filepath.Join(f.dir, revLogName)))
 	if err := f.Reload(); !errors.Is(err, errPutBack) {
 		t.Fatal(err)

@@ -43,9 +43,8 @@ func TestRotation(t *testing.T) {
 	firstKey := f.ring.Load().byKID[first].verifyKey
 	info, err := f.Rotate(RotateRequest{Algorithm: EdDSA, Caller: Caller{By: "op"}})
 	check.OK(t, err)
-	if _, err := f.Verify([]byte(before), Peer{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = f.Verify([]byte(before), Peer{})
+	check.OK(t, err)
 	if old := f.ring.Load().byKID[first]; old.verifyKey != firstKey || old.notAfter.IsZero() {
 		t.Fatal("the old key got its end, and the token cache forgot its tokens")
 	}
@@ -61,9 +60,8 @@ func TestRotation(t *testing.T) {
 		t.Fatal("the new key does not sign")
 	}
 	for _, token := range []string{before, after} {
-		if _, err := f.Verify([]byte(token), Peer{}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := f.Verify([]byte(token), Peer{})
+		check.OK(t, err)
 	}
 	// The last token of the old key, issued right before the switch, is valid to the end of its leeway.
 	f.clock.Add(time.Hour + time.Minute - 12*time.Second)
@@ -181,13 +179,11 @@ func TestClockJumpKeepsKeysAndRevocations(t *testing.T) {
 	t.Parallel()
 	f := open(t, func(c *Config) { c.MaxTTL = time.Hour })
 	revoked := f.vehicle(t, testVIN)
-	if _, err := f.Revoke(Revocation{Subject: testVIN}, Caller{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Revoke(Revocation{Subject: testVIN}, Caller{})
+	check.OK(t, err)
 	kept := f.vehicle(t, otherVIN)
-	if _, err := f.Rotate(RotateRequest{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = f.Rotate(RotateRequest{})
+	check.OK(t, err)
 	f.clock.Add(5 * time.Hour)
 	f.prune()
 	check.OK(t, f.Reload())
@@ -211,9 +207,8 @@ func TestReload(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	check.Eventually(t, "the error is logged once", func() bool { return strings.Contains(f.logs.String(), "cannot be read") })
-	if _, err := f.Verify([]byte(token), Peer{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Verify([]byte(token), Peer{})
+	check.OK(t, err)
 	check.OK(t, os.Remove(bad))
 	check.Eventually(t, "recovery is logged", func() bool { return strings.Contains(f.logs.String(), "can be read again") })
 	if n := strings.Count(f.logs.String(), "cannot be read"); n != 1 {

@@ -85,9 +85,8 @@ func TestBoundGivesWayToNewSockets(t *testing.T) {
 	if evicted.Load() != 1 {
 		t.Fatalf("%d gave way", evicted.Load())
 	}
-	if _, err := first.Write([]byte("x")); err != nil {
-		t.Fatal(err)
-	}
+	_, err := first.Write([]byte("x"))
+	check.OK(t, err)
 	if _, err := io.ReadFull(worked, make([]byte, 1)); err != nil {
 		t.Fatal("the socket that is worked for was closed:", err)
 	}

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -91,8 +90,7 @@ func TestConnectTooLarge(t *testing.T) {
 // docs/vehicles.md has a row for each code in each packet that the gateway refuses with. The texts are short.
 func TestRefusalsAreInTheDocs(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile(filepath.Join("..", "docs", "vehicles.md"))
-	check.OK(t, err)
+	page := check.Read(t, filepath.Join("..", "docs", "vehicles.md"))
 	rows := regexp.MustCompile(`(?m)^\|.*\|$`).FindAllString(string(page), -1)
 	for w, r := range newRefusals() {
 		if w == 0 { // services.md has the table of commands

@@ -1,7 +1,6 @@
 package configs
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,8 +18,7 @@ func TestBadFiles(t *testing.T) {
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			t.Parallel()
-			data, err := os.ReadFile(file)
-			check.OK(t, err)
+			data := check.Read(t, file)
 			_, err = parseEnv(filepath.Base(file), data, noEnv)
 			if err == nil {
 				t.Fatal("accepted")
@@ -85,8 +83,7 @@ func FuzzParse(f *testing.F) {
 		files, err := filepath.Glob(pattern)
 		check.OK(f, err)
 		for _, file := range files {
-			data, err := os.ReadFile(file)
-			check.OK(f, err)
+			data := check.Read(f, file)
 			f.Add(data)
 		}
 	}

@@ -1,7 +1,6 @@
 package syncer
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -79,10 +78,8 @@ func TestAConsumerDetectsDuplicates(t *testing.T) {
 // The docs page about the centre shows the consumer of the test above.
 func TestThePageShowsTheConsumer(t *testing.T) {
 	t.Parallel()
-	code, err := os.ReadFile("consumer_test.go")
-	check.OK(t, err)
-	page, err := os.ReadFile("../docs/centre.md")
-	check.OK(t, err)
+	code := check.Read(t, "consumer_test.go")
+	page := check.Read(t, "../docs/centre.md")
 	_, rest, _ := strings.Cut(string(code), "// [consumer\n")
 	shown, _, _ := strings.Cut(rest, "\n// consumer]")
 	if shown == "" || !strings.Contains(string(page), shown) {

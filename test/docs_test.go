@@ -4,7 +4,6 @@ import (
 	"go/constant"
 	"go/types"
 	"maps"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -61,8 +60,7 @@ func (s *source) refusals(prefix string, packages ...string) map[byte]string {
 // documented are the codes in a page's tables.
 func documented(t *testing.T, page string) map[byte]bool {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "docs", page))
-	check.OK(t, err)
+	text := check.Read(t, filepath.Join("..", "docs", page))
 	codes := map[byte]bool{}
 	for _, row := range regexp.MustCompile(`(?m)^\|.*$`).FindAllString(string(text), -1) {
 		for _, code := range regexp.MustCompile(`0x[0-9A-F]{2}`).FindAllString(row, -1) {

@@ -92,9 +92,8 @@ func TestLostData(t *testing.T) {
 	_, c, err := s.Since(t.Context(), auth.StoreCursor{})
 	check.OK(t, err)
 	// After a failover to a replica without the last write, the version is below the reader's.
-	if _, err := srv.ZRem("{cellgate:revocations:a}:log", mustMember(t, srv)); err != nil {
-		t.Fatal(err)
-	}
+	_, err = srv.ZRem("{cellgate:revocations:a}:log", mustMember(t, srv))
+	check.OK(t, err)
 	srv.HSet("{cellgate:revocations:a}:meta", "version", "1")
 	_, next, err := s.Since(t.Context(), c)
 	if err != nil || next.Epoch == c.Epoch {
@@ -106,9 +105,8 @@ func TestLostData(t *testing.T) {
 	}
 	// Entries that are not the JSON of a revocation are skipped.
 	check.OK(t, s.Add(t.Context(), []auth.Revocation{entry(3)}))
-	if _, err := srv.ZAdd("{cellgate:revocations:a}:log", 0.5, "{broken"); err != nil {
-		t.Fatal(err)
-	}
+	_, err = srv.ZAdd("{cellgate:revocations:a}:log", 0.5, "{broken")
+	check.OK(t, err)
 	if got, _, err := s.Since(t.Context(), auth.StoreCursor{}); err != nil || len(got) != 1 {
 		t.Fatalf("%v %v", got, err)
 	}
@@ -148,9 +146,8 @@ func TestGateways(t *testing.T) {
 	b.WatchEnded(func(ended func(auth.Identity) error) {
 		told <- errors.Is(ended(auth.Identity{TokenID: "one"}), auth.ErrRevoked)
 	})
-	if _, err := a.Revoke(auth.Revocation{TokenID: "one"}, auth.Caller{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := a.Revoke(auth.Revocation{TokenID: "one"}, auth.Caller{})
+	check.OK(t, err)
 	if !<-told {
 		t.Fatal("the other gateway's watcher is not told")
 	}
@@ -166,9 +163,8 @@ func TestGateways(t *testing.T) {
 	if !errors.Is(again.Ended(auth.Identity{TokenID: "one"}), auth.ErrRevoked) {
 		t.Fatal("a restart with Redis down forgot what was learned")
 	}
-	if _, err := again.Revoke(auth.Revocation{TokenID: "three"}, auth.Caller{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = again.Revoke(auth.Revocation{TokenID: "three"}, auth.Caller{})
+	check.OK(t, err)
 	check.OK(t, srv.Restart())
 	srv.FlushAll()
 	check.Eventually(t, "both know everything", func() bool {

@@ -417,9 +417,8 @@ func TestLists(t *testing.T) {
 		return err == nil && slices.Equal(due, []Name{{VIN: "V", ID: "short"}})
 	})
 	for n := range 300 {
-		if _, err := s.Claim(ctx, fmt.Sprintf("V%d", n), Connection{Node: "gw-1", Boot: "b", Number: uint64(n)}, 0, false); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.Claim(ctx, fmt.Sprintf("V%d", n), Connection{Node: "gw-1", Boot: "b", Number: uint64(n)}, 0, false)
+		check.OK(t, err)
 	}
 	seen := map[string]bool{}
 	for session, err := range s.Sessions(ctx, 0) {

@@ -105,9 +105,8 @@ func TestQueueIsBounded(t *testing.T) {
 	if _, _, err := s.Create(ctx, Request{VIN: "OTHER", Name: "x", Caller: one}); !errors.Is(err, errBusy) {
 		t.Errorf("beyond the sender's half: %v", err)
 	}
-	if _, err := s.Cancel(ctx, one, vin, first.ID); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.Cancel(ctx, one, vin, first.ID)
+	check.OK(t, err)
 	create(t, s, Request{VIN: "OTHER", Caller: one}) // its place is free again
 	create(t, s, Request{VIN: "OTHER", Caller: two})
 	create(t, s, Request{VIN: "THIRD", Caller: of(OriginKafka, "another name for two")})

@@ -185,9 +185,8 @@ func TestHTTPList(t *testing.T) {
 	for i := range 7 {
 		create(t, s, Request{ID: fmt.Sprintf("c%d", i), VIN: fmt.Sprintf("V%d", i%2)})
 		if i < 3 {
-			if _, err := s.Cancel(context.Background(), Caller{}, fmt.Sprintf("V%d", i%2), fmt.Sprintf("c%d", i)); err != nil {
-				t.Fatal(err)
-			}
+			_, err := s.Cancel(context.Background(), Caller{}, fmt.Sprintf("V%d", i%2), fmt.Sprintf("c%d", i))
+			check.OK(t, err)
 		}
 	}
 	list := func(query string) (ids string) {

@@ -300,10 +300,9 @@ func TestKafkaGoesOnAtItsPosition(t *testing.T) {
 				t.Fatalf("run %d: %+v, %v", run, page, err)
 			}
 			if run == 0 {
-				if _, err := s.Cancel(t.Context(), Caller{}, vin, "k-0-1"); err != nil {
-					t.Fatal(err)
-				}
-				err := s.submit(t.Context(), true, func(b *batch) error {
+				_, err := s.Cancel(t.Context(), Caller{}, vin, "k-0-1")
+				check.OK(t, err)
+				err = s.submit(t.Context(), true, func(b *batch) error {
 					rec, err := b.t.byID("k-0-1")
 					if err != nil {
 						return err

@@ -176,9 +176,8 @@ func TestOutcomesAreBounded(t *testing.T) {
 		if code := submit(t, s, true, "v1/"+vin+"/cmd/"+id+"/lock", "{}", ask); code != 0 {
 			t.Fatalf("reason %#x", code)
 		}
-		if _, err := s.Cancel(t.Context(), Caller{}, vin, id); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.Cancel(t.Context(), Caller{}, vin, id)
+		check.OK(t, err)
 	}
 	if n := counter(t, s.metrics.dropped.WithLabelValues("responses_full")); n != 1 {
 		t.Errorf("%v dropped", n)

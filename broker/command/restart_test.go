@@ -225,9 +225,8 @@ func TestRetention(t *testing.T) {
 		s := start(t, Options{Deliverer: newEngine(0), KeepMax: 3, KeepFor: 10 * time.Minute})
 		for i := range 6 {
 			create(t, s, Request{ID: fmt.Sprintf("c%d", i)})
-			if _, err := s.Cancel(t.Context(), Caller{}, vin, fmt.Sprintf("c%d", i)); err != nil {
-				t.Fatal(err)
-			}
+			_, err := s.Cancel(t.Context(), Caller{}, vin, fmt.Sprintf("c%d", i))
+			check.OK(t, err)
 			time.Sleep(time.Second)
 		}
 		create(t, s, Request{ID: "open", TTL: time.Hour})
@@ -348,8 +347,7 @@ func TestEventsAfterACopyIsPutBack(t *testing.T) {
 		return k.events
 	}
 	waiting := run("state.db", "c1", true)
-	file, err := os.ReadFile(filepath.Join(dir, "state.db"))
-	check.OK(t, err)
+	file := check.Read(t, filepath.Join(dir, "state.db"))
 	check.OK(t, os.WriteFile(filepath.Join(dir, "copy.db"), file, 0o600))
 	ids := map[[2]uint64]string{}
 	for _, events := range [][]Event{run("state.db", "c2", false), run("copy.db", "c3", false)} {

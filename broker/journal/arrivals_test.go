@@ -203,9 +203,8 @@ func TestAReaderIsNotWokenForWhatItDoesNotWant(t *testing.T) {
 		rec := record(1)
 		rec.Topic = "v1/" + rec.Client + "/res/1/succeeded"
 		v := newVehicle()
-		if _, err := j.Append([]message.Record{rec}, v); err != nil {
-			t.Fatal(err)
-		}
+		_, err = j.Append([]message.Record{rec}, v)
+		check.OK(t, err)
 		<-v.acked
 		durable := time.Now().UnixNano()
 		synctest.Wait()

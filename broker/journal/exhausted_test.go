@@ -72,9 +72,8 @@ func TestWithoutDescriptorsTheJournalWaits(t *testing.T) {
 		none.Store(false)
 		check.OK(t, j.WaitDurable(t.Context(), appended))
 		for r.Position() < appended {
-			if _, err := r.Next(t.Context(), 0); err != nil {
-				t.Fatal(err)
-			}
+			_, err := r.Next(t.Context(), 0)
+			check.OK(t, err)
 		}
 		check.OK(t, j.WaitRoom(t.Context()))
 	}

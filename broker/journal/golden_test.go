@@ -116,8 +116,7 @@ func compareGolden(t *testing.T, g *golden) {
 		}
 	}
 	for name, b := range img {
-		want, err := os.ReadFile(filepath.Join(dir, name))
-		check.OK(t, err)
+		want := check.Read(t, filepath.Join(dir, name))
 		if !bytes.Equal(b, want) {
 			t.Errorf("%s: what is written differs from the golden file of %s: a new format needs a new version", name, g.dir)
 		}

@@ -56,8 +56,7 @@ func TestInspectVerifyDump(t *testing.T) {
 	}
 	closeJournal(t, j)
 	name := filepath.Join(o.Dir, wal.SegmentName(2))
-	b, err := os.ReadFile(name)
-	check.OK(t, err)
+	b := check.Read(t, name)
 	b[wal.SegmentStart+100] ^= 1
 	check.OK(t, os.WriteFile(name, b, 0o600))
 	r, err := Verify(o.Dir)

@@ -85,9 +85,8 @@ func BenchmarkAppendCPU(b *testing.B) {
 			b.SetBytes(int64(n * benchPayload))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := j.Append(recs, w); err != nil {
-					b.Fatal(err)
-				}
+				_, err := j.Append(recs, w)
+				check.OK(b, err)
 			}
 			b.ReportMetric(float64(b.N*n)/b.Elapsed().Seconds(), "records/s")
 		})

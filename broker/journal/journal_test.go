@@ -267,9 +267,8 @@ func TestCloseCommitsAndNotifiesEveryWaiter(t *testing.T) {
 	j, _ := open(t, o)
 	w := &countingWaiter{c: make(chan struct{}, 1000)}
 	for i := 1; i <= 300; i++ {
-		if _, err := j.Append([]message.Record{record(i)}, w); err != nil {
-			t.Fatal(err)
-		}
+		_, err := j.Append([]message.Record{record(i)}, w)
+		check.OK(t, err)
 	}
 	closeJournal(t, j)
 	if w.mark.Load() != 300 {
@@ -320,9 +319,8 @@ func TestReaderBlocksAndPassesOverByFlags(t *testing.T) {
 	for i := 1; i <= 200; i++ {
 		waitDurable(t, j, appendN(t, j, i, 1))
 	}
-	if _, err := j.Append([]message.Record{result}, nil); err != nil {
-		t.Fatal(err)
-	}
+	_, err = j.Append([]message.Record{result}, nil)
+	check.OK(t, err)
 	b, err := r.Next(context.Background(), message.FlagResult|message.FlagOther)
 	if err != nil || b.Last != 201 || b.Records[len(b.Records)-1].Topic != result.Topic || b.Missing != 0 {
 		t.Fatalf("%v %+v", err, b)

@@ -66,9 +66,8 @@ func TestAppendDoesNotAllocate(t *testing.T) {
 	recs := []message.Record{record(1), record(2), record(3)}
 	w := &countingWaiter{c: make(chan struct{}, 1<<16)}
 	for range 5000 {
-		if _, err := j.Append(recs, w); err != nil {
-			t.Fatal(err)
-		}
+		_, err := j.Append(recs, w)
+		check.OK(t, err)
 	}
 	closeJournal(t, j)
 	b := j.buffer

@@ -143,9 +143,8 @@ func (e *env) publish(rec message.Record) {
 		rec.Client = "publisher"
 	}
 	recs := []message.Record{rec}
-	if _, err := e.journal.Append(recs); err != nil {
-		e.t.Fatal(err)
-	}
+	_, err := e.journal.Append(recs)
+	check.OK(e.t, err)
 	e.m.Fanout(&recs[0])
 }
 

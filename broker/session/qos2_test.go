@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 )
 
 // take2 plays the connection's part for a QoS 2 PUBLISH: receive, append, report the sequence.
@@ -14,9 +15,8 @@ func (e *env) take2(c *conn, id uint16) (duplicate bool) {
 		return true
 	}
 	recs := []message.Record{{Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/x", QoS: 2, PacketID: id}}
-	if _, err := e.journal.Append(recs); err != nil {
-		e.t.Fatal(err)
-	}
+	_, err := e.journal.Append(recs)
+	check.OK(e.t, err)
 	c.s.JournaledQoS2(id, recs[0].Seq)
 	return false
 }
@@ -27,9 +27,8 @@ func (e *env) release2(c *conn, id uint16) (known bool) {
 	if !c.s.ReleaseQoS2(id) {
 		return false
 	}
-	if _, err := e.journal.Append([]message.Record{{Kind: message.KindRelease, Client: "V", PacketID: id}}); err != nil {
-		e.t.Fatal(err)
-	}
+	_, err := e.journal.Append([]message.Record{{Kind: message.KindRelease, Client: "V", PacketID: id}})
+	check.OK(e.t, err)
 	return true
 }
 
@@ -139,9 +138,8 @@ func TestIncomingIdentifierOnItsWay(t *testing.T) {
 			c.s.ReceiveQoS2(2)
 			if durable {
 				recs := []message.Record{{Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/x", QoS: 2, PacketID: 2}}
-				if _, err := e.journal.Append(recs); err != nil {
-					t.Fatal(err)
-				}
+				_, err := e.journal.Append(recs)
+				check.OK(t, err)
 				e.fanAll() // the position passes the record before JournaledQoS2
 			}
 			e.checkpoint()
@@ -192,9 +190,8 @@ func TestReplayedSessionReset(t *testing.T) {
 	e := newEnv(t)
 	c, _ := e.attach("V", vehicle)
 	e.take2(c, 5)
-	if _, err := e.journal.Append([]message.Record{{Kind: message.KindSessionReset, Client: "V"}}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := e.journal.Append([]message.Record{{Kind: message.KindSessionReset, Client: "V"}})
+	check.OK(t, err)
 	e.take2(c, 6)
 	e.kill()
 	if got, want := e.inUse(), []uint16{6}; !slices.Equal(got, want) {

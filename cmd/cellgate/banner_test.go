@@ -62,8 +62,7 @@ func (d *devProcess) end(sig syscall.Signal) {
 // commands are the banner's, by what they do.
 func (d *devProcess) commands() (does, lines []string) {
 	d.t.Helper()
-	banner, err := os.ReadFile(filepath.Join(d.dir, "banner"))
-	check.OK(d.t, err)
+	banner := check.Read(d.t, filepath.Join(d.dir, "banner"))
 	all := strings.Split(string(banner), "\n")
 	for i, line := range all {
 		if text, ok := strings.CutPrefix(line, "# "); ok && i+1 < len(all) {

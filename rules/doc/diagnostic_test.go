@@ -1,7 +1,6 @@
 package doc
 
 import (
-	"os"
 	"regexp"
 	"slices"
 	"testing"
@@ -12,10 +11,8 @@ import (
 // TestCodesAreDocumented compares code.go with the table in README.md.
 func TestCodesAreDocumented(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("code.go")
-	check.OK(t, err)
-	readme, err := os.ReadFile("../README.md")
-	check.OK(t, err)
+	text := check.Read(t, "code.go")
+	readme := check.Read(t, "../README.md")
 	codes := regexp.MustCompile(`"(R\d{3})"`).FindAllStringSubmatch(string(text), -1)
 	rows := regexp.MustCompile(`(?m)^\| (R\d{3}) \|`).FindAllStringSubmatch(string(readme), -1)
 	var want, got []string

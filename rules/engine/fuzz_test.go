@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -21,8 +20,7 @@ func FuzzCompile(f *testing.F) {
 		files, err := filepath.Glob(pattern)
 		check.OK(f, err)
 		for _, name := range files {
-			text, err := os.ReadFile(name)
-			check.OK(f, err)
+			text := check.Read(f, name)
 			f.Add(text)
 		}
 	}

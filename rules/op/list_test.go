@@ -5,7 +5,6 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -136,8 +135,7 @@ func prefixed(prefix string, names []string) string {
 // generated parts.
 func TestReadmeSaysTheSame(t *testing.T) { //nolint:paralleltest // another test writes the same file
 	const file = "../README.md"
-	was, err := os.ReadFile(file)
-	check.OK(t, err)
+	was := check.Read(t, file)
 	readme := string(was)
 	for head, write := range map[string]func(*strings.Builder){
 		"| operator | lets pass | gives |\n|---|---|---|\n":       operatorRows,

@@ -18,8 +18,7 @@ import (
 // -update it rewrites the reference.
 func TestReadmeOfTargets(t *testing.T) { //nolint:paralleltest // another test writes the same file
 	const file, head = "../README.md", "\n## Targets\n\n"
-	was, err := os.ReadFile(file)
-	check.OK(t, err)
+	was := check.Read(t, file)
 	before, rest, ok := strings.Cut(string(was), head)
 	_, behind, end := strings.Cut(rest, "\n\n")
 	if !ok || !end {

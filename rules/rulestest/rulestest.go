@@ -9,7 +9,6 @@ import (
 	"cellgate/broker/shared/message"
 	"cellgate/rules/lang"
 	"cellgate/rules/op"
-	"cellgate/test/check"
 )
 
 // VIN is the vehicle that Telemetry records come from.
@@ -40,7 +39,9 @@ func Compile(t testing.TB, text string) *lang.Set {
 func Samples(t testing.TB) *lang.Set {
 	t.Helper()
 	src, err := lang.Load("../../configs/rules")
-	check.OK(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	set, diags := lang.Compile(src, Options("cell-1"))
 	if diags.HasErrors() {
 		t.Fatalf("compile:\n%v", diags)
@@ -61,7 +62,9 @@ func WriteFiles(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
-		check.OK(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return dir
 }

@@ -96,9 +96,8 @@ func measure(b *testing.B, size int, rules string, workers int, sinks func() []s
 	b.ResetTimer()
 	before := cpu()
 	for n := 0; n < b.N; n += len(recs) {
-		if _, err := r.Journal.Append(recs[:min(len(recs), b.N-n)], nil); err != nil {
-			b.Fatal(err)
-		}
+		_, err := r.Journal.Append(recs[:min(len(recs), b.N-n)], nil)
+		check.OK(b, err)
 	}
 	r.Await(func() bool {
 		for _, l := range r.Dispatcher.Ledger() {

@@ -330,8 +330,7 @@ func TestDamagedLogsOfParkedDestinationsAreRepaired(t *testing.T) {
 		"a log missing":  func(t *testing.T, dir string) { check.OK(t, os.RemoveAll(oneOf(t, dir, "*"))) },
 		"segment damaged": func(t *testing.T, dir string) {
 			file := oneOf(t, dir, "*/*.log")
-			data, err := os.ReadFile(file) //nolint:gosec // a test's
-			check.OK(t, err)
+			data := check.Read(t, file)
 			data[len(data)/2] ^= 1
 			check.OK(t, os.WriteFile(file, data, 0o600)) //nolint:gosec // a test's
 		},

@@ -32,8 +32,7 @@ func TestRepairKeepsWhatCanBeRead(t *testing.T) {
 	if err != nil || len(logs) < 4 {
 		t.Fatal(logs, err)
 	}
-	data, err := os.ReadFile(logs[1])
-	check.OK(t, err)
+	data := check.Read(t, logs[1])
 	data[len(data)/2] ^= 1
 	if err := os.WriteFile(logs[1], data, 0o600); err != nil { //nolint:gosec // a test's
 		t.Fatal(err)

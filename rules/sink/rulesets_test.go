@@ -89,9 +89,8 @@ func TestARuleSetThatIsMetAgainIsStillThere(t *testing.T) {
 	r.enter("b", 20)
 	r.capture()()
 	r.restart()
-	if _, err := r.sets.get(1); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.sets.get(1)
+	check.OK(t, err)
 }
 
 // A rule set announced and entered between the two halves of a checkpoint is after that checkpoint.

@@ -58,8 +58,7 @@ func TestAFolderIsReadWhenItRests(t *testing.T) {
 
 func write(t *testing.T, file, text string) {
 	t.Helper()
-	check.OK(t, os.MkdirAll(filepath.Dir(file), 0o700))
-	check.OK(t, os.WriteFile(file, []byte(text), 0o600))
+	check.Write(t, file, text)
 }
 
 func readFolder(t *testing.T, files map[string]string) *lang.Folder {

@@ -1,7 +1,6 @@
 package workbench
 
 import (
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -13,8 +12,7 @@ import (
 // rule.
 func TestReadmeExamples(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../README.md")
-	check.OK(t, err)
+	text := check.Read(t, "../README.md")
 	ws := &workspace{rules: map[string][]byte{}, tests: map[string][]byte{}}
 	for _, m := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
 		example := m[1]

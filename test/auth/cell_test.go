@@ -1,7 +1,6 @@
 package authtest
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -82,16 +81,14 @@ func records(t testing.TB, g *harness.Gateway) []message.Record {
 
 func auditLog(t testing.TB, g *harness.Gateway) string {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(g.Dir, "data", "audit.log"))
-	check.OK(t, err)
+	b := check.Read(t, filepath.Join(g.Dir, "data", "audit.log"))
 	return string(b)
 }
 
 // logs returns everything that a gateway has logged.
 func logs(t testing.TB, g *harness.Gateway) string {
 	t.Helper()
-	b, err := os.ReadFile(g.Log)
-	check.OK(t, err)
+	b := check.Read(t, g.Log)
 	return string(b) + auditLog(t, g)
 }
 

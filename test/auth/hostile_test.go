@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,8 +24,7 @@ func forgeOf(t testing.TB, g *harness.Gateway) *forge.Forge {
 	if err != nil || len(files) != 1 {
 		t.Fatalf("key files %v, %v", files, err)
 	}
-	b, err := os.ReadFile(files[0])
-	check.OK(t, err)
+	b := check.Read(t, files[0])
 	var file struct {
 		KID        string `json:"kid"`
 		Alg        string `json:"alg"`

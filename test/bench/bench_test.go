@@ -194,8 +194,7 @@ func startMosquitto(t *testing.T, dir, listeners string) *harness.Process {
 // clientTLS returns a client's TLS that trusts an authority: TLS 1.3 with one key exchange, the same for every server.
 func clientTLS(t *testing.T, authority string) *tls.Config {
 	t.Helper()
-	pem, err := os.ReadFile(authority)
-	check.OK(t, err)
+	pem := check.Read(t, authority)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	return &tls.Config{

@@ -104,9 +104,8 @@ func (s *latencySubject) measure(t *testing.T, out *table, k *harness.Kafka, rat
 	pace := Pace{
 		Conns: s.conns, Period: latencyConns * time.Second / time.Duration(rate), Payload: stamped(), StampAt: stampedAt,
 	}
-	if _, err := pace.Run(latencyWarm, nil); err != nil {
-		t.Fatal(err)
-	}
+	_, err := pace.Run(latencyWarm, nil)
+	check.OK(t, err)
 	c := consume(t, k, time.Now())
 	used := cpu(t, s.process)
 	written := profileOf(t, s.gateway, fmt.Sprintf("latency %d", rate), *latencySpan)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -22,6 +23,31 @@ func OK(t testing.TB, err error) {
 		t.Helper()
 		t.Fatal(err)
 	}
+}
+
+// Read returns the contents of a file.
+func Read(t testing.TB, file string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(file) //nolint:gosec // a test's file
+	OK(t, err)
+	return b
+}
+
+// Write writes a file, with the folders that it needs.
+func Write[T ~string | ~[]byte](t testing.TB, file string, contents T) {
+	t.Helper()
+	OK(t, os.MkdirAll(filepath.Dir(file), 0o750))
+	OK(t, os.WriteFile(file, []byte(contents), 0o600))
+}
+
+// Replace replaces the first occurrence of a piece of a file, which must be there.
+func Replace(t testing.TB, file, piece, text string) {
+	t.Helper()
+	body := Read(t, file)
+	if !bytes.Contains(body, []byte(piece)) {
+		t.Fatalf("no %q in %s", piece, body)
+	}
+	Write(t, file, bytes.Replace(body, []byte(piece), []byte(text), 1))
 }
 
 // Eventually waits until a condition holds, and ends the test if it does not within Patience.
@@ -72,8 +98,7 @@ func Golden(t testing.TB, file, got string) {
 	if *update {
 		OK(t, os.WriteFile(file, []byte(got), 0o600))
 	}
-	want, err := os.ReadFile(file) //nolint:gosec // a test's file
-	OK(t, err)
+	want := Read(t, file)
 	if got != string(want) {
 		t.Errorf("%s has:\n%s\ngot:\n%s", file, want, got)
 	}

@@ -139,9 +139,8 @@ func (l *ladderTest) ready(want int, text string) {
 func (l *ladderTest) qos0(dropped float64, when string) {
 	l.t.Helper()
 	before := l.dropped()
-	if _, err := l.v5.Publish(l.t.Context(), &paho.Publish{Topic: telemetry(l.vins[0]), Payload: payload(1)}); err != nil {
-		l.t.Fatal(err)
-	}
+	_, err := l.v5.Publish(l.t.Context(), &paho.Publish{Topic: telemetry(l.vins[0]), Payload: payload(1)})
+	check.OK(l.t, err)
 	l.v3.Publish(telemetry(l.vins[1]), 0, false, payload(1))
 	if code := l.v5.Send(l.t, telemetry(l.vins[0]), string(payload(1))); code != 0 {
 		l.t.Errorf("%s: PUBACK 0x%02x", when, code)

@@ -28,8 +28,7 @@ func TestReloadTakesChangedCertificatePaths(t *testing.T) {
 	}
 	before := shown(g.MQTTS)
 	edit := func(old, text string) {
-		b, err := os.ReadFile(g.Config)
-		check.OK(t, err)
+		b := check.Read(t, g.Config)
 		if !strings.Contains(string(b), old) {
 			t.Fatalf("no %q in the configuration", old)
 		}

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"errors"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -35,9 +34,8 @@ func TestRulesAtTheCommandLine(t *testing.T) {
 	g := harness.StartGateway(t, harness.Options{})
 	vin, other := scenario.NewVIN(), scenario.NewVIN()
 	folder := filepath.Join(g.Dir, "new")
-	check.OK(t, os.MkdirAll(filepath.Join(folder, "data"), 0o700))
-	check.OK(t, os.WriteFile(filepath.Join(folder, "low.rules.yaml"), []byte(slowlyLow), 0o600))
-	check.OK(t, os.WriteFile(filepath.Join(folder, "data", "models.csv"), []byte("vin,least\n"+vin+",15\n"+other+",5\n"), 0o600))
+	check.Write(t, filepath.Join(folder, "low.rules.yaml"), slowlyLow)
+	check.Write(t, filepath.Join(folder, "data", "models.csv"), "vin,least\n"+vin+",15\n"+other+",5\n")
 	if out := g.Cellgate("rules", "apply", folder, "--config", g.Config); !strings.HasPrefix(out, "2 rules in force") || !strings.Contains(out, "applied over the API") {
 		t.Errorf("apply says %q", out)
 	}

@@ -75,8 +75,7 @@ limits: {max_topic_levels: 8}
 		}
 		return err
 	})
-	b, err := os.ReadFile(g.Config)
-	check.OK(t, err)
+	b := check.Read(t, g.Config)
 	check.OK(t, os.WriteFile(g.Config, []byte(strings.ReplaceAll(string(b), settings, "")), 0o600))
 	g.Signal(syscall.SIGHUP)
 	check.Within(t, 10*time.Second, "a third session after the reload", func() error {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -48,8 +47,7 @@ func TestTrace(t *testing.T) {
 		}
 		delete(want, text)
 	}
-	audit, err := os.ReadFile(filepath.Join(g.Dir, "data", "audit.log"))
-	check.OK(t, err)
+	audit := check.Read(t, filepath.Join(g.Dir, "data", "audit.log"))
 	if !strings.Contains(string(audit), `"event":"trace"`) || !strings.Contains(string(audit), "/v1/trace?vin="+vin) {
 		t.Errorf("not audited:\n%s", audit)
 	}

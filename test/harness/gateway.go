@@ -130,9 +130,8 @@ func PrepareGateway(t testing.TB, o Options) *Gateway {
 		g.TokenAPI = FreeAddr(t)
 	}
 	rules := filepath.Join(dir, "rules")
-	check.OK(t, os.MkdirAll(rules, 0o750))
 	if o.NoRules {
-		check.OK(t, os.WriteFile(filepath.Join(rules, "none.rules.yaml"), []byte("rules: []\n"), 0o600))
+		check.Write(t, filepath.Join(rules, "none.rules.yaml"), "rules: []\n")
 	} else {
 		from := o.Rules
 		if from == "" {
@@ -200,12 +199,7 @@ rules: {path: rules, %s}
 // Change replaces a piece of the configuration with text.
 func (g *Gateway) Change(piece, text string) {
 	g.t.Helper()
-	config, err := os.ReadFile(g.Config)
-	check.OK(g.t, err)
-	if !strings.Contains(string(config), piece) {
-		g.t.Fatalf("no %q in %s", piece, config)
-	}
-	check.OK(g.t, os.WriteFile(g.Config, []byte(strings.Replace(string(config), piece, text, 1)), 0o600))
+	check.Replace(g.t, g.Config, piece, text)
 }
 
 // Use makes the next Start run another binary on the same data.
@@ -255,8 +249,7 @@ func EndFleet(t testing.TB, p *Process) fleet.Report {
 	if err := p.Stop(time.Minute); err != nil {
 		t.Fatalf("fleet: %v\n%s", err, p.Tail(20))
 	}
-	b, err := os.ReadFile(p.Log)
-	check.OK(t, err)
+	b := check.Read(t, p.Log)
 	return FleetReport(t, string(b))
 }
 
@@ -323,8 +316,7 @@ func (g *Gateway) CAFile() string { return filepath.Join(g.Dir, "tls", "ca.crt")
 // ClientTLS returns a TLS configuration that trusts the gateway.
 func (g *Gateway) ClientTLS() *tls.Config {
 	g.t.Helper()
-	pem, err := os.ReadFile(g.CAFile())
-	check.OK(g.t, err)
+	pem := check.Read(g.t, g.CAFile())
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, ServerName: "localhost"}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/eclipse/paho.golang/paho"
 
+	"cellgate/test/check"
 	"cellgate/test/scenario"
 )
 
@@ -36,9 +37,8 @@ func startCommander(t *testing.T, c *cell) *commander {
 	t.Helper()
 	o := &commander{c: c, vin: scenario.NewVIN(), stop: make(chan struct{}), vehicle: make(chan struct{}), took: newLatencies()}
 	v := scenario.MustV5(t, c.Gateway, o.vin, c.VehicleToken(o.vin))
-	if _, err := v.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "v1/" + o.vin + "/cmd/#", QoS: 1}}}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := v.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "v1/" + o.vin + "/cmd/#", QoS: 1}}})
+	check.OK(t, err)
 	o.driven.Go(func() { o.drive(v) })
 	o.service.Go(o.send)
 	return o

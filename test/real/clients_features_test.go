@@ -176,9 +176,8 @@ func (c *cell) send(t *testing.T, vin string, letters []letter) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for _, l := range letters {
-		if _, err := v.Publish(ctx, &paho.Publish{Topic: l.Topic, Payload: []byte(l.Payload), QoS: l.QoS}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := v.Publish(ctx, &paho.Publish{Topic: l.Topic, Payload: []byte(l.Payload), QoS: l.QoS})
+		check.OK(t, err)
 	}
 	_ = v.Disconnect(&paho.Disconnect{})
 }
@@ -233,9 +232,8 @@ func leavesWill(t *testing.T, c *caller) {
 	j := c.vehicle(t)
 	watcher := scenario.MustV5(t, c.a, "watch/"+scenario.NewVIN(), c.service)
 	topic := "v1/" + j.ClientID + "/up/alarm"
-	if _, err := watcher.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: topic, QoS: 1}}}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := watcher.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: topic, QoS: 1}}})
+	check.OK(t, err)
 	j.Subscribe = []subscription{{"v1/" + j.ClientID + "/sys/#", 1}}
 	j.Will = &letter{topic, `{"n":-1}`, 1}
 	orderly := c.start(t, j)

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"net"
 	"net/url"
-	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,8 +23,7 @@ import (
 
 func clientTLS(t *testing.T, file string) *tls.Config {
 	t.Helper()
-	pem, err := os.ReadFile(file)
-	check.OK(t, err)
+	pem := check.Read(t, file)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}

@@ -26,8 +26,7 @@ import (
 // blocks returns a page's fenced blocks of a language, from a heading on.
 func blocks(t *testing.T, page, language, from string) []string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(harness.Root(), page))
-	check.OK(t, err)
+	text := check.Read(t, filepath.Join(harness.Root(), page))
 	_, rest, ok := strings.Cut(string(text), from)
 	if !ok {
 		t.Fatalf("%s has no %q", page, from)
@@ -183,8 +182,7 @@ func TestVehiclesPage(t *testing.T) {
 	issue := fmt.Sprintf("%s token issue --config %s --vin %s --ttl 12s", harness.Binary(t), g.Config, vin)
 	p := harness.StartProcess(t, "vehicle", t.TempDir(), nil, installed(t, "venv", "bin", "python"), client, vin, host, port, g.CAFile(), issue, "100000")
 	log := func() string {
-		text, err := os.ReadFile(p.Log)
-		check.OK(t, err)
+		text := check.Read(t, p.Log)
 		return string(text)
 	}
 	executes := func(id string) {

@@ -113,16 +113,13 @@ webhooks:
 
 func (w *observed) write(name, text string) {
 	w.t.Helper()
-	file := filepath.Join(w.data, name)
-	check.OK(w.t, os.MkdirAll(filepath.Dir(file), 0o750))
-	check.OK(w.t, os.WriteFile(file, []byte(text), 0o600))
+	check.Write(w.t, filepath.Join(w.data, name), text)
 }
 
 // edit changes a file and returns a function that restores it.
 func (w *observed) edit(name string, change func(string) string) (back func()) {
 	w.t.Helper()
-	text, err := os.ReadFile(filepath.Join(w.data, name)) //nolint:gosec // a test's file
-	check.OK(w.t, err)
+	text := check.Read(w.t, filepath.Join(w.data, name))
 	w.write(name, change(string(text)))
 	return func() { w.write(name, string(text)) }
 }
@@ -142,8 +139,7 @@ func (w *observed) start() {
 func (w *observed) prometheus() {
 	w.t.Helper()
 	dir, address := w.t.TempDir(), harness.FreeAddr(w.t)
-	alerts, err := os.ReadFile(filepath.Join(harness.Root(), "deploy", "prometheus", "alerts.yaml"))
-	check.OK(w.t, err)
+	alerts := check.Read(w.t, filepath.Join(harness.Root(), "deploy", "prometheus", "alerts.yaml"))
 	for _, s := range []struct{ from, to string }{{`(?m)^ +for: .*\n`, ""}, {`\[1[05]m\]`, "[10s]"}, {`offset (1h|10m|15m)`, "offset 10s"}} {
 		alerts = regexp.MustCompile(s.from).ReplaceAll(alerts, []byte(s.to))
 	}
@@ -300,9 +296,8 @@ func (w *observed) large(n, size int) {
 	defer v.Drop()
 	p := mqtt.Publish{Topic: "v1/" + login.ID + "/up/backfill", Payload: `{"x": "` + strings.Repeat("x", size) + `"}`, QoS: 1}
 	for range n {
-		if _, err := v.Publish(p); err != nil {
-			w.t.Fatal(err)
-		}
+		_, err := v.Publish(p)
+		check.OK(w.t, err)
 	}
 }
 
@@ -313,8 +308,7 @@ func (w *observed) refused() {
 	run(w.t, "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "5", "-subj", "/CN=localhost",
 		"-addext", "subjectAltName=DNS:localhost", "-keyout", soon+".key", "-out", soon+".crt")
 	read := func(file string) string {
-		text, err := os.ReadFile(file) //nolint:gosec // a test's file
-		check.OK(w.t, err)
+		text := check.Read(w.t, file)
 		return string(text)
 	}
 	key := w.edit("tls/server.key", func(string) string { return read(soon + ".key") })
@@ -399,8 +393,7 @@ func (w *observed) panels() {
 	check.OK(w.t, err)
 	asked := 0
 	for _, file := range files {
-		text, err := os.ReadFile(file) //nolint:gosec // of the repository
-		check.OK(w.t, err)
+		text := check.Read(w.t, file)
 		var d struct {
 			Panels []struct {
 				Title   string
@@ -448,8 +441,7 @@ func (w *observed) damaged() {
 // allAlarms checks that each alarm of the file has fired.
 func (w *observed) allAlarms() {
 	w.t.Helper()
-	alerts, err := os.ReadFile(filepath.Join(harness.Root(), "deploy", "prometheus", "alerts.yaml"))
-	check.OK(w.t, err)
+	alerts := check.Read(w.t, filepath.Join(harness.Root(), "deploy", "prometheus", "alerts.yaml"))
 	for _, name := range regexp.MustCompile(`- alert: (\w+)`).FindAllSubmatch(alerts, -1) {
 		if a := string(name[1]); !w.fired[a] && withoutCause[a] == "" {
 			w.t.Errorf("%s has not fired", a)

@@ -251,8 +251,7 @@ const (
 func (r *syncRig) priorities() {
 	r.t.Helper()
 	check.OK(r.t, r.Stop(10*time.Second))
-	b, err := os.ReadFile(r.Config)
-	check.OK(r.t, err)
+	b := check.Read(r.t, r.Config)
 	limited := strings.Replace(string(b), "central: {", "central: {bandwidth: "+waitingRate+", ", 1)
 	check.OK(r.t, os.WriteFile(r.Config, []byte(limited), 0o600))
 	r.fillOutbox("fleet.priorities")

@@ -237,9 +237,8 @@ func listener(t *testing.T, e *Env) (vin string, v *V5) {
 	vin, v = vehicle(t, e)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if _, err := v.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "v1/" + vin + "/cmd/#", QoS: 1}}}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := v.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "v1/" + vin + "/cmd/#", QoS: 1}}})
+	check.OK(t, err)
 	return vin, v
 }
 
@@ -301,9 +300,8 @@ func serviceSubscribes(t *testing.T, e *Env) {
 	service := MustV5(t, e.Gateway, "dashboard", e.Cellgate("token", "issue", "--config", e.Config, "--service", "dashboard", "--scope", "telemetry:read"))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if _, err := service.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "v1/+/up/#", QoS: 1}}}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := service.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "v1/+/up/#", QoS: 1}}})
+	check.OK(t, err)
 	vin, v := vehicle(t, e)
 	v.Send(t, "v1/"+vin+"/up/event/door", `{"open":true}`)
 	for {

@@ -65,13 +65,11 @@ func TestConsumerFindsNewTopicsAndPartitions(t *testing.T) {
 	}
 	finds(place{"here", 0})
 	admin := kadm.NewClient(fakekafka.Client(t, c))
-	if _, err := admin.CreateTopic(ctx, 1, 1, nil, "nowhere"); err != nil {
-		t.Fatal(err)
-	}
+	_, err = admin.CreateTopic(ctx, 1, 1, nil, "nowhere")
+	check.OK(t, err)
 	finds(place{"nowhere", 0})
-	if _, err := admin.CreatePartitions(ctx, 1, "here"); err != nil {
-		t.Fatal(err)
-	}
+	_, err = admin.CreatePartitions(ctx, 1, "here")
+	check.OK(t, err)
 	finds(place{"here", 1})
 	cancel()
 	<-done

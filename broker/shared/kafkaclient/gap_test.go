@@ -76,12 +76,10 @@ func TestTopicIDs(t *testing.T) {
 		t.Fatalf("%v, %v", was, err)
 	}
 	cl := fakekafka.Client(t, c)
-	if _, err := kadm.NewClient(cl).DeleteTopic(t.Context(), "a"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := kadm.NewClient(cl).CreateTopic(t.Context(), 3, 1, nil, "a"); err != nil {
-		t.Fatal(err)
-	}
+	_, err = kadm.NewClient(cl).DeleteTopic(t.Context(), "a")
+	check.OK(t, err)
+	_, err = kadm.NewClient(cl).CreateTopic(t.Context(), 3, 1, nil, "a")
+	check.OK(t, err)
 	now, err := askTopicIDs(t.Context(), client, "me", []string{"a", "b"})
 	if err != nil || now["a"] == was["a"] || now["b"] != was["b"] {
 		t.Errorf("%v, then %v, %v", was, now, err)

@@ -277,9 +277,8 @@ func TestProducerKeepsKeysInOrderWhilePartitionsAreAdded(t *testing.T) {
 	rt.Topic, rt.Count = "a", 5
 	req.Topics = append(req.Topics, rt)
 	cl := fakekafka.Client(t, c)
-	if _, err := req.RequestWith(context.Background(), cl); err != nil {
-		t.Fatal(err)
-	}
+	_, err := req.RequestWith(context.Background(), cl)
+	check.OK(t, err)
 	check.Eventually(t, "five partitions", func() bool {
 		tp := p.topic("a")
 		tp.mu.Lock()

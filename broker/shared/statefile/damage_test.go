@@ -142,8 +142,7 @@ func sample(t *testing.T, keys, rounds int) (data []byte, want holds) {
 	dir := t.TempDir()
 	db := open(t, filepath.Join(dir, "state.db"))
 	fill(t, db, keys, rounds)
-	data, err := os.ReadFile(filepath.Join(dir, "state.db")) //nolint:gosec // a test's
-	check.OK(t, err)
+	data = check.Read(t, filepath.Join(dir, "state.db"))
 	m, _, err := readMeta(data)
 	check.OK(t, err)
 	data = data[:(m.pages+2)*pageSize] // without most of what bbolt has preallocated

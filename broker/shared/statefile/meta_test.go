@@ -29,8 +29,7 @@ func TestMetaPages(t *testing.T) {
 				if stop == "clean" {
 					check.OK(t, db.Close())
 				}
-				data, err := os.ReadFile(file) //nolint:gosec // a test's
-				check.OK(t, err)
+				data := check.Read(t, file)
 				copy(data[slot*pageSize+pageHeader+48:], "torn")
 				if err := os.WriteFile(file+".2", data, 0o600); err != nil { //nolint:gosec // a test's
 					t.Fatal(err)
@@ -62,13 +61,11 @@ func TestTornMetaWrite(t *testing.T) {
 	db := open(t, file)
 	fill(t, db, 10, 3)
 	before := dump(t, db)
-	old, err := os.ReadFile(file) //nolint:gosec // a test's
-	check.OK(t, err)
+	old := check.Read(t, file)
 	fill(t, db, 10, 1)
 	after := dump(t, db)
 	slot := lastCommit(t, db) % 2
-	data, err := os.ReadFile(file) //nolint:gosec // a test's
-	check.OK(t, err)
+	data := check.Read(t, file)
 	for n := range metaSize + 1 {
 		at := slot*pageSize + pageHeader
 		torn := bytes.Clone(data)

@@ -40,22 +40,11 @@ central: {kafka: {brokers: [%q], timeout: 1s}}
 rules: {path: rules, watch: false}
 %s`, harness.FreeAddr(t), harness.FreeAddr(t), harness.FreeAddr(t), extra)
 	if _, err := os.Stat(filepath.Join(dir, "rules")); err != nil {
-		overwrite(t, filepath.Join(dir, "rules", "none.rules.yaml"), "rules: []\n")
+		check.Write(t, filepath.Join(dir, "rules", "none.rules.yaml"), "rules: []\n")
 	}
 	file := filepath.Join(dir, "cell.yaml")
 	check.OK(t, os.WriteFile(file, []byte(text), 0o600))
 	return file
-}
-
-// replace replaces a part of a file.
-func replace(t *testing.T, file, old, text string) {
-	t.Helper()
-	body, err := os.ReadFile(file) //nolint:gosec // a test's file
-	check.OK(t, err)
-	if !strings.Contains(string(body), old) {
-		t.Fatalf("no %q in %s", old, body)
-	}
-	check.OK(t, os.WriteFile(file, []byte(strings.Replace(string(body), old, text, 1)), 0o600))
 }
 
 func boot(t *testing.T, file string) (*App, *check.Log) {
@@ -188,9 +177,9 @@ func TestReloadIsWholeOrNotAtAll(t *testing.T) {
 	a, _ := boot(t, file)
 
 	// One key that can be reloaded, and one that cannot.
-	replace(t, file, "level: info", "level: error")
-	replace(t, file, "node: gw-1", "node: gw-2")
-	replace(t, file, "central: {", "central: {bandwidth: 3MiB/s, ")
+	check.Replace(t, file, "level: info", "level: error")
+	check.Replace(t, file, "node: gw-1", "node: gw-2")
+	check.Replace(t, file, "central: {", "central: {bandwidth: 3MiB/s, ")
 	r, err := a.Reload(t.Context())
 	check.OK(t, err)
 	if !slices.Contains(r.Applied, "log.level") || !slices.Contains(r.Restart, "cell.node") {
@@ -204,11 +193,11 @@ func TestReloadIsWholeOrNotAtAll(t *testing.T) {
 	}
 
 	// A broken configuration, and broken rules next to a good one, change nothing.
-	replace(t, file, "level: error", "level: loud")
+	check.Replace(t, file, "level: error", "level: loud")
 	if _, err := a.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "log.level") {
 		t.Errorf("error %v", err)
 	}
-	replace(t, file, "level: loud", "level: debug")
+	check.Replace(t, file, "level: loud", "level: debug")
 	rule := filepath.Join(dir, "rules", "x.rules.yaml")
 	check.OK(t, os.WriteFile(rule, []byte("rules:\n  - id: x\n    when: payload.a >\n"), 0o600))
 	if _, err := a.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "x.rules.yaml:") {
@@ -230,12 +219,12 @@ func TestAFailedStartLeavesNothingBehind(t *testing.T) {
 	check.OK(t, err)
 	defer ln.Close() //nolint:errcheck // a test
 	file := write(t, dir, "")
-	replace(t, file, `name: local, address: "127.0.0.1:0"`, `name: local, address: "`+ln.Addr().String()+`"`)
+	check.Replace(t, file, `name: local, address: "127.0.0.1:0"`, `name: local, address: "`+ln.Addr().String()+`"`)
 	if err := refusedStart(t, file); err == nil || !strings.Contains(err.Error(), ln.Addr().String()) {
 		t.Fatalf("start on a taken port: %v", err)
 	}
 	// The state file, the journal's lock and the HTTP port are free again.
-	replace(t, file, ln.Addr().String(), "127.0.0.1:0")
+	check.Replace(t, file, ln.Addr().String(), "127.0.0.1:0")
 	boot(t, file)
 }
 

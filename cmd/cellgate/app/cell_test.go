@@ -28,12 +28,11 @@ func place(t *testing.T, node, mode, redis string) string {
 		settings = "cell: {id: cell-1, node: " + node + ", gateways: several, join_key: join.key}"
 		check.OK(t, os.WriteFile(filepath.Join(dir, "join.key"), []byte("0123456789abcdef\n"), 0o600))
 	}
-	replace(t, file, "cell: {id: cell-1, node: gw-1}", settings)
-	text, err := os.ReadFile(file) //nolint:gosec // a test's file
-	check.OK(t, err)
+	check.Replace(t, file, "cell: {id: cell-1, node: gw-1}", settings)
+	text := check.Read(t, file)
 	_, rest, _ := strings.Cut(string(text), "redis: {addresses: [")
 	old, _, _ := strings.Cut(rest, "]")
-	replace(t, file, "redis: {addresses: ["+old+"]", `redis: {addresses: ["`+redis+`"]`)
+	check.Replace(t, file, "redis: {addresses: ["+old+"]", `redis: {addresses: ["`+redis+`"]`)
 	return file
 }
 

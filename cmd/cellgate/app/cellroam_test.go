@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,16 +43,15 @@ func newRigWith(t *testing.T, n int, rules string) *rig {
 	r := &rig{t: t, redis: miniredis.RunT(t), kafka: harness.EmbeddedKafka(t)}
 	for i := range n {
 		file := place(t, fmt.Sprintf("gw-%d", i+1), "several", r.redis.Addr())
-		overwrite(t, filepath.Join(filepath.Dir(file), "rules", "none.rules.yaml"), rules)
-		replace(t, file, `{name: local, address: "127.0.0.1:0"}`, `{name: local, address: "127.0.0.1:0", anonymous_role: vehicle}`)
-		text, err := os.ReadFile(file) //nolint:gosec // a test's file
-		check.OK(t, err)
+		check.Write(t, filepath.Join(filepath.Dir(file), "rules", "none.rules.yaml"), rules)
+		check.Replace(t, file, `{name: local, address: "127.0.0.1:0"}`, `{name: local, address: "127.0.0.1:0", anonymous_role: vehicle}`)
+		text := check.Read(t, file)
 		_, rest, _ := strings.Cut(string(text), "kafka: {brokers: [")
 		old, _, _ := strings.Cut(rest, "]")
-		replace(t, file, "kafka: {brokers: ["+old+"], timeout: 1s}\nredis", `kafka: {brokers: ["`+r.kafka.Brokers[0]+`"], auto_create_topics: true}`+"\nredis")
+		check.Replace(t, file, "kafka: {brokers: ["+old+"], timeout: 1s}\nredis", `kafka: {brokers: ["`+r.kafka.Brokers[0]+`"], auto_create_topics: true}`+"\nredis")
 		_, rest, _ = strings.Cut(string(text), "\ncentral:")
 		central, _, _ := strings.Cut(rest, "\n")
-		replace(t, file, "\ncentral:"+central, "")
+		check.Replace(t, file, "\ncentral:"+central, "")
 		a, log := boot(t, file)
 		r.files, r.gw, r.logs = append(r.files, file), append(r.gw, a), append(r.logs, log)
 	}
@@ -435,7 +433,7 @@ func TestAnyGateway(t *testing.T) {
 	c.ExpectEnd(0x98)
 	other.Ping()
 	halt(t, r.gw[1])
-	replace(t, r.files[1], "rules: {path: rules, watch: false}", "rules: {path: rules, watch: false}\nsessions: {max_inflight: 5}")
+	check.Replace(t, r.files[1], "rules: {path: rules, watch: false}", "rules: {path: rules, watch: false}\nsessions: {max_inflight: 5}")
 	again, _ := boot(t, r.files[1])
 	check.Within(t, 20*time.Second, "the difference is named", func() error {
 		var ready readiness

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -51,8 +50,7 @@ func TestEveryKeyOfCentralHasAnEffect(t *testing.T) {
 	check.OK(t, err)
 	var all strings.Builder
 	for _, f := range files {
-		b, err := os.ReadFile(f) //nolint:gosec // our own files
-		check.OK(t, err)
+		b := check.Read(t, f)
 		all.Write(b)
 	}
 	keys := append(keysOf(reflect.TypeFor[configs.Central](), ""), keysOf(reflect.TypeFor[configs.Kafka](), "kafka.")...)
@@ -139,10 +137,10 @@ func centralWith(t *testing.T, central *kfake.Cluster, keys, kafka string) (cell
 	cell = fakekafka.Cluster(t, kfake.SeedTopics(1, kafkaclient.OutboxTopics()...))
 	file := writeCentre(t, t.TempDir(), cell, central, kafka)
 	if keys != "" {
-		replace(t, file, "central: {", "central: {"+keys+", ")
+		check.Replace(t, file, "central: {", "central: {"+keys+", ")
 	}
 	if strings.HasPrefix(kafka, ", timeout: ") {
-		replace(t, file, "timeout: 2s"+kafka, kafka[2:])
+		check.Replace(t, file, "timeout: 2s"+kafka, kafka[2:])
 	}
 	cfg, err := configs.Load(file)
 	check.OK(t, err)

@@ -33,8 +33,8 @@ func writePair(t *testing.T, dir string, from, until time.Duration) {
 	check.OK(t, err)
 	private, err := x509.MarshalPKCS8PrivateKey(key)
 	check.OK(t, err)
-	overwrite(t, filepath.Join(dir, "server.crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-	overwrite(t, filepath.Join(dir, "server.key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+	check.Write(t, filepath.Join(dir, "server.crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	check.Write(t, filepath.Join(dir, "server.key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
 }
 
 // served returns the end of the certificate that a listener shows.
@@ -54,7 +54,7 @@ func TestCertificateDates(t *testing.T) {
 	dir := t.TempDir()
 	file := write(t, dir, "")
 	pair := filepath.Join(dir, "tls")
-	replace(t, file, "listeners: [", fmt.Sprintf("listeners: [{name: vehicles, address: \"127.0.0.1:0\", tls: {cert: %s/server.crt, key: %s/server.key}}, ", pair, pair))
+	check.Replace(t, file, "listeners: [", fmt.Sprintf("listeners: [{name: vehicles, address: \"127.0.0.1:0\", tls: {cert: %s/server.crt, key: %s/server.key}}, ", pair, pair))
 	const day = 24 * time.Hour
 	writePair(t, pair, -day, day)
 	a, _ := boot(t, file)
@@ -104,7 +104,7 @@ func TestWhatWaitsForARestart(t *testing.T) {
 	check.OK(t, err)
 	was := "gw-1"
 	for _, node := range []string{"gw-2", "gw-3", "gw-1"} {
-		replace(t, file, "node: "+was, "node: "+node)
+		check.Replace(t, file, "node: "+was, "node: "+node)
 		was = node
 		for range 2 {
 			r, err := a.Reload(t.Context())

@@ -61,8 +61,8 @@ func TestStopDoesNotWaitForASilentKafka(t *testing.T) {
 	dir := t.TempDir()
 	addr, asked := silent(t)
 	file := write(t, dir, "")
-	replace(t, file, "timeout: 1s}\nredis", "timeout: 1m}\nredis")
-	replace(t, file, "kafka: {brokers: [", "kafka: {brokers: [\""+addr+"\", ")
+	check.Replace(t, file, "timeout: 1s}\nredis", "timeout: 1m}\nredis")
+	check.Replace(t, file, "kafka: {brokers: [", "kafka: {brokers: [\""+addr+"\", ")
 	a, _ := boot(t, file)
 	<-asked
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

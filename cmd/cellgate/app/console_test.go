@@ -3,7 +3,6 @@ package app
 import (
 	"io"
 	"net/http"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -15,7 +14,7 @@ func TestTheConsoleIsServedUnlessItIsOff(t *testing.T) {
 	t.Parallel()
 	on, _ := boot(t, write(t, t.TempDir(), ""))
 	file := write(t, t.TempDir(), "")
-	replace(t, file, `http: {address: "127.0.0.1:0"}`, `http: {address: "127.0.0.1:0", console: false}`)
+	check.Replace(t, file, `http: {address: "127.0.0.1:0"}`, `http: {address: "127.0.0.1:0", console: false}`)
 	off, _ := boot(t, file)
 	for a, want := range map[*App]int{on: http.StatusOK, off: http.StatusNotFound} {
 		resp, err := http.Get(a.HTTPURL() + "/")
@@ -33,8 +32,7 @@ func TestTheConsoleIsServedUnlessItIsOff(t *testing.T) {
 // TestTheChartsMetricsAreThere: the gateway has every metric that the console's charts use.
 func TestTheChartsMetricsAreThere(t *testing.T) {
 	t.Parallel()
-	code, err := os.ReadFile("../console/history.go")
-	check.OK(t, err)
+	code := check.Read(t, "../console/history.go")
 	names := regexp.MustCompile(`"(cellgate_[a-z_]+)"`).FindAllStringSubmatch(string(code), -1)
 	if len(names) < 6 {
 		t.Fatalf("%v", names)

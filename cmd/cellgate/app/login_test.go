@@ -84,7 +84,7 @@ func TestRefusedLoginsAreNamed(t *testing.T) {
 			}
 			writeRules(t, dir, "a")
 			file := filepath.Join(dir, "cell.yaml")
-			overwrite(t, file, "cell: {id: cell-1, node: gw-1}\ndata_dir: state\nlisteners: [{name: local, address: \"127.0.0.1:0\"}]\nhttp: {address: \"127.0.0.1:0\"}\n"+
+			check.Write(t, file, "cell: {id: cell-1, node: gw-1}\ndata_dir: state\nlisteners: [{name: local, address: \"127.0.0.1:0\"}]\nhttp: {address: \"127.0.0.1:0\"}\n"+
 				"rules: {path: rules, watch: false}\nkafka: "+k+"\nredis: "+r+"\n")
 			a, log := boot(t, file)
 			var body []byte

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,11 +19,10 @@ var families = []string{"resources", "state", "load", "capacity", "quality", "co
 func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
 	file := place(t, "gw-1", "several", miniredis.RunT(t).Addr())
-	replace(t, file, "rules: {", "token_api: {address: \"127.0.0.1:0\"}\nwebhooks: {crm: {url: \"https://example.com/\", keys: [\"0123456789abcdef0123456789abcdef\"]}}\n"+
+	check.Replace(t, file, "rules: {", "token_api: {address: \"127.0.0.1:0\"}\nwebhooks: {crm: {url: \"https://example.com/\", keys: [\"0123456789abcdef0123456789abcdef\"]}}\n"+
 		"tracing: {endpoint: \"http://127.0.0.1:1/\"}\nrules: {")
 	a, _ := boot(t, file)
-	text, err := os.ReadFile("../../../docs/metrics.md")
-	check.OK(t, err)
+	text := check.Read(t, "../../../docs/metrics.md")
 	known, rows := metricsOf(t, a.reg.all), map[string]bool{}
 	for _, row := range regexp.MustCompile("(?m)^\\| `(cellgate_[a-z0-9_]+)`(?: \\{(.*?)\\})? \\| ([a-z]+) \\| (.*) \\|$").FindAllStringSubmatch(string(text), -1) {
 		name, labels, family, help := row[1], row[2], row[3], row[4]

@@ -19,25 +19,22 @@ func TestAReloadWaitsForWhoeverWrites(t *testing.T) {
 	dir := t.TempDir()
 	harness.WriteCertificates(t, filepath.Join(dir, "tls"))
 	file := write(t, dir, "auth: {roles: {lab: {publish: [\"#\"]}}}\n")
-	replace(t, file, `"127.0.0.1:0"}]`, `"127.0.0.1:0", tls: {cert: tls/server.crt, key: tls/server.key}}]`)
-	whole, err := os.ReadFile(file) //nolint:gosec // a test's file
-	check.OK(t, err)
+	check.Replace(t, file, `"127.0.0.1:0"}]`, `"127.0.0.1:0", tls: {cert: tls/server.crt, key: tls/server.key}}]`)
+	whole := check.Read(t, file)
 	half := whole[:strings.Index(string(whole), "auth:")]
 	cert := filepath.Join(dir, "tls", "server.crt")
-	own, err := os.ReadFile(cert) //nolint:gosec // a test's file
-	check.OK(t, err)
-	other, err := os.ReadFile(filepath.Join(dir, "tls", "ca.crt")) //nolint:gosec // a test's file
-	check.OK(t, err)
+	own := check.Read(t, cert)
+	other := check.Read(t, filepath.Join(dir, "tls", "ca.crt"))
 	for name, writer := range map[string][]func(){ // what happens after each read
 		"nobody":                 {nil, nil},
-		"the configuration":      {func() { overwrite(t, file, string(whole)) }, nil, nil},
-		"a file that it names":   {func() { overwrite(t, cert, string(other)) }, nil, nil},
-		"that file, and it once": {func() { check.OK(t, os.Remove(cert)) }, func() { overwrite(t, cert, string(other)) }, nil, nil},
+		"the configuration":      {func() { check.Write(t, file, string(whole)) }, nil, nil},
+		"a file that it names":   {func() { check.Write(t, cert, string(other)) }, nil, nil},
+		"that file, and it once": {func() { check.OK(t, os.Remove(cert)) }, func() { check.Write(t, cert, string(other)) }, nil, nil},
 	} {
-		overwrite(t, file, string(whole))
-		overwrite(t, cert, string(own))
+		check.Write(t, file, string(whole))
+		check.Write(t, cert, string(own))
 		if name == "the configuration" {
-			overwrite(t, file, string(half))
+			check.Write(t, file, string(half))
 		}
 		looks := 0
 		next, err := settled.Read(t.Context(), func() (*configs.Config, string, error) {

@@ -42,9 +42,8 @@ func killedFolder(t *testing.T) *dataFolder {
 	for i := range owed - 1 {
 		journalTelemetry(t, a, i)
 	}
-	if _, err := a.Authority().Revoke(auth.Revocation{TokenID: "gone"}, auth.Caller{By: "test"}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = a.Authority().Revoke(auth.Revocation{TokenID: "gone"}, auth.Caller{By: "test"})
+	check.OK(t, err)
 	accounted(t, a, false)
 	check.OK(t, a.dispatch.Checkpoint())
 	kept := &dataFolder{dir: filepath.Join(t.TempDir(), "state"), rules: d.rules}

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -11,10 +10,8 @@ import (
 // writeRules replaces the only rule file of the gateway whose configuration is in dir.
 func writeRules(t *testing.T, dir, id string) {
 	t.Helper()
-	folder := filepath.Join(dir, "rules")
-	check.OK(t, os.MkdirAll(folder, 0o700))
 	text := "rules:\n  - {id: " + id + ", from: [\"v1/+/up/telemetry\"], to: [{kafka: {topic: t}}]}\n"
-	check.OK(t, os.WriteFile(filepath.Join(folder, "a.rules.yaml"), []byte(text), 0o600))
+	check.Write(t, filepath.Join(dir, "rules", "a.rules.yaml"), text)
 }
 
 // rulesAre checks that the rule with this id is in force, and whether the files agree.
@@ -66,9 +63,8 @@ func TestRollbackLasts(t *testing.T) {
 	rulesAre(t, a, "better", true)
 	check.OK(t, a.rules.rollback(t.Context(), ""))
 	rulesAre(t, a, "good", false)
-	if _, err := a.Reload(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	_, err := a.Reload(t.Context())
+	check.OK(t, err)
 	rulesAre(t, a, "better", true)
 	halt(t, a)
 

@@ -4,7 +4,6 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -98,8 +97,7 @@ func TestSentRulesHaveTheirData(t *testing.T) {
 	root := filepath.Join(dir, "same")
 	for name, text := range files {
 		at := filepath.Join(root, name)
-		check.OK(t, os.MkdirAll(filepath.Dir(at), 0o700))
-		check.OK(t, os.WriteFile(at, []byte(text), 0o600))
+		check.Write(t, at, text)
 	}
 	for _, paths := range [][]string{{root}, {filepath.Join(root, "r")}, {filepath.Join(root, "r", "x.rules.yaml"), filepath.Join(root, "r", "x_test.yaml")}} {
 		sent, err := workbench.Files(paths)

@@ -18,22 +18,16 @@ import (
 // ruleFile is the file of writeRules.
 func ruleFile(dir string) string { return filepath.Join(dir, "rules", "a.rules.yaml") }
 
-func overwrite(t *testing.T, file, text string) {
-	t.Helper()
-	check.OK(t, os.MkdirAll(filepath.Dir(file), 0o700))
-	check.OK(t, os.WriteFile(file, []byte(text), 0o600))
-}
-
 // accidents are accidents to a rules folder, with the resulting text of /readyz.
 var accidents = map[string]struct {
 	does func(t *testing.T, dir string)
 	told string
 }{
-	"a file without a byte": {func(t *testing.T, dir string) { overwrite(t, ruleFile(dir), "") }, "errors"},
-	"a file of comments":    {func(t *testing.T, dir string) { overwrite(t, ruleFile(dir), "# to come\n\n---\n") }, "errors"},
-	"a file cut short":      {func(t *testing.T, dir string) { overwrite(t, ruleFile(dir), "rules:\n") }, "errors"},
-	"a file without rules":  {func(t *testing.T, dir string) { overwrite(t, ruleFile(dir), "lists: {a: [b]}\n") }, "errors"},
-	"a new file, empty":     {func(t *testing.T, dir string) { overwrite(t, filepath.Join(dir, "rules", "b.rules.yaml"), "") }, "errors"},
+	"a file without a byte": {func(t *testing.T, dir string) { check.Write(t, ruleFile(dir), "") }, "errors"},
+	"a file of comments":    {func(t *testing.T, dir string) { check.Write(t, ruleFile(dir), "# to come\n\n---\n") }, "errors"},
+	"a file cut short":      {func(t *testing.T, dir string) { check.Write(t, ruleFile(dir), "rules:\n") }, "errors"},
+	"a file without rules":  {func(t *testing.T, dir string) { check.Write(t, ruleFile(dir), "lists: {a: [b]}\n") }, "errors"},
+	"a new file, empty":     {func(t *testing.T, dir string) { check.Write(t, filepath.Join(dir, "rules", "b.rules.yaml"), "") }, "errors"},
 	"the file is gone":      {func(t *testing.T, dir string) { check.OK(t, os.Remove(ruleFile(dir))) }, "no file"},
 	"the file is elsewhere": {func(t *testing.T, dir string) { check.OK(t, os.Rename(ruleFile(dir), ruleFile(dir)+".bak")) }, "no file"},
 	"the folder is gone":    {func(t *testing.T, dir string) { check.OK(t, os.RemoveAll(filepath.Join(dir, "rules"))) }, "folder is missing"},
@@ -134,7 +128,7 @@ func rulesEmpty(t *testing.T, a *App) {
 // A file without rules, or an operator's request for none, is respected over restarts too.
 func TestNoRulesOnRequest(t *testing.T) {
 	t.Parallel()
-	none := func(t *testing.T, _ *App, dir string) { overwrite(t, ruleFile(dir), "rules: []\n") }
+	none := func(t *testing.T, _ *App, dir string) { check.Write(t, ruleFile(dir), "rules: []\n") }
 	operator := func(m string) func(t *testing.T, a *App, dir string) {
 		return func(t *testing.T, a *App, dir string) {
 			accidents[m].does(t, dir)
@@ -170,7 +164,7 @@ func TestOneFileOfTwoIsNoRequest(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	writeRules(t, dir, "good")
-	overwrite(t, filepath.Join(dir, "rules", "b.rules.yaml"), "rules: []\n")
+	check.Write(t, filepath.Join(dir, "rules", "b.rules.yaml"), "rules: []\n")
 	a, _ := boot(t, write(t, dir, ""))
 	check.OK(t, os.Remove(ruleFile(dir)))
 	lookAt(t, a, "good", false)
@@ -187,8 +181,7 @@ func TestChangesOfRulesAreAudited(t *testing.T) {
 	post(t, a, "/v1/rules/reload", "")
 	post(t, a, "/v1/rules/reload", `{"allow_empty": true}`)
 	post(t, a, "/v1/rules/rollback", "")
-	text, err := os.ReadFile(filepath.Join(dir, "state", "audit.log")) //nolint:gosec // a test's file
-	check.OK(t, err)
+	text := check.Read(t, filepath.Join(dir, "state", "audit.log"))
 	var lines []string
 	for line := range strings.Lines(string(text)) {
 		if strings.Contains(line, `"event":"rules"`) {
@@ -213,7 +206,7 @@ func TestRulesMustPassTheirTests(t *testing.T) {
 	file := write(t, dir, "")
 	a, log := boot(t, file)
 	tests := filepath.Join(dir, "rules", "a_test.yaml")
-	overwrite(t, tests, failing)
+	check.Write(t, tests, failing)
 	lookAt(t, a, "good", true) // they were in force before the test was there
 	writeRules(t, dir, "bad")
 	lookAt(t, a, "good", false)
@@ -232,15 +225,14 @@ func TestRulesMustPassTheirTests(t *testing.T) {
 	a, _ = boot(t, file)
 	rulesAre(t, a, "good", false)
 
-	overwrite(t, tests, strings.Replace(failing, "none", "[{rule: bad}]", 1))
+	check.Write(t, tests, strings.Replace(failing, "none", "[{rule: bad}]", 1))
 	lookAt(t, a, "bad", true)
 
-	overwrite(t, tests, failing)
+	check.Write(t, tests, failing)
 	writeRules(t, dir, "worse")
-	replace(t, file, "watch: false", "watch: false, run_tests: false")
-	if _, err := a.Reload(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	check.Replace(t, file, "watch: false", "watch: false, run_tests: false")
+	_, err := a.Reload(t.Context())
+	check.OK(t, err)
 	rulesAre(t, a, "worse", true)
 }
 
@@ -248,7 +240,7 @@ func TestAFirstStartRunsTheTests(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	writeRules(t, dir, "bad")
-	overwrite(t, filepath.Join(dir, "rules", "a_test.yaml"), failing)
+	check.Write(t, filepath.Join(dir, "rules", "a_test.yaml"), failing)
 	if err := refusedStart(t, write(t, dir, "")); err == nil || !strings.Contains(err.Error(), `"everything is told"`) {
 		t.Errorf("error %v", err)
 	}
@@ -315,11 +307,10 @@ func TestACentreThatIsNotThere(t *testing.T) {
 	}
 	halt(t, with)
 
-	text, err := os.ReadFile(file) //nolint:gosec // a test's file
-	check.OK(t, err)
+	text := check.Read(t, file)
 	i := strings.Index(string(text), "central:")
 	j := i + strings.Index(string(text)[i:], "\n")
-	overwrite(t, file, string(text)[:i]+string(text)[j+1:])
+	check.Write(t, file, string(text)[:i]+string(text)[j+1:])
 	a, log := boot(t, file)
 	awaitDegraded(t, a, "sync")
 	if !strings.Contains(log.String(), "no central section") || !strings.Contains(log.String(), "low-battery") {
@@ -328,10 +319,10 @@ func TestACentreThatIsNotThere(t *testing.T) {
 	if deps := a.dependencies(); !strings.Contains(deps[len(deps)-1].Reason, "no section central") {
 		t.Errorf("status: %+v", deps)
 	}
-	overwrite(t, filepath.Join(dir, "rules", "alerts.rules.yaml"), "rules: []\n")
+	check.Write(t, filepath.Join(dir, "rules", "alerts.rules.yaml"), "rules: []\n")
 	check.OK(t, os.Remove(filepath.Join(dir, "rules", "alerts_test.yaml")))
 	check.OK(t, os.Remove(filepath.Join(dir, "rules", "telemetry_test.yaml")))
-	overwrite(t, filepath.Join(dir, "rules", "telemetry.rules.yaml"), "rules: []\n")
+	check.Write(t, filepath.Join(dir, "rules", "telemetry.rules.yaml"), "rules: []\n")
 	check.OK(t, a.rules.applyFiles(t.Context(), false, false))
 	for _, d := range a.dependencies() {
 		if d.Name == "sync" {
@@ -376,12 +367,11 @@ func TestReloadsAreMeasured(t *testing.T) {
 		t.Errorf("after a refused reload: %v", m)
 	}
 
-	overwrite(t, ruleFile(dir), "rules: []\n")
+	check.Write(t, ruleFile(dir), "rules: []\n")
 	hash := a.Config().Hash
-	replace(t, file, "watch: false", "watch: false, run_tests: true")
-	if _, err := a.Reload(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	check.Replace(t, file, "watch: false", "watch: false, run_tests: true")
+	_, err := a.Reload(t.Context())
+	check.OK(t, err)
 	m = gauges(t, a)
 	if n, there := m["rules_in_force"]; n != 0 || !there || m["rules_last_reload_successful"] != 1 || m["config_last_reload_successful"] != 1 ||
 		m["config_info{"+hash+"}"] != 0 || m["config_last_reload_success_timestamp_seconds"] <= first["config"] {
@@ -415,7 +405,7 @@ func TestRulesOfARefusedReloadAreNotForgotten(t *testing.T) {
 	t.Parallel()
 	a, dir, file := withRules(t)
 	writeRules(t, dir, "better")
-	replace(t, file, `"127.0.0.1:0"}]`, `"127.0.0.1:0", tls: {cert: none.crt, key: none.key, client_ca: none.crt, client_auth: optional}}]`)
+	check.Replace(t, file, `"127.0.0.1:0"}]`, `"127.0.0.1:0", tls: {cert: none.crt, key: none.key, client_ca: none.crt, client_auth: optional}}]`)
 	if _, err := a.Reload(t.Context()); err == nil {
 		t.Fatal("reloaded")
 	}

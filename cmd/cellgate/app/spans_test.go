@@ -127,10 +127,9 @@ func tracing(t *testing.T, oneIn int) (*App, *receiver, *kfake.Cluster) {
 	r, ca := receive(t, dir)
 	c := fakekafka.Cluster(t)
 	file := writeCentre(t, dir, c, fakekafka.Cluster(t), "")
-	overwrite(t, filepath.Join(dir, "otlp.token"), "s3cret\n")
-	text, err := os.ReadFile(file) //nolint:gosec // a test's file
-	check.OK(t, err)
-	overwrite(t, file, string(text)+fmt.Sprintf("tracing: {endpoint: %q, one_in: %d, headers: {Authorization: \"Bearer ${file:otlp.token}\"}, tls: {ca: %q}}\n",
+	check.Write(t, filepath.Join(dir, "otlp.token"), "s3cret\n")
+	text := check.Read(t, file)
+	check.Write(t, file, string(text)+fmt.Sprintf("tracing: {endpoint: %q, one_in: %d, headers: {Authorization: \"Bearer ${file:otlp.token}\"}, tls: {ca: %q}}\n",
 		r.URL+"/v1/traces", oneIn, ca))
 	a, _ := boot(t, file)
 	return a, r, c

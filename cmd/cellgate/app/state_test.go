@@ -38,8 +38,7 @@ func cutJournal(t *testing.T, dir, from string) {
 	files, err := filepath.Glob(filepath.Join(dir, "*"))
 	check.OK(t, err)
 	for _, file := range files {
-		data, err := os.ReadFile(file) //nolint:gosec // a test's file
-		check.OK(t, err)
+		data := check.Read(t, file)
 		at := bytes.Index(data, []byte(from))
 		if at < 0 {
 			continue
@@ -114,9 +113,8 @@ func TestJournalIsHeldUntilItsConsumersAreThere(t *testing.T) {
 	if at, held := d.journal.Stat().Needed[opening]; !held || at != d.journal.First() {
 		t.Errorf("held from %d (%v), want from the first record, %d", at, held, d.journal.First())
 	}
-	if _, err := openParts(d); err != nil {
-		t.Fatal(err)
-	}
+	_, err = openParts(d)
+	check.OK(t, err)
 	needed := d.journal.Stat().Needed
 	if _, held := needed[opening]; held || len(needed) < 2 {
 		t.Errorf("the journal is needed by %v, want its consumers alone", needed)
@@ -137,8 +135,7 @@ func TestADamagedStateFileIsRefused(t *testing.T) {
 	})
 	halt(t, a)
 	state := filepath.Join(string(a.cfg.DataDir), "state.db")
-	sound, err := os.ReadFile(state) //nolint:gosec // a test's file
-	check.OK(t, err)
+	sound := check.Read(t, state)
 	at := bytes.LastIndex(sound, []byte("position"))
 	if at < 0 {
 		t.Fatal("no position in state.db")

@@ -54,7 +54,7 @@ central: {kafka: {brokers: [%q], timeout: 2s%s}}
 `, cell.ListenAddrs()[0], harness.FreeAddr(t), central.ListenAddrs()[0], extra)
 	writeRules(t, dir, "a")
 	file := filepath.Join(dir, "cell.yaml")
-	overwrite(t, file, text)
+	check.Write(t, file, text)
 	return file
 }
 

@@ -73,7 +73,7 @@ func TestTheSyncWorkerAlone(t *testing.T) {
 	end()
 	w, end = run()
 	defer end()
-	replace(t, file, one.ListenAddrs()[0], two.ListenAddrs()[0])
+	check.Replace(t, file, one.ListenAddrs()[0], two.ListenAddrs()[0])
 	_, err := w.Reload(t.Context())
 	check.OK(t, err)
 	put(t, cl, "central.p1", time.Now(), "v")

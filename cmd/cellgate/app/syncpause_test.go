@@ -73,12 +73,12 @@ func TestTheCentreIsReloaded(t *testing.T) {
 	a, _ := boot(t, file)
 	put(t, cl, "central.p1", time.Now(), "v")
 	check.Eventually(t, "the first centre", func() bool { return fakekafka.Count(t, before, "fleet.a") == 1 })
-	replace(t, file, before.ListenAddrs()[0], after.ListenAddrs()[0])
-	replace(t, file, "timeout: 2s}}", "timeout: 2s, tls: {ca: nowhere.pem}}}")
+	check.Replace(t, file, before.ListenAddrs()[0], after.ListenAddrs()[0])
+	check.Replace(t, file, "timeout: 2s}}", "timeout: 2s, tls: {ca: nowhere.pem}}}")
 	if _, err := a.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "central.kafka.tls") {
 		t.Errorf("reload with an authority that is not there: %v", err)
 	}
-	replace(t, file, "tls: {ca: nowhere.pem}", "sasl: {mechanism: plain, user: cell, password: secret}")
+	check.Replace(t, file, "tls: {ca: nowhere.pem}", "sasl: {mechanism: plain, user: cell, password: secret}")
 	r, err := a.Reload(t.Context())
 	check.OK(t, err)
 	if len(r.Restart) > 0 || !strings.Contains(strings.Join(r.Applied, " "), "central.kafka.brokers") {
@@ -99,10 +99,9 @@ func TestTwoCentres(t *testing.T) {
 	cl := fakekafka.Client(t, cell)
 	one, two := fakekafka.Cluster(t, kfake.SeedTopics(1, "fleet.a")), fakekafka.Cluster(t, kfake.SeedTopics(1, "fleet.a"))
 	file := writeCentre(t, t.TempDir(), cell, one, "")
-	replace(t, file, "central: {", "central:\n  - {")
-	text, err := os.ReadFile(file)
-	check.OK(t, err)
-	overwrite(t, file, string(text)+fmt.Sprintf("  - {name: spare, kafka: {brokers: [%q], timeout: 2s}}\n", two.ListenAddrs()[0]))
+	check.Replace(t, file, "central: {", "central:\n  - {")
+	text := check.Read(t, file)
+	check.Write(t, file, string(text)+fmt.Sprintf("  - {name: spare, kafka: {brokers: [%q], timeout: 2s}}\n", two.ListenAddrs()[0]))
 	a, _ := boot(t, file)
 	if status := post(t, a, "/v1/sync/pause", `{"centre":"spare"}`); status != http.StatusOK {
 		t.Fatalf("pause: %d", status)

@@ -275,8 +275,7 @@ func TestBannerHasTheTokenAPI(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()
 	check.OK(t, prepare(data))
-	config, err := os.ReadFile(configFile(data))
-	check.OK(t, err)
+	config := check.Read(t, configFile(data))
 	check.OK(t, os.WriteFile(configFile(data), append(config, "\ntoken_api: {address: \"127.0.0.1:8443\"}\n"...), 0o600))
 	g := start(t, data)
 	var banner strings.Builder

@@ -3,7 +3,6 @@ package dev
 import (
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,13 +15,11 @@ import (
 func TestExplainByWhatIsRemembered(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()
-	folder := filepath.Join(data, "configs", "rules")
-	check.OK(t, os.MkdirAll(folder, 0o750))
-	check.OK(t, os.WriteFile(filepath.Join(folder, "a.rules.yaml"), []byte(`
+	check.Write(t, filepath.Join(data, "configs", "rules", "a.rules.yaml"), `
 rules:
   - {id: low, from: ["v1/+/up/telemetry"], threshold: {enter: payload.soc < 15, for: 30m}, to: [{kafka: {topic: low}}]}
   - {id: thrice, from: ["v1/+/up/telemetry"], count: {at_least: 3, window: 1h}, to: [{kafka: {topic: thrice}}]}
-`), 0o600))
+`)
 	g := start(t, data)
 	const vin = "LTEST000000000042"
 	c := g.connect(vin, g.vehicleToken(vin))

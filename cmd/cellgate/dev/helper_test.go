@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -57,8 +56,7 @@ func (g *gateway) vehicleToken(vin string) string {
 // connect connects a vehicle over TLS and MQTT 5.
 func (g *gateway) connect(vin, token string) *mqtt.T {
 	g.t.Helper()
-	pem, err := os.ReadFile(filepath.Join(g.Data, "tls", "ca.crt"))
-	check.OK(g.t, err)
+	pem := check.Read(g.t, filepath.Join(g.Data, "tls", "ca.crt"))
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	config := &tls.Config{RootCAs: pool, ServerName: "localhost", MinVersion: tls.VersionTLS12}

@@ -155,8 +155,7 @@ func TestCertificatesAreMadeOnceAndVerify(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "tls")
 	check.OK(t, certificates(dir))
 	read := func(name string) string {
-		b, err := os.ReadFile(filepath.Join(dir, name)) //nolint:gosec // a test's file
-		check.OK(t, err)
+		b := check.Read(t, filepath.Join(dir, name))
 		return string(b)
 	}
 	ca, cert := read("ca.crt"), read("server.crt")

@@ -81,8 +81,7 @@ func TestWhatIsWrong(t *testing.T) {
 	c := fakekafka.Cluster(t, kfake.SeedTopics(2, "vehicle.telemetry"))
 	cfg := load(t, c.ListenAddrs()[0], harness.FreeAddr(t), "partitions: 4")
 	check.OK(t, os.WriteFile(string(cfg.Rules.Path)+"/b.rules.yaml", []byte("rules: [{id: b}]\n"), 0o600))
-	key, err := os.ReadFile(string(cfg.Listeners[0].TLS.Key))
-	check.OK(t, err)
+	key := check.Read(t, string(cfg.Listeners[0].TLS.Key))
 	harness.WriteCertificates(t, filepath.Dir(string(cfg.Listeners[0].TLS.Key)))
 	check.OK(t, os.WriteFile(string(cfg.Listeners[0].TLS.Key), key, 0o600)) // of another certificate
 	found := Run(t.Context(), cfg)

@@ -43,9 +43,8 @@ func inOrderByKey(t *testing.T, recs []*kgo.Record) {
 		}
 		seen[key+string(r.Value)] = true
 		n := 0
-		if _, err := fmt.Sscanf(string(r.Value), `{"n":%d,`, &n); err != nil {
-			t.Fatal(err)
-		}
+		_, err := fmt.Sscanf(string(r.Value), `{"n":%d,`, &n)
+		check.OK(t, err)
 		if n < last[key] {
 			t.Fatalf("%s: message %d came behind %d (partition %d)", key, n, last[key], r.Partition)
 		}

@@ -196,9 +196,8 @@ rules:
 		const v = "LTEST000000000001"
 		sub := r.look.Subscribe(ctx, "p:"+v)
 		defer func() { _ = sub.Close() }()
-		if _, err := sub.Receive(ctx); err != nil {
-			t.Fatal(err)
-		}
+		_, err := sub.Receive(ctx)
+		check.OK(t, err)
 		r.Append(uplink(v, `{"n":7,"lon":121.4737,"lat":31.2304}`))
 		r.Settled()
 		if got := r.look.HGet(ctx, "h:"+v, "n").Val(); got != "7" {
