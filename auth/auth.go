@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 )
 
 // Authority issues, verifies and revokes tokens. It is safe for concurrent use.
@@ -258,7 +258,7 @@ func (a *Authority) reloadKeys() error {
 }
 
 // believed reports whether keys may replace those in force. If a key that is not retired disappears, its sessions end.
-// It must therefore be missing for settled.Gap, since a directory that is being restored or copied is briefly
+// It must therefore be missing for stable.Gap, since a directory that is being restored or copied is briefly
 // incomplete.
 func (a *Authority) believed(keys []*signKey) bool {
 	for _, old := range a.ownKeys {
@@ -270,7 +270,7 @@ func (a *Authority) believed(keys []*signKey) bool {
 			a.goneSince = time.Now()
 			a.cfg.Log.Warn("signing key file is missing; if it does not come back, sessions with its tokens end", "kid", old.file.KID)
 		}
-		if time.Since(a.goneSince) < settled.Gap {
+		if time.Since(a.goneSince) < stable.Gap {
 			return false
 		}
 	}

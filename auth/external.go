@@ -19,7 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 )
 
 // Bounds of fetching a key set.
@@ -101,7 +101,7 @@ func (x *externalKeys) install(b []byte) (changed bool, err error) {
 
 // loadCopy reads the URL's last answer in an earlier run.
 func (x *externalKeys) loadCopy() {
-	b, err := settled.ReadFile(x.copy)
+	b, err := stable.ReadFile(x.copy)
 	if err == nil {
 		_, err = x.install(b)
 	}
@@ -128,7 +128,7 @@ func (x *externalKeys) reloadFile() (changed bool, err error) {
 	if info.Size() > maxJWKSBytes {
 		return false, fmt.Errorf("external issuer %q: key set is over %d bytes", x.cfg.Issuer, maxJWKSBytes)
 	}
-	b, err := settled.ReadFile(x.cfg.JWKSFile)
+	b, err := stable.ReadFile(x.cfg.JWKSFile)
 	if err != nil {
 		return false, fmt.Errorf("external issuer %q: %w", x.cfg.Issuer, err)
 	}

@@ -20,7 +20,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 )
 
 // The signature algorithms of the cell's own keys.
@@ -206,7 +206,7 @@ func loadKey(name string, own *issuer) (*signKey, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("mode %04o lets others read it: chmod 600", info.Mode().Perm())
 	}
-	b, err := settled.ReadFile(name)
+	b, err := stable.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}

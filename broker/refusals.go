@@ -49,7 +49,7 @@ const (
 	whyFilterLevels
 	whySubscriptions
 
-	// Told with DISCONNECT.
+	// Sent with DISCONNECT.
 	whyNotAuthorized
 	whyTokenEnded
 	whyTokenRefused
@@ -115,7 +115,7 @@ func newRefusals() *refusals {
 	return t
 }
 
-const elsewhere = "the client must use another gateway: connect to the server reference, or without one to the same address"
+const useAnotherText = "the client must use another gateway: connect to the server reference, or without one to the same address"
 
 func connectRefusals() map[why]refusal {
 	return map[why]refusal{
@@ -135,8 +135,8 @@ func connectRefusals() map[why]refusal {
 		whyFull:              {reason: frame.ReasonQuotaExceeded, label: "full", text: "the gateway has reached its number of connections: connect again later"},
 		whySessions:          {reason: frame.ReasonQuotaExceeded, label: "subject_sessions", text: "the token's subject has reached its number of sessions: end others, or use their client identifiers"},
 		whyNotAdmitted:       {reason: frame.ReasonServerUnavailable, label: "not_admitted", text: "the gateway accepts no connections now: connect again later"},
-		whyConnackUseAnother: {reason: frame.ReasonUseAnotherServer, label: "not_admitted", text: elsewhere},
-		whyConnackMoved:      {reason: frame.ReasonServerMoved, label: "not_admitted", text: elsewhere},
+		whyConnackUseAnother: {reason: frame.ReasonUseAnotherServer, label: "not_admitted", text: useAnotherText},
+		whyConnackMoved:      {reason: frame.ReasonServerMoved, label: "not_admitted", text: useAnotherText},
 		whyDiskFull:          {reason: frame.ReasonQuotaExceeded, label: "not_admitted", text: "the gateway's disk is nearly full: connect again later"},
 	}
 }
@@ -170,8 +170,8 @@ func disconnectRefusals() map[why]refusal {
 		whyNotAuthorized:  {reason: frame.ReasonNotAuthorized, label: "not_authorized", text: "the token is no longer accepted: connect with a new one"},
 		whyTakenOver:      {reason: frame.ReasonTakenOver, label: "taken_over", text: "another connection uses this client identifier: if it is not yours, others know the token"},
 		whyShutdown:       {reason: frame.ReasonShuttingDown, label: "shutdown", text: "the gateway is stopping: connect again"},
-		whyUseAnother:     {reason: frame.ReasonUseAnotherServer, label: "shutdown", text: elsewhere},
-		whyServerMoved:    {reason: frame.ReasonServerMoved, label: "shutdown", text: elsewhere},
+		whyUseAnother:     {reason: frame.ReasonUseAnotherServer, label: "shutdown", text: useAnotherText},
+		whyServerMoved:    {reason: frame.ReasonServerMoved, label: "shutdown", text: useAnotherText},
 		whyKeepalive:      {reason: frame.ReasonKeepaliveTimeout, label: "keepalive", text: "nothing received within 1.5 times the keep alive: ping in time"},
 		whyOperator:       {reason: frame.ReasonAdministrative, label: "admin", text: "an operator has ended the connection: connect again"},
 		whyReceiveMaximum: {reason: frame.ReasonReceiveMaximum, label: "receive_maximum", text: "more unacknowledged messages than the Receive Maximum of CONNACK: wait for acknowledgements"},

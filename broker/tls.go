@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 
 	"cellgate/broker/shared/complete"
-	files "cellgate/broker/shared/settled"
+	files "cellgate/broker/shared/stable"
 )
 
 // serverTLS is a listener's TLS. Every handshake uses the current configuration, so that certificates and client

@@ -10,7 +10,7 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 )
 
 // scalar decodes one value: it expands the environment, parses the type, then checks the tag's bounds.
@@ -187,7 +187,7 @@ func readValue(path, dir string) (string, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, path)
 	}
-	body, err := settled.ReadFile(path)
+	body, err := stable.ReadFile(path)
 	switch {
 	case err != nil:
 		return "", &fileError{err}

@@ -204,7 +204,7 @@ func (s *Store) Cancel(ctx context.Context, vin, id string) (Answer, error) {
 
 // Expire ends a command that has expired: OK, Already, Early, Missing or Closed. It also answers OK for the end of a
 // command that the gateway which decided it has not published in time: the caller publishes it. After each OK of Cancel
-// and Expire the caller has to send the notice Told.
+// and Expire the caller has to send the notice NoticePublished.
 func (s *Store) Expire(ctx context.Context, vin, id string) (Answer, error) {
 	return s.command(ctx, "expire", s.of(vin, id), vin, id, s.keep)
 }

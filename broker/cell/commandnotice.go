@@ -10,23 +10,23 @@ import (
 // Notice tells other gateways that there is something to read, or Redis that an end is on this gateway's disk. It may be
 // lost.
 type Notice struct {
-	// What is Queued, Ended or Told.
+	// What is Queued, Ended or NoticePublished.
 	What    string
 	VIN, ID string
 }
 
 // Values of Notice.What.
 const (
-	Queued = "queued" // the vehicle's gateway sends it
-	Ended  = "ended"  // gateways that wait for it or keep it as open read it
-	Told   = "told"   // no other gateway needs to publish the end
+	Queued          = "queued" // the vehicle's gateway sends it
+	Ended           = "ended"  // gateways that wait for it or keep it as open read it
+	NoticePublished = "told"   // no other gateway needs to publish the end
 )
 
 // NotifyCommands publishes notices.
 func (s *Store) NotifyCommands(ctx context.Context, all []Notice) error {
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, n := range all {
-			if n.What == Told {
+			if n.What == NoticePublished {
 				p.ZRem(ctx, s.keys.slotted("due", s.keys.vehicle(n.VIN)), n.VIN+"/"+n.ID)
 				continue
 			}

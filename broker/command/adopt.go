@@ -23,7 +23,7 @@ func (b *batch) adopt(a *cell.Answer, decided bool, word []byte) (*record, error
 		}
 		return known, b.publishRead(known, rec, word)
 	}
-	rec.Told = decided && rec.State.Final()
+	rec.EndPublished = decided && rec.State.Final()
 	if err := b.broken(b.keep(rec, &a.Record, known == nil)); err != nil {
 		return nil, err
 	}
@@ -45,18 +45,18 @@ func (b *batch) adopt(a *cell.Answer, decided bool, word []byte) (*record, error
 		return rec, nil
 	}
 	b.s.notifyEnd(rec)
-	b.told(rec)
+	b.endPublished(rec)
 	return rec, b.event(rec, word)
 }
 
 // publishRead publishes a decision of this gateway whose command was read in its present state, known, before.
 func (b *batch) publishRead(known, rec *record, word []byte) error {
 	if rec.State.Final() {
-		b.told(rec)
-		if known.Told {
+		b.endPublished(rec)
+		if known.EndPublished {
 			return nil
 		}
-		known.Told = true
+		known.EndPublished = true
 		if err := b.broken(b.t.put(known)); err != nil {
 			return err
 		}
@@ -65,11 +65,11 @@ func (b *batch) publishRead(known, rec *record, word []byte) error {
 	return b.event(rec, word)
 }
 
-// told notifies the cell, once the batch is on disk, that no other gateway needs to publish an end that it has decided. It
+// endPublished notifies the cell, once the batch is on disk, that no other gateway needs to publish an end that it has decided. It
 // knows the vehicle's own results from the journal of the vehicle's gateway.
-func (b *batch) told(rec *record) {
+func (b *batch) endPublished(rec *record) {
 	if rec.State == Cancelled || rec.State == Expired || rec.State == Late {
-		b.after = append(b.after, func() { b.s.notify(cell.Notice{What: cell.Told, VIN: rec.VIN, ID: rec.ID}) })
+		b.after = append(b.after, func() { b.s.notify(cell.Notice{What: cell.NoticePublished, VIN: rec.VIN, ID: rec.ID}) })
 	}
 }
 

@@ -269,8 +269,8 @@ type record struct {
 	Number uint64 `json:"number,omitempty"`
 	Gen    uint64 `json:"gen,omitempty"`
 	Node   string `json:"node,omitempty"`
-	// Told means that this gateway has published, or will publish, the end of the command.
-	Told bool `json:"told,omitempty"`
+	// EndPublished means that this gateway has published, or will publish, the end of the command.
+	EndPublished bool `json:"told,omitempty"`
 }
 
 // lastAt returns the time of the record's state.

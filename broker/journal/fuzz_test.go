@@ -25,7 +25,7 @@ func FuzzRecovery(f *testing.F) {
 	f.Add(uint8(1), uint16(48), []byte{1, 2, 3, 4, 5, 6, 7, 8}, true)
 	f.Add(uint8(2), uint16(wal.SegmentStart+8), []byte{0xff, 0xff, 0xff, 0xff}, false)
 	f.Add(uint8(len(names)-1), uint16(64), []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}, true)
-	f.Fuzz(func(t *testing.T, file uint8, off uint16, data []byte, mend bool) {
+	f.Fuzz(func(t *testing.T, file uint8, off uint16, data []byte, repair bool) {
 		damaged := image{}
 		for name, b := range img {
 			damaged[name] = b
@@ -33,12 +33,12 @@ func FuzzRecovery(f *testing.F) {
 		name := names[int(file)%len(names)]
 		b := slices.Clone(img[name])
 		copy(b[int(off)%len(b):], data)
-		if mend {
+		if repair {
 			copy(b[wal.PageLen:], b[:wal.HeaderLen])
 			for page := 0; page < wal.SegmentStart; page += wal.PageLen {
 				putCRC(b[page:])
 			}
-			mendBatch(b, int(off)%len(b))
+			repairBatch(b, int(off)%len(b))
 		}
 		damaged[name] = b
 		m := damaged.fs()
@@ -63,7 +63,7 @@ func FuzzRecovery(f *testing.F) {
 			}
 			before = batch.Last
 			for i := range batch.Records {
-				if seq := batch.Records[i].Seq; !mend && seq <= last {
+				if seq := batch.Records[i].Seq; !repair && seq <= last {
 					check.OK(t, checkRecord(&batch.Records[i], int(seq)))
 				}
 			}
@@ -71,8 +71,8 @@ func FuzzRecovery(f *testing.F) {
 	})
 }
 
-// mendBatch corrects the checksum of the batch that holds off, as far as its length allows.
-func mendBatch(b []byte, off int) {
+// repairBatch corrects the checksum of the batch that holds off, as far as its length allows.
+func repairBatch(b []byte, off int) {
 	h, err := wal.DecodeHeader(b)
 	if err != nil {
 		return

@@ -77,7 +77,7 @@ with exit code 1 after the given time.`,
 func awaitDrain(parent context.Context, client *apiClient, limit time.Duration, progress io.Writer) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(parent, limit)
 	defer cancel()
-	for told := time.Now(); ; {
+	for reported := time.Now(); ; {
 		var raw json.RawMessage
 		err := client.do(ctx, "GET", "/v1/drain", nil, &raw)
 		var d app.DrainStatus
@@ -95,8 +95,8 @@ func awaitDrain(parent context.Context, client *apiClient, limit time.Duration, 
 			return nil, errors.New("no drain is running: it was ended, or never started")
 		case d.Empty:
 			return raw, nil
-		case time.Since(told) >= 5*time.Second:
-			told = time.Now()
+		case time.Since(reported) >= 5*time.Second:
+			reported = time.Now()
 			_, _ = fmt.Fprintf(progress, "%s sent away, %s connected\n", many(d.SentAway, "vehicle", "vehicles"), many(d.Connected, "client", "clients"))
 		}
 		select {

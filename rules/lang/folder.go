@@ -10,7 +10,7 @@ import (
 	"io/fs"
 	"os"
 
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 )
 
 // Errors of a folder that cannot be applied as a rule set.
@@ -34,7 +34,7 @@ type Folder struct {
 // ReadFolder reads the rule and test files below root, which is a folder or a single rule file. It repeats until two
 // consecutive reads agree (package settled).
 func ReadFolder(ctx context.Context, root string) (*Folder, error) {
-	return settled.Read(ctx, func() (*Folder, string, error) {
+	return stable.Read(ctx, func() (*Folder, string, error) {
 		f, err := LookFolder(root)
 		if err != nil {
 			return nil, "", err

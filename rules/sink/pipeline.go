@@ -65,9 +65,9 @@ type pipeline struct {
 	watch    Watcher       // may be nil
 	refusals deadLetterQueue
 
-	window window
-	eval   evaluating
-	told   told
+	window  window
+	eval    evaluating
+	watched watched
 
 	delivery prometheus.Observer
 
@@ -115,8 +115,8 @@ type evaluating struct {
 	ready     []*rendered       // rendered in advance; may be empty
 }
 
-// told is the last mark passed to watch.
-type told struct {
+// watched is the last mark passed to watch.
+type watched struct {
 	mu   sync.Mutex // orders the calls
 	mark uint64
 }
@@ -416,13 +416,13 @@ func (p *pipeline) notify() {
 	if p.watch == nil {
 		return
 	}
-	p.told.mu.Lock()
-	defer p.told.mu.Unlock()
+	p.watched.mu.Lock()
+	defer p.watched.mu.Unlock()
 	p.mu.Lock()
 	mark := p.reachedLocked()
 	p.mu.Unlock()
-	if mark > p.told.mark {
-		p.told.mark = mark
+	if mark > p.watched.mark {
+		p.watched.mark = mark
 		p.watch.Reached(mark)
 	}
 }

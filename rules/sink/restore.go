@@ -119,8 +119,8 @@ func (d *Dispatcher) restoreSinks(c *checkpointed) error {
 		return err
 	}
 	for i, p := range d.pipelines {
-		if found, told := p.parked.records, c.sinks[i].Parked; found != told {
-			return fmt.Errorf("%w: %s has %d parked records of %s, the checkpoint says %d", wal.ErrDamaged, d.env.parkedStore.dir, found, p.name, told)
+		if found, recorded := p.parked.records, c.sinks[i].Parked; found != recorded {
+			return fmt.Errorf("%w: %s has %d parked records of %s, the checkpoint says %d", wal.ErrDamaged, d.env.parkedStore.dir, found, p.name, recorded)
 		}
 	}
 	return nil

@@ -181,13 +181,13 @@ func (e *explainer) elements(r *lang.Rule) {
 		return
 	}
 	var all []engine.Match
-	told := make([]string, n)
+	shown := make([]string, n)
 	for i := range n {
 		matches, why := e.element(r, i)
-		told[i] = fmt.Sprintf("element %d %s", i, why)
+		shown[i] = fmt.Sprintf("element %d %s", i, why)
 		all = append(all, matches...)
 	}
-	e.x.Reason = strings.Join(told, "; ")
+	e.x.Reason = strings.Join(shown, "; ")
 	if e.x.Matched = len(all) > 0; !e.x.Matched {
 		e.x.Stage = "each"
 	}
@@ -335,12 +335,12 @@ func (x *RuleExplanation) write(b *strings.Builder) {
 		fmt.Fprintf(b, ": %s", x.Reason)
 	}
 	b.WriteByte('\n')
-	told := x.Reason
+	shown := x.Reason
 	for _, v := range x.Values {
 		switch {
-		case v.Error != "" && v.Error == told: // an error of the payload as a whole, already shown
+		case v.Error != "" && v.Error == shown: // an error of the payload as a whole, already shown
 		case v.Error != "":
-			told = v.Error
+			shown = v.Error
 			fmt.Fprintf(b, "         %s: %s\n", v.Part, v.Error)
 		default:
 			fmt.Fprintf(b, "         %s = %s\n", v.Part, expr.AppendJSON(nil, v.Value))

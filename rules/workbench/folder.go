@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 	"cellgate/rules/doc"
 	"cellgate/rules/lang"
 )
@@ -66,7 +66,7 @@ func Reason(err error) string {
 func Refused(err error) bool { return refusal(err) != "" }
 
 func refusal(err error) string {
-	var unsettled *settled.UnsettledError
+	var changing *stable.ChangingError
 	var failed failedTestsError
 	var found doc.Diagnostics
 	switch {
@@ -76,7 +76,7 @@ func refusal(err error) string {
 		return "the rules folder has no file of rules"
 	case errors.Is(err, lang.ErrAllRulesGone):
 		return "the rule files no longer contain rules"
-	case errors.As(err, &unsettled):
+	case errors.As(err, &changing):
 		return "the rule files are still being written"
 	case errors.As(err, &failed), errors.Is(err, errTestTime):
 		return "a test of the rules fails"

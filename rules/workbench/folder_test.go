@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"
 	"cellgate/test/check"
@@ -39,7 +39,7 @@ func TestAFolderIsReadWhenItRests(t *testing.T) {
 			begin(t, file)
 			looks := 0
 			// The change ends between two reads, however slow the machine is.
-			f, err := settled.Read(t.Context(), func() (*lang.Folder, string, error) {
+			f, err := stable.Read(t.Context(), func() (*lang.Folder, string, error) {
 				if looks++; looks == 2 {
 					write(t, file, rulestest.OneRule)
 				}

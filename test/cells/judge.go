@@ -169,28 +169,28 @@ func (m *matter) expires() time.Time {
 	return time.Time{}
 }
 
-// told returns all reported states: state, cause or outcome, and the source.
-func (m *matter) told() []told {
-	var all []told
+// statements returns all reported states: state, cause or outcome, and the source.
+func (m *matter) statements() []statement {
+	var all []statement
 	for _, cmd := range m.commands {
 		for _, a := range cmd.Answers {
 			if a.State != "" {
-				all = append(all, told{a.State, a.Cause, fmt.Sprintf("%s %s at %s", a.Call, a.Gateway, clock(a.At))})
+				all = append(all, statement{a.State, a.Cause, fmt.Sprintf("%s %s at %s", a.Call, a.Gateway, clock(a.At))})
 			}
 		}
 	}
 	for _, e := range m.events {
-		all = append(all, told{e.State, e.Cause, "event"})
+		all = append(all, statement{e.State, e.Cause, "event"})
 	}
 	for _, e := range m.ends {
 		if !e.Missing {
-			all = append(all, told{e.State, e.Cause, "the end at " + e.Gateway})
+			all = append(all, statement{e.State, e.Cause, "the end at " + e.Gateway})
 		}
 	}
 	return all
 }
 
-type told struct{ state, cause, by string }
+type statement struct{ state, cause, by string }
 
 // story returns all evidence about an id, for debugging.
 func (m *matter) story() string {

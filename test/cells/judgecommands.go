@@ -85,7 +85,7 @@ func (c *court) notSent() {
 		if l == nil {
 			continue
 		}
-		for _, t := range m.told() {
+		for _, t := range m.statements() {
 			if t.state == "cancelled" || t.state == "expired" && t.cause == "not_sent" {
 				c.on(m, "%s %s (%s), but %s had it at %s", t.state, t.cause, t.by, l.vin, clock(l.At))
 				break
@@ -119,7 +119,7 @@ func (c *court) refused() {
 func (c *court) results() {
 	for _, m := range c.cases {
 		executed, reported := m.saw(Executed), m.saw(Reported)
-		for _, t := range m.told() {
+		for _, t := range m.statements() {
 			if t.state != "succeeded" && t.state != "failed" {
 				continue
 			}
@@ -148,7 +148,7 @@ func (c *court) results() {
 func (c *court) oneEnd() {
 	for _, m := range c.cases {
 		ends := map[string]string{}
-		for _, t := range m.told() {
+		for _, t := range m.statements() {
 			if final(t.state) {
 				ends[t.state] = t.by
 			}

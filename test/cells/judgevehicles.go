@@ -130,8 +130,8 @@ func (c *court) order() {
 	}
 }
 
-// toldPresence returns the events on vehicle.presence per vehicle, sorted by (epoch, seq), without duplicates.
-func (c *court) toldPresence() map[string][]scenario.PresenceEvent {
+// publishedPresence returns the events on vehicle.presence per vehicle, sorted by (epoch, seq), without duplicates.
+func (c *court) publishedPresence() map[string][]scenario.PresenceEvent {
 	by := map[string][]scenario.PresenceEvent{}
 	for _, e := range c.Presence {
 		by[e.VIN] = append(by[e.VIN], e)
@@ -155,25 +155,25 @@ func (c *court) toldPresence() map[string][]scenario.PresenceEvent {
 
 // presence checks that the last event of each vehicle is its actual state.
 func (c *court) presence() {
-	all := c.toldPresence()
+	all := c.publishedPresence()
 	for vin, at := range c.Truth {
 		events := all[vin]
 		if len(events) == 0 {
-			c.violated("%s: nothing was told of it", vin)
+			c.violated("%s: no presence was published", vin)
 			continue
 		}
 		switch last := events[len(events)-1]; {
 		case at == "" && last.Event != "disconnected":
-			c.violated("%s: the last told is %+v, but it is not connected", vin, last)
+			c.violated("%s: the last published is %+v, but it is not connected", vin, last)
 		case at != "" && (last.Event == "disconnected" || last.Node != at):
-			c.violated("%s: the last told is %+v, but it is connected to %s", vin, last, at)
+			c.violated("%s: the last published is %+v, but it is connected to %s", vin, last, at)
 		}
 	}
 }
 
 // sessions checks that every session except the current one ends with exactly one disconnected event with a reason.
 func (c *court) sessions() {
-	for vin, events := range c.toldPresence() {
+	for vin, events := range c.publishedPresence() {
 		ends := map[int64]int{}
 		for _, e := range events {
 			if e.Event == "disconnected" {

@@ -188,7 +188,7 @@ func (m *search) land(s *state, g, i uint8) {
 	}
 	w.Request = request{Stage: landed, Call: c, Answer: a, At: i, Called: v.Called}
 	if c.Script == accept && a.Verdict == ok && s.RedisLost && s.DiskLost != 0 && s.memoryless(c.Command) {
-		s.Anew |= bit(c.Command)
+		s.Reused |= bit(c.Command)
 	}
 	if before == v.Data && !m.ReadsWrite {
 		w.Request.Acks = 0xff
@@ -217,7 +217,7 @@ func (s *state) memoryless(c uint8) bool {
 			return false
 		}
 	}
-	return s.Told[c] != 0 || s.Accepted[c] != 0 || s.Executed&bit(c) != 0
+	return s.Reported[c] != 0 || s.Accepted[c] != 0 || s.Executed&bit(c) != 0
 }
 
 // announce reports a connection with its epoch.
@@ -357,6 +357,6 @@ func (m *search) act(s *state, g uint8) {
 		w.Results &^= bit(c.Command)
 	}
 	if a.Record.State.final() {
-		s.tell(c.Command, a.Record.State)
+		s.report(c.Command, a.Record.State)
 	}
 }

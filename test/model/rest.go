@@ -114,7 +114,7 @@ func (m *search) checkCommand(s *state, c uint8) string {
 	r := s.Servers[s.Current].Data.Commands[c]
 	gone := s.RedisLost && s.Accepted[c]&^s.DiskLost == 0
 	switch {
-	case s.Anew&bit(c) != 0:
+	case s.Reused&bit(c) != 0:
 	case s.Accepted[c] != 0 && r.State == none && !gone && s.Forgotten&bit(c) == 0:
 		return "an accepted command is forgotten"
 	case r.State == queued && r.Gen < s.Servers[s.Current].Data.Doubt:

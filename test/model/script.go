@@ -121,7 +121,7 @@ type answer struct {
 	Record     record
 	Epoch      uint8
 	Gen, Floor uint8
-	// Told is the gateway that is notified of a claim.
+	// Reported is the gateway that is notified of a claim.
 	Notified uint8
 }
 

@@ -65,7 +65,7 @@ type state struct {
 	Clock     uint8 // the servers' time, in steps longer than one connection needs
 	Expired   uint8 // expired commands
 	Forgotten uint8 // commands removed after keep_for
-	Told      [maxCommands]uint16
+	Reported  [maxCommands]uint16
 	Accepted  [maxCommands]uint8 // gateways that answered so
 	// Earlier is the highest epoch reported for a previous connection of the vehicle, Ours the epoch of the present
 	// one.
@@ -74,8 +74,8 @@ type state struct {
 	WrongEnd, SentLate bool
 	// Contents of accepted commands, as bits.
 	Contents [maxCommands]uint8
-	// Anew: commands that everything had forgotten when their id was accepted again. They are other commands.
-	Anew uint8
+	// Reused: commands that everything had forgotten when their id was accepted again. They are other commands.
+	Reused uint8
 
 	DiskLost  uint8 // gateways
 	Gone      uint8 // gateways forgotten by an operator
@@ -109,9 +109,9 @@ func first(c Case) state {
 }
 
 // tell records a published state of a command.
-func (s *state) tell(c uint8, st status) { s.Told[c] |= 1 << st }
+func (s *state) report(c uint8, st status) { s.Reported[c] |= 1 << st }
 
-func (s *state) told(c uint8, st status) bool { return s.Told[c]&(1<<st) != 0 }
+func (s *state) reported(c uint8, st status) bool { return s.Reported[c]&(1<<st) != 0 }
 
 // broken returns the promise that the state breaks, "" for none.
 func (s *state) broken() string {
@@ -124,10 +124,10 @@ func (s *state) broken() string {
 	for c := range uint8(maxCommands) {
 		executed := s.Executed&bit(c) != 0
 		switch {
-		case s.Anew&bit(c) != 0:
-		case executed && s.told(c, cancelled):
+		case s.Reused&bit(c) != 0:
+		case executed && s.reported(c, cancelled):
 			return "a command is cancelled and executed"
-		case executed && s.told(c, unsent):
+		case executed && s.reported(c, unsent):
 			return "a command is expired unsent and executed"
 		case s.Contents[c] == 3:
 			return "two commands are accepted under one id"
@@ -143,11 +143,11 @@ func (s *state) broken() string {
 func (s *state) finals(c uint8) int {
 	n := 0
 	for _, st := range []status{cancelled, unsent, unanswered, done} {
-		if s.told(c, st) {
+		if s.reported(c, st) {
 			n++
 		}
 	}
-	if s.told(c, late) && !s.told(c, unanswered) && !s.told(c, unclear) {
+	if s.reported(c, late) && !s.reported(c, unanswered) && !s.reported(c, unclear) {
 		n++
 	}
 	return n
@@ -244,10 +244,10 @@ func (s *state) swapCommands() {
 		d.Commands[0], d.Commands[1] = d.Commands[1], d.Commands[0]
 	}
 	s.Backup.Commands[0], s.Backup.Commands[1] = s.Backup.Commands[1], s.Backup.Commands[0]
-	for _, m := range []*uint8{&s.Executed, &s.Results, &s.Expired, &s.Forgotten, &s.Anew} {
+	for _, m := range []*uint8{&s.Executed, &s.Results, &s.Expired, &s.Forgotten, &s.Reused} {
 		mask(m)
 	}
-	s.Told[0], s.Told[1] = s.Told[1], s.Told[0]
+	s.Reported[0], s.Reported[1] = s.Reported[1], s.Reported[0]
 	s.Accepted[0], s.Accepted[1] = s.Accepted[1], s.Accepted[0]
 	s.Contents[0], s.Contents[1] = s.Contents[1], s.Contents[0]
 }

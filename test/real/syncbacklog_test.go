@@ -49,7 +49,7 @@ func TestSyncBacklog(t *testing.T) {
 	away := memory.max()
 	waiting := func(topic string) int64 { return r.outboxEnds().sum(topic) - r.committed().sum(topic) }
 	alarms, low, began := waiting("central.p0"), waiting("central.p2"), time.Now()
-	r.mendCentre()
+	r.restoreCentre()
 	check.Within(t, 10*time.Minute, "p0 level", func() error { return r.level("central.p0") })
 	first, left := time.Since(began), waiting("central.p2")
 	check.Within(t, 10*time.Minute, "p1 level", func() error { return r.level("central.p1") })

@@ -94,7 +94,7 @@ func syncFaults() []syncFault {
 			return func() {
 				r.cell.Links[0].Restore()
 				time.Sleep(2 * time.Second) // the outbox is read again while the centre is still away
-				r.mendCentre()
+				r.restoreCentre()
 			}
 		}},
 		{name: "leaders moved", begin: func(r *syncRig) func() {
@@ -127,7 +127,7 @@ func syncFaults() []syncFault {
 		}},
 		{name: "links cut", named: "central-kafka", begin: func(r *syncRig) func() {
 			r.cutCentre()
-			return r.mendCentre
+			return r.restoreCentre
 		}},
 		{name: "slow link", begin: afflict(func(*syncRig) harness.Toxic {
 			return harness.Toxic{Type: "latency", Attributes: map[string]int64{"latency": 500, "jitter": 400}}
@@ -247,7 +247,7 @@ func (r *syncRig) cutCentre() {
 	}
 }
 
-func (r *syncRig) mendCentre() {
+func (r *syncRig) restoreCentre() {
 	for _, l := range r.central.Links {
 		l.Restore()
 	}

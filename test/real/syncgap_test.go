@@ -48,7 +48,7 @@ func TestSyncGap(t *testing.T) {
 	}
 	r.Start()
 	r.lagUntil("sync-p0") // the dead member holds its partitions for 10 s
-	r.mendCentre()
+	r.restoreCentre()
 	r.awaitForwarded(time.Minute, ends.only("central.p1", "central.p2"))
 	r.Kill()
 	r.Start()

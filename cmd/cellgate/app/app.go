@@ -28,7 +28,7 @@ type Build struct {
 type Options struct {
 	// Config is the configuration at the start. Reload reads its File again.
 	Config *configs.Config
-	Build  Build `zero:"nothing is told of it"`
+	Build  Build `zero:"unknown"`
 	// Log receives the gateway's log.
 	Log   io.Writer
 	Clock clock.Source

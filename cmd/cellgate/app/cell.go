@@ -14,7 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"cellgate/broker/cell"
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
 )
@@ -98,7 +98,7 @@ func joinKey(c *configs.Config) ([]byte, error) {
 	if c.Cell.JoinKey == "" {
 		return nil, nil
 	}
-	data, err := settled.ReadFile(string(c.Cell.JoinKey))
+	data, err := stable.ReadFile(string(c.Cell.JoinKey))
 	if err != nil {
 		return nil, fmt.Errorf("cell.join_key: %w", err)
 	}

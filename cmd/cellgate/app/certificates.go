@@ -13,7 +13,7 @@ import (
 
 	"cellgate/broker/shared/metric"
 	"cellgate/broker/shared/remote"
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 	"cellgate/configs"
 )
 
@@ -44,7 +44,7 @@ func readCertificates(c *configs.Config) (all []serverCertificate, err error) {
 		if t == nil || err != nil {
 			return
 		}
-		pair, failed := settled.KeyPair(string(t.Cert), string(t.Key))
+		pair, failed := stable.KeyPair(string(t.Cert), string(t.Key))
 		if failed != nil {
 			err = fmt.Errorf("%s.tls: %w", listener, failed)
 			return

@@ -10,7 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"cellgate/broker/shared/kafkaclient"
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 	"cellgate/configs"
 	"cellgate/rules/lang"
 )
@@ -22,14 +22,14 @@ func clientTLS(setting string, c *configs.ClientTLS) (*tls.Config, error) {
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
 	if c.CA != "" {
-		pool, err := settled.CertPool(string(c.CA))
+		pool, err := stable.CertPool(string(c.CA))
 		if err != nil {
 			return nil, fmt.Errorf("%s.ca: %w", setting, err)
 		}
 		config.RootCAs = pool
 	}
 	if c.Cert != "" {
-		pair, err := settled.KeyPair(string(c.Cert), string(c.Key))
+		pair, err := stable.KeyPair(string(c.Cert), string(c.Key))
 		if err != nil {
 			return nil, fmt.Errorf("%s.cert: %w", setting, err)
 		}

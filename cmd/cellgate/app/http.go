@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"cellgate/broker"
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 	"cellgate/configs"
 )
 
@@ -62,7 +62,7 @@ func (s *server) loadTLS(files *configs.ServerTLS) (*tls.Config, error) {
 	if s == nil || s.files == nil || files == nil {
 		return nil, nil
 	}
-	cert, err := settled.KeyPair(string(files.Cert), string(files.Key))
+	cert, err := stable.KeyPair(string(files.Cert), string(files.Key))
 	if err != nil {
 		return nil, fmt.Errorf("%s.tls: %w", s.setting, err)
 	}
@@ -72,7 +72,7 @@ func (s *server) loadTLS(files *configs.ServerTLS) (*tls.Config, error) {
 	if files.ClientCA == "" || files.ClientAuth == "none" {
 		return config, nil
 	}
-	pool, err := settled.CertPool(string(files.ClientCA))
+	pool, err := stable.CertPool(string(files.ClientCA))
 	if err != nil {
 		return nil, fmt.Errorf("%s.tls.client_ca: %w", s.setting, err)
 	}

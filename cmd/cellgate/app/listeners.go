@@ -13,7 +13,7 @@ import (
 
 	"cellgate/broker"
 	"cellgate/broker/shared/message"
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 	"cellgate/configs"
 )
 
@@ -201,7 +201,7 @@ func checkServerTLS(setting string, t *configs.ServerTLS) error {
 	if err := readable(setting+".key", t.Key); err != nil {
 		return err
 	}
-	if _, err := settled.KeyPair(string(t.Cert), string(t.Key)); err != nil {
+	if _, err := stable.KeyPair(string(t.Cert), string(t.Key)); err != nil {
 		return fmt.Errorf("%s: cert %s and key %s are not a PEM pair: %w", setting, t.Cert, t.Key, err)
 	}
 	if t.ClientCA == "" || t.ClientAuth == "none" {
@@ -210,7 +210,7 @@ func checkServerTLS(setting string, t *configs.ServerTLS) error {
 	if err := readable(setting+".client_ca", t.ClientCA); err != nil {
 		return err
 	}
-	if _, err := settled.CertPool(string(t.ClientCA)); err != nil {
+	if _, err := stable.CertPool(string(t.ClientCA)); err != nil {
 		return fmt.Errorf("%s.client_ca: %w; name a PEM file of the vehicles' authorities", setting, err)
 	}
 	return nil
@@ -218,7 +218,7 @@ func checkServerTLS(setting string, t *configs.ServerTLS) error {
 
 // readable returns an error when the file of a configuration key cannot be read.
 func readable(setting string, file configs.Path) error {
-	_, err := settled.ReadFile(string(file))
+	_, err := stable.ReadFile(string(file))
 	var path *fs.PathError
 	if errors.As(err, &path) {
 		return fmt.Errorf("%s: %s: %w; name a PEM file that the gateway may read", setting, file, path.Err)
@@ -250,7 +250,7 @@ func loadVehicleCAs(c *configs.Config) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
-	cas, err := settled.CertPool(file)
+	cas, err := stable.CertPool(file)
 	if err != nil {
 		return nil, fmt.Errorf("client_ca: %w", err)
 	}

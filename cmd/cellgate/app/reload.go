@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"cellgate/auth"
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 	"cellgate/configs"
 	"cellgate/configs/authority"
 )
@@ -47,7 +47,7 @@ func (p *process) noteReload(err error) {
 }
 
 func (a *App) reloadAll(ctx context.Context) (Reloaded, error) {
-	next, err := settled.Read(ctx, func() (*configs.Config, string, error) { return lookConfig(a.cfg.File) })
+	next, err := stable.Read(ctx, func() (*configs.Config, string, error) { return lookConfig(a.cfg.File) })
 	if err != nil {
 		return Reloaded{}, err
 	}
@@ -72,7 +72,7 @@ func lookConfig(file string) (c *configs.Config, digest string, err error) {
 	}
 	h := sha256.New()
 	for _, name := range c.Files() {
-		b, err := settled.ReadFile(name)
+		b, err := stable.ReadFile(name)
 		_, _ = h.Write(b)
 		_, _ = fmt.Fprintln(h, name, err) // the part that needs the file reports the error
 	}

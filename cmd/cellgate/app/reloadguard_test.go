@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 	"cellgate/configs"
 	"cellgate/test/check"
 	"cellgate/test/harness"
@@ -37,7 +37,7 @@ func TestAReloadWaitsForWhoeverWrites(t *testing.T) {
 			check.Write(t, file, string(half))
 		}
 		looks := 0
-		next, err := settled.Read(t.Context(), func() (*configs.Config, string, error) {
+		next, err := stable.Read(t.Context(), func() (*configs.Config, string, error) {
 			c, digest, err := lookConfig(file)
 			if looks < len(writer) && writer[looks] != nil {
 				writer[looks]()

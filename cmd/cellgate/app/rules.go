@@ -11,7 +11,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/shared/remote"
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
 	"cellgate/rules/doc"
@@ -287,9 +287,9 @@ func (k *ruleKeeper) recordOutcome(err error) bool {
 	now := time.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var unsettled *settled.UnsettledError
+	var changing *stable.ChangingError
 	gaveUp := errors.Is(err, context.Canceled)
-	if gaveUp || errors.As(err, &unsettled) {
+	if gaveUp || errors.As(err, &changing) {
 		k.judged = ""
 	}
 	if gaveUp { // cancelled by a caller or a stop: says nothing about the files

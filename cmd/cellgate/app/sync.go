@@ -12,7 +12,7 @@ import (
 
 	"cellgate/broker/shared/kafkaclient"
 	"cellgate/broker/shared/remote"
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
 	syncer "cellgate/sync"
@@ -141,7 +141,7 @@ func filesOf(t *configs.ClientTLS) string {
 	if t != nil {
 		for _, name := range []configs.Path{t.CA, t.Cert, t.Key} {
 			if name != "" {
-				b, err := settled.ReadFile(string(name))
+				b, err := stable.ReadFile(string(name))
 				_, _ = fmt.Fprintln(h, name, len(b), err)
 				_, _ = h.Write(b)
 			}

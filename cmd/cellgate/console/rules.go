@@ -189,7 +189,7 @@ func (v *visit) explain(w http.ResponseWriter) {
 	if err == nil {
 		files, err = v.with(&d)
 	}
-	var told json.RawMessage
+	var answer json.RawMessage
 	if err == nil {
 		body := map[string]any{"topic": d.Topic, "files": files}
 		if json.Valid([]byte(d.Payload)) {
@@ -197,7 +197,7 @@ func (v *visit) explain(w http.ResponseWriter) {
 		} else {
 			body["payload_base64"] = []byte(d.Payload)
 		}
-		err = v.call("POST", "/v1/rules/explain", body, &told)
+		err = v.call("POST", "/v1/rules/explain", body, &answer)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	var no *apiError
@@ -207,7 +207,7 @@ func (v *visit) explain(w http.ResponseWriter) {
 	case err != nil:
 		_ = json.NewEncoder(w).Encode(map[string]any{"error": err.Error()}) //nolint:errcheck // the browser has gone
 	default:
-		_, _ = w.Write(told)
+		_, _ = w.Write(answer)
 	}
 }
 

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"cellgate/broker/shared/settled"
+	"cellgate/broker/shared/stable"
 	"cellgate/configs"
 )
 
@@ -30,7 +30,7 @@ func (c *checks) certificates() {
 // server checks the certificate of a listener.
 func (c *checks) server(where, address string, files *configs.ServerTLS) {
 	where += ".tls"
-	pair, err := settled.KeyPair(string(files.Cert), string(files.Key))
+	pair, err := stable.KeyPair(string(files.Cert), string(files.Key))
 	if err != nil {
 		c.bad("certificate", where+".cert", fmt.Sprintf("%s and %s: %v", files.Cert, files.Key, err), "name a certificate and the key that belongs to it, both PEM, readable by the gateway's user")
 		return
@@ -64,7 +64,7 @@ func (c *checks) server(where, address string, files *configs.ServerTLS) {
 
 // authority checks a file of certificate authorities.
 func (c *checks) authority(where, file string) {
-	if _, err := settled.CertPool(file); err != nil {
+	if _, err := stable.CertPool(file); err != nil {
 		c.bad("certificate", where, err.Error(), "name a PEM file with the authorities of the clients")
 		return
 	}

@@ -28,7 +28,7 @@ type Options struct {
 	TLS      *tls.Config `zero:"as the system has it"`
 	// Cell, Node and Version identify the source of the spans. Epoch is the journal's.
 	Cell, Node string
-	Version    string `zero:"not told"`
+	Version    string `zero:"unknown"`
 	Epoch      uint64
 	// Sampling selects the messages and commands that are traced.
 	Sampling *trace.Sampling

@@ -1,4 +1,4 @@
-package settled
+package stable
 
 import (
 	"context"
@@ -48,8 +48,8 @@ func TestReadGivesUp(t *testing.T) {
 	t.Parallel()
 	n := 0
 	_, err := readEvery(t.Context(), 0, func() (int, string, error) { n++; return n, string(rune('a' + n)), nil })
-	var unsettled *UnsettledError
-	if !errors.As(err, &unsettled) || n != maxReads {
+	var changing *ChangingError
+	if !errors.As(err, &changing) || n != maxReads {
 		t.Errorf("%v after %d reads", err, n)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

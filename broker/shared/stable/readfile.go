@@ -1,4 +1,4 @@
-package settled
+package stable
 
 import (
 	"errors"

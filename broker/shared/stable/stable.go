@@ -1,6 +1,6 @@
-// Package settled reads files that another process may be writing. A file is often truncated before it is written, and
+// Package stable reads files that another process may be writing. A file is often truncated before it is written, and
 // a folder is changed file by file: one read may see half of the change.
-package settled
+package stable
 
 import (
 	"context"
@@ -15,17 +15,17 @@ const (
 	maxReads = 12
 )
 
-// UnsettledError means that no two consecutive reads agreed.
-type UnsettledError struct{ Reads int }
+// ChangingError means that no two consecutive reads agreed.
+type ChangingError struct{ Reads int }
 
 // Error implements error.
-func (e *UnsettledError) Error() string {
+func (e *ChangingError) Error() string {
 	return fmt.Sprintf("it is still being written: no two of %d reads agree; try again when it has been written", e.Reads)
 }
 
 // Read calls read until two consecutive calls, Gap apart, agree, and returns the last result. read returns a digest of
 // everything that it has read; two errors with the same reason agree as well, so that an error counts only if it lasts.
-// It returns an *UnsettledError after 12 reads, that is 3 s.
+// It returns an *ChangingError after 12 reads, that is 3 s.
 func Read[T any](ctx context.Context, read func() (value T, digest string, err error)) (T, error) {
 	return readEvery(ctx, Gap, read)
 }
@@ -50,5 +50,5 @@ func readEvery[T any](ctx context.Context, gap time.Duration, read func() (T, st
 		case <-time.After(gap):
 		}
 	}
-	return none, &UnsettledError{Reads: maxReads}
+	return none, &ChangingError{Reads: maxReads}
 }
