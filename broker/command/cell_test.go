@@ -196,7 +196,9 @@ func TestWaitElsewhere(t *testing.T) {
 	a, b := c.all[0], c.all[1]
 	c.connects(b, vin)
 	create(t, a.Service, Request{ID: "c1"})
-	go func() { b.acts(b.engine.next(t), Failed) }()
+	var vehicle sync.WaitGroup
+	defer vehicle.Wait()
+	vehicle.Go(func() { b.acts(b.engine.next(t), Failed) })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if cmd, err := a.wait(ctx, vin, "c1"); err != nil || cmd.State != Failed || string(cmd.Result) != `{"done":true}` {
