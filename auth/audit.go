@@ -149,7 +149,7 @@ func NewAudit(o AuditOptions) (*Audit, error) {
 	return newAudit(file(o.Path), file(security), o), nil
 }
 
-// writable returns an error for a named pipe that nobody reads: the first line would wait for a reader for ever. Every other
+// writable returns an error for a named pipe without a reader: the first line would wait for one indefinitely. Every other
 // path that cannot be written does not stop the gateway; its error is logged with each line.
 func writable(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|syscall.O_NONBLOCK, 0) //nolint:gosec // the configured file

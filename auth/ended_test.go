@@ -93,7 +93,7 @@ func TestRevocationStaysWithItsIssuer(t *testing.T) {
 }
 
 // TestSessionsEndWithTheirKey checks that sessions end with their token's key: after a rotation that does not keep it,
-// when its time is over, and when its file is removed.
+// when its time has passed, and when its file is removed.
 func TestSessionsEndWithTheirKey(t *testing.T) {
 	t.Parallel()
 	end := map[string]func(t *testing.T, f *fixture, kid string){

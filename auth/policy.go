@@ -274,7 +274,7 @@ func (p *Permissions) Granted(topic string) bool {
 func (p *Permissions) Command(vin, name string) bool { return p.limit.allows(vin, name) }
 
 // Respond reports whether the outcome of the identity's commands may be published on a topic: one that it may receive,
-// and that nobody can take for a vehicle's message or a command.
+// and that cannot be mistaken for a vehicle's message or a command.
 func (p *Permissions) Respond(topic string) bool {
 	if message.ValidTopic(topic) != nil {
 		return false

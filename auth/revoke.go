@@ -56,7 +56,7 @@ func (r *Revocation) what() string {
 // revocationIDBytes is the length of an entry's ID, with 5 random bits per byte.
 const revocationIDBytes = 12
 
-// completeRevocation brings an entry into its stored form, with times rounded and in UTC, so that the same entry has
+// completeRevocation converts an entry into its stored form, with times rounded and in UTC, so that the same entry has
 // the same bytes everywhere.
 func (a *Authority) completeRevocation(r *Revocation, now time.Time) error {
 	if err := r.validate(now, a.live().Leeway); err != nil {

@@ -164,7 +164,7 @@ func (b *Broker) Reload(limits Limits, files map[string]TLS) error {
 }
 
 // Stop stops accepting, sends every connection the acknowledgements it is due, then DISCONNECT with reason and
-// serverReference on MQTT 5, and closes. Reason 0 stands for 0x8B, server shutting down. When ctx ends first, Stop
+// serverReference on MQTT 5, and closes. Reason 0 means 0x8B, server shutting down. When ctx ends first, Stop
 // closes the remaining connections at once and returns ctx's error.
 func (b *Broker) Stop(ctx context.Context, reason byte, serverReference string) error {
 	if b.stopping.Swap(true) {

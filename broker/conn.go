@@ -103,7 +103,7 @@ type connClosing struct {
 	drained    chan struct{}
 	since      int64
 	begun      bool
-	silent     bool // no DISCONNECT: the client sent one, or is gone
+	silent     bool // no DISCONNECT: the client sent one, or has disconnected
 	goodbye    bool // the client sent a DISCONNECT, and may still read and send a close_notify
 	readerDone bool
 	broken     bool // the socket failed

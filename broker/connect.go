@@ -268,7 +268,7 @@ func (r *request) will() *session.Will {
 	return w
 }
 
-// expiry returns how long the session shall outlive the connection, as the client requests it.
+// expiry returns how long the session is to outlive the connection, as the client requests it.
 func (r *request) expiry() time.Duration {
 	switch {
 	case r.version == frame.Version5:

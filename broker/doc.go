@@ -10,7 +10,7 @@
 //     that), and none leaves on an error path. They leave in the order of the PUBLISHes.
 //   - Nothing that a client sends is handled before its CONNACK 0 is queued, after its DISCONNECT, or before the
 //     frame scanner has accepted it.
-//   - Only the connection's writer writes to its socket, and nobody else waits for it: a client that does not
+//   - Only the connection's writer writes to its socket, and nothing else waits for it: a client that does not
 //     read affects only itself.
 //   - Every buffer, queue and wait is bounded, and every refusal counts in rejected_total.
 //

@@ -257,7 +257,7 @@ func TestFanoutRoutes(t *testing.T) {
 	check.Eventually(f.t, "the command service gets "+want, func() bool { return f.commands.given() == want })
 }
 
-// TestFanoutPassesOverTelemetry checks that the loop skips telemetry while nobody subscribes.
+// TestFanoutPassesOverTelemetry checks that the loop skips telemetry without subscribers.
 func TestFanoutPassesOverTelemetry(t *testing.T) {
 	t.Parallel()
 	f := newFanEnv(t)

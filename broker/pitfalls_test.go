@@ -28,7 +28,7 @@ type pitfall struct {
 	right   func(c *client, dial func(id string, o testclient.Connect) *client) bool
 }
 
-const refusedTopic = "$refused/x" // nobody may publish there on either server
+const refusedTopic = "$refused/x" // no client may publish there on either server
 
 var pitfalls = []pitfall{
 	{"a refused QoS 1 PUBLISH is not acknowledged as a success", 5, func(c *client, _ func(string, testclient.Connect) *client) bool {

@@ -10,7 +10,7 @@ import (
 	"cellgate/broker/shared/message"
 )
 
-// authMethod is the MQTT 5 authentication method that carries a token in place of the password.
+// authMethod is the MQTT 5 authentication method that carries a token instead of the password.
 const authMethod = "CELL-JWT"
 
 // reauthenticate handles AUTH (MQTT 5, 4.12.1).

@@ -81,7 +81,7 @@ const (
 
 // refusal is the answer to what the gateway does not accept.
 type refusal struct {
-	packet byte   // type that carries the answer; PUBACK stands for PUBREC and PUBCOMP too
+	packet byte   // type that carries the answer; PUBACK includes PUBREC and PUBCOMP
 	reason byte   // MQTT 5 code; frame converts it for 3.1.1
 	label  string // of connects_total, rejected_total or disconnects_total
 	// text is the reason string: what is refused, and what to do. It may name one limit.

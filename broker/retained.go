@@ -28,7 +28,7 @@ func newRetainedTopics() retainedTopics {
 	return retainedTopics{branches: newSlots[retainedBranch]()}
 }
 
-// slots holds values by key and by slot number. Only all may be called beside the other methods.
+// slots holds values by key and by slot number. Only all may be called concurrently with the other methods.
 type slots[T any] struct {
 	at    map[string]int
 	items atomic.Pointer[[]atomic.Pointer[T]]
@@ -68,7 +68,7 @@ func (s *slots[T]) put(key string, v *T) {
 	s.at[key] = i
 }
 
-// grow makes room for the last slot used. Readers go on with the array that they have.
+// grow makes room for the last slot used. Readers continue with the array that they have.
 func (s *slots[T]) grow() {
 	old := s.all()
 	if s.used <= len(old) {

@@ -153,7 +153,7 @@ type Role struct {
 	// AssignedClientID permits an empty client id; the gateway then assigns one. Default: true.
 	AssignedClientID bool `yaml:"assigned_client_id"`
 	// CommandNames and CommandVINs limit the commands that Publish grants, like the claims of a token; empty: all.
-	// @name stands for the VINs of a list in auth.vin_lists.
+	// @name means the VINs of a list in auth.vin_lists.
 	CommandNames []string `yaml:"command_names"`
 	CommandVINs  []string `yaml:"command_vins"`
 }
@@ -174,7 +174,7 @@ type Audit struct {
 
 // Uplink configures what an acknowledgement guarantees and how many messages may be unacknowledged.
 type Uplink struct {
-	// Ack is what a message has reached when its PUBACK is sent: journal (fsync), kafka (acks=all), memory (receipt).
+	// Ack is what a message must reach before its PUBACK is sent: journal (fsync), kafka (acks=all), memory (receipt).
 	Ack string `yaml:"ack" oneof:"journal|kafka|memory"`
 	// AckByClass overrides Ack for a topic class, the first level after v1/{vin}/up/.
 	AckByClass map[string]string `yaml:"ack_by_class" oneof:"journal|kafka|memory"`
@@ -365,7 +365,7 @@ type HashKey struct {
 	Key  Secret `yaml:"key"`
 }
 
-// WhenFull is what happens when the backlog of a sink fills the journal: hold (the disk watermarks apply) or age_out
+// WhenFull says what happens when the backlog of a sink fills the journal: hold (the disk watermarks apply) or age_out
 // (the oldest records are skipped and counted).
 type WhenFull struct {
 	Kafka   string `yaml:"kafka" oneof:"hold|age_out"`

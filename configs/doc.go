@@ -6,8 +6,8 @@
 //	file:line:col: key.path: why; what to do
 //
 // Unknown keys are errors. ${NAME} in a value expands to the environment variable NAME, a missing one is
-// an error, and $${ stands for a literal ${. Relative paths resolve from the folder of the file. Every
-// key but cell.id has a default; cell.yaml beside this file lists them all.
+// an error, and $${ means a literal ${. Relative paths resolve from the folder of the file. Every
+// key but cell.id has a default; cell.yaml in this folder lists them all.
 //
 // The struct tags are part of the declaration: yaml gives the key, oneof the permitted words, range the
 // bounds of a number, size or duration (both ends belong to it, an empty end is open), and reload:"yes"

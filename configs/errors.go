@@ -73,7 +73,7 @@ func (ps Problems) sorted() error {
 	return ps
 }
 
-// suggest proposes one of candidates in place of word.
+// suggest proposes one of candidates instead of word.
 func suggest(word string, candidates []string) string {
 	if near := spelling.Nearest(word, candidates); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)

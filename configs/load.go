@@ -28,7 +28,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
-	if !info.Mode().IsRegular() && !info.IsDir() { // a named pipe without a writer would hold the program for ever
+	if !info.Mode().IsRegular() && !info.IsDir() { // a named pipe without a writer would block the program indefinitely
 		return nil, Problems{{File: path, Why: "not a regular file", Fix: "write the configuration to a file: it is read again at every reload"}}
 	}
 	if info.Size() > maxFileBytes {

@@ -38,7 +38,7 @@ func TestMalformedSecretsAreNotShown(t *testing.T) {
 	}
 }
 
-// TestSecretsInAddressesAreNotShown: a URL with a password in place of an address is not printed.
+// TestSecretsInAddressesAreNotShown: a URL with a password instead of an address is not printed.
 func TestSecretsInAddressesAreNotShown(t *testing.T) {
 	t.Parallel()
 	for _, section := range []string{

@@ -14,7 +14,7 @@ import (
 
 const (
 	// minFetch and maxFetch bound one fetch of a partition. A fetch has a sixteenth of the partition's share of the memory: it is
-	// held besides the records in flight, and decoded records take three times their bytes.
+	// held in addition to the records in flight, and decoded records take three times their bytes.
 	minFetch, maxFetch = 64 << 10, 1 << 20
 	fetchWait          = 500 * time.Millisecond
 	// recordCost is a record's memory in addition to its bytes.
@@ -334,7 +334,7 @@ func (d *delivery) Produced(_ *kafkaclient.Record, err error) {
 	case refused(err) && !d.deadLetter:
 		d.sendDeadLetter(err.Error())
 	case refused(err):
-		// The error topic refuses it too. It is held: nothing is given up.
+		// The error topic refuses it too. It is held: nothing is dropped.
 		d.f.s.o.Log.Error("error topic does not accept a record; its partition waits",
 			"topic", d.f.topic, "partition", d.f.id, "offset", d.offset, "err", err)
 		d.f.s.later(d)

@@ -225,7 +225,7 @@ func TestSkipWaitsForWhatIsUnderWay(t *testing.T) {
 	await(t, func() bool { return fakekafka.Count(p.t, p.central, "fleet.central.p0") == int64(100+left) })
 }
 
-// A recreated topic is recognised as another one, even if it has grown beyond the read position by then. After the skip
+// A recreated topic is recognised as another one, even if it has grown beyond the read position. After the skip
 // it is read from its first record.
 func TestRecreatedTopicStopsItsLane(t *testing.T) {
 	t.Parallel()
@@ -285,7 +285,7 @@ func (s *Syncer) committed() (n int64) {
 	return n
 }
 
-// The lag is unknown, not 0, until it is known; then it is what the group has not committed.
+// The lag is unknown, not 0, until it is known; then it counts the records that the group has not committed.
 func TestLagIsUnknownBeforeItIsKnown(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

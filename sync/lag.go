@@ -11,7 +11,7 @@ import (
 // nothing.
 const watchInterval = time.Second
 
-// outboxEnd is what the cell's Kafka reported of an outbox partition.
+// outboxEnd is the cell's Kafka's report of an outbox partition.
 type outboxEnd struct {
 	kafkaclient.Position
 	// at is the time of the record at offset, the first one waiting; zero if there was none.

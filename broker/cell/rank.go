@@ -1,6 +1,6 @@
 package cell
 
-// Rank orders a command's states for merging: the higher rank stands. The scripts use the same order.
+// Rank orders a command's states for merging: the higher rank wins. The scripts use the same order.
 func Rank(state, cause string) int {
 	rank := map[string]int{
 		"queued": 1, "sent": 2, "delivered": 3, "accepted": 4, "cancelled": 5, "expired": 6,

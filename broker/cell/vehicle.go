@@ -22,9 +22,9 @@ type Connection struct {
 
 // Claimed is the result of a claim.
 type Claimed struct {
-	// Verdict is OK, or Older: a younger connection's claim stands, and this connection must end.
+	// Verdict is OK, or Older: a younger connection's claim is in force, and this connection must end.
 	Verdict Verdict
-	// Epoch and Since belong to the claim that stands.
+	// Epoch and Since belong to the claim in force.
 	Epoch, Since int64
 	// Former is the previous owner, or after Older the current one. Its Node is empty if there was none.
 	Former Connection

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Source reads the wall clock and, at the same moment, a monotonic clock that nobody can set.
+// Source reads the wall clock and, at the same moment, a monotonic clock that cannot be set.
 type Source func() (wall time.Time, elapsed time.Duration)
 
 // Tolerance is the difference between the wall clock and its last reading plus the elapsed time from which it counts as

@@ -109,7 +109,7 @@ func TestAStopIsNotTakenBack(t *testing.T) {
 	}
 }
 
-// TestWatch: slewing is no step, however long it goes on; a step is one step.
+// TestWatch: slewing is no step, however long it lasts; a step is one step.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	machine := clocktest.Still(epoch)

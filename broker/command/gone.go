@@ -16,7 +16,7 @@ type Gap struct {
 	Next time.Time
 }
 
-// Gaps is what vehicle.commands has lost since the start, except for records older than every time to live.
+// Gaps counts the losses of vehicle.commands since the start, except for records older than every time to live.
 type Gaps struct {
 	Gaps int `json:"gaps"`
 	// Records is the number of lost records; null if it is unknown for some gap.

@@ -124,7 +124,7 @@ func TestCommandByMQTT(t *testing.T) {
 	})
 }
 
-// topic stands in for a consumer of vehicle.commands.
+// topic replaces a consumer of vehicle.commands.
 type topic struct {
 	mu       sync.Mutex
 	batches  [][]Message
@@ -234,7 +234,7 @@ func TestTimesDoNotRunBack(t *testing.T) {
 	})
 }
 
-// A record with a member that the gateway does not know is refused as over HTTP, and its sender is told: a mistyped ttl
+// A record with a member that the gateway does not know is refused as over HTTP, and its sender learns it: a mistyped ttl
 // must not become the default one.
 func TestUnknownMembersAreRefused(t *testing.T) {
 	t.Parallel()

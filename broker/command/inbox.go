@@ -32,7 +32,7 @@ func (r *request) release() {
 	}
 }
 
-// finish reports the result, unless the submitter has given up.
+// finish reports the result, unless the submitter has stopped waiting.
 func (r *request) finish(err error) {
 	r.over.Do(func() {
 		r.release()

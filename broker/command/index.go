@@ -66,7 +66,7 @@ func (x *index) build(ctx context.Context, db *statefile.DB) {
 				State State  `json:"state"`
 			}
 			if json.Unmarshal(v, &r) != nil {
-				r.State = "unreadable" // a list that comes to it says so
+				r.State = "unreadable" // a list that includes it shows this
 			}
 			all = append(all, x.entry(changed{number(k), r.VIN, r.State}))
 			return ctx.Err()

@@ -127,7 +127,7 @@ func TestIndexFindsWhatThereIs(t *testing.T) {
 	}
 }
 
-// A list has the commands that a call before it has shown, though these are told of by the state file before the index has them.
+// A list has the commands that a call before it has shown, although the state file shows these before the index has them.
 func TestAListHasWhatIsKnownBefore(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{Deliverer: newEngine(0), MaxQueued: 1000})

@@ -28,7 +28,7 @@ func (m *member) holds(vin string) (release func()) {
 }
 
 // TestNobodyWaits checks, for every origin, that a request not decided in time is answered "unknown, repeat with this
-// id" and is not accepted when its turn comes; nor is one whose caller is gone.
+// id" and is not accepted when its turn comes; nor is one whose caller has disconnected.
 func TestNobodyWaits(t *testing.T) {
 	t.Parallel()
 	c := newTogether(t, 1)

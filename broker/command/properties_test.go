@@ -96,7 +96,7 @@ func TestPropertiesAreBoundedAndShowUrgency(t *testing.T) {
 	}
 }
 
-// answers stands in for the responder.
+// answers replaces the responder.
 type answers struct {
 	mu  sync.Mutex
 	err error

@@ -35,7 +35,7 @@ func (e *entry) pending(now int64) bool {
 type sendQueue struct {
 	entries []*entry
 	// failures counts the deliveries that the engine gave up, incremented in its callback; seen counts those that the
-	// loop has handled. Nothing is sent while they differ: a command that was given up may have to go first.
+	// loop has handled. Nothing is sent while they differ: an abandoned command may have to go first.
 	failures atomic.Int64
 	seen     int64
 	skipped  bool // pump skipped the queue because of that

@@ -180,7 +180,7 @@ type Stat struct {
 	Open    int `json:"open"`           // commands that are not final
 	Kept    int `json:"kept"`           // final commands kept
 	Waiting int `json:"events_waiting"` // changes of state not yet in Kafka
-	// Gone is what vehicle.commands has lost unread, nil if nothing.
+	// Gone counts the unread losses of vehicle.commands, nil if there are none.
 	Gone *Gaps `json:"gone,omitempty"`
 }
 

@@ -144,7 +144,7 @@ func (t *turns) at(waits context.Context, ask func()) bool {
 	return true
 }
 
-// close waits for the functions that have begun. ctx has ended by then, so none waits for Redis any longer.
+// close waits for the functions that have begun. ctx has ended, so none waits for Redis any longer.
 func (t *turns) close() {
 	t.mu.Lock()
 	t.closed = true

@@ -34,7 +34,7 @@ const (
 	propLast                  = propSharedAvailable
 )
 
-// typeWill stands for the will properties of a CONNECT, which have a property set of their own.
+// typeWill denotes the will properties of a CONNECT, which have a property set of their own.
 const typeWill byte = 16
 
 // Properties are the properties of one inbound packet. Strings and binary data alias the packet.

@@ -309,7 +309,7 @@ func (b *buffer) broadcastLocked() {
 	}
 }
 
-// setFull sets the reason why there is no room; nil means that there is room again.
+// setFull sets the reason why there is no room; nil means that there is space again.
 func (b *buffer) setFull(reason error) (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -23,7 +23,7 @@ const (
 	crowd = 4
 	// maxLooks is the maximum number of looks within CommitInterval.
 	maxLooks = 4
-	// maxMisses bounds the commits made without looking after looks that found nobody.
+	// maxMisses bounds the commits made without looking after looks that found no waiter.
 	maxMisses = 64
 	// idleAfter is how long the journal must be idle before it writes a mark for its last batch.
 	idleAfter = 250 * time.Millisecond

@@ -110,7 +110,7 @@ func oneFault(t *testing.T, from, many int, err error) (hits []string, sticky er
 		patience = 300 * time.Millisecond
 	}
 	sticky = faultRun(m, &p, patience)
-	// A disk that never has room again is no failure of the journal: it withholds until its caller stops waiting.
+	// A disk that stays full is no failure of the journal: it withholds until its caller stops waiting.
 	if sticky != nil && !errors.Is(sticky, err) && (many < 1<<30 || !errors.Is(sticky, context.DeadlineExceeded)) {
 		t.Errorf("fault at %d (%v): %v", from, f.Hits(), sticky)
 	}

@@ -276,7 +276,7 @@ func (j *Journal) Err() error {
 	return nil
 }
 
-// closeWithoutRoom is how long Close waits for room: by then its consumers have ended, and nobody makes any.
+// closeWithoutRoom is how long Close waits for room: its consumers have ended, and nothing frees any.
 const closeWithoutRoom = 500 * time.Millisecond
 
 // Close commits what was appended, notifies the waiters, and closes the files. If ctx ends first, or the journal has no

@@ -186,7 +186,7 @@ func TestSetLimits(t *testing.T) {
 	waitDurable(t, j, uint64(n-1))
 }
 
-// Close does not wait for room that nobody makes any more, and the error names the bound that holds.
+// Close does not wait for space that nothing frees any more, and the error names the bound that holds.
 func TestCloseWithoutRoom(t *testing.T) {
 	t.Parallel()
 	for want, disk := range map[string]bool{"max_bytes is reached": false, "the disk is full": true} {

@@ -54,7 +54,7 @@ type keeper struct {
 	reserve      atomic.Int64
 
 	kicks   chan struct{} // wakes the keeper
-	changed chan struct{} // tells the committer that a round is over
+	changed chan struct{} // tells the committer that a round has ended
 	stop    chan struct{}
 	done    chan struct{}
 	number  uint64 // of the next spare's name; for the keeper's goroutine only
@@ -241,7 +241,7 @@ func (k *keeper) total() int64 {
 }
 
 // recycle turns a segment into a spare file. It first marks the header as free, durably, and then renames the file, so
-// that a crash in between never brings the records back. A file with a segment name always has a good header.
+// that a crash in between never restores the records. A file with a segment name always has a good header.
 func (k *keeper) recycle(s *segment) error {
 	f, err := k.fs.OpenWrite(s.name)
 	if err != nil {

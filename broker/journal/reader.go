@@ -182,7 +182,7 @@ func (r *Reader) TryNextWithin(want message.Flags, passes int) (*Batch, bool, er
 	}
 }
 
-// met is what a reader's step came upon.
+// met is what a reader's step found.
 type met uint8
 
 const (

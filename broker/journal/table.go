@@ -140,7 +140,7 @@ func (t *table) forget(name string) bool {
 	return t.recyclableLocked() != nil
 }
 
-// recyclableLocked returns the oldest segment if nobody needs it. The newest one always stays, because it tells the
+// recyclableLocked returns the oldest segment if no reader needs it. The newest one always stays, because it tells the
 // next start how far the journal had come.
 func (t *table) recyclableLocked() *segment {
 	if len(t.list) < 2 || len(t.needed) == 0 {
@@ -161,7 +161,7 @@ func (t *table) recyclableLocked() *segment {
 	return s
 }
 
-// recycle takes the oldest segment from readers if nobody needs it. It stays in the table until remove, so that a
+// recycle takes the oldest segment from readers if none needs it. It stays in the table until remove, so that a
 // failed attempt is repeated before any later segment is recycled.
 func (t *table) recycle() *segment {
 	t.mu.Lock()

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // refusedVIN is a VIN whose events Kafka refuses permanently.
 const refusedVIN = "REFUSED"
 
-// topic stands in for vehicle.presence.
+// topic replaces vehicle.presence.
 type topic struct {
 	mu     sync.Mutex
 	away   bool

@@ -84,7 +84,7 @@ type Options struct {
 
 	// Bounds can be replaced while the manager runs, see Manager.SetBounds.
 	Bounds
-	// CommitInterval is how long a change that nobody waits for may stay out of the state file: queue contents that the
+	// CommitInterval is how long a change without a waiter may stay out of the state file: queue contents that the
 	// journal still has, removals, QoS 2 identifiers, the fan-out position.
 	CommitInterval time.Duration
 }

@@ -121,7 +121,7 @@ func (m *Manager) Merge(key string, claim uint64, data []byte) {
 }
 
 // Moved drops the state of a vehicle that another gateway of the cell has taken over, and ends its connection. It does
-// nothing unless claim is the session's current claim; 0 stands for a session without a claim in this run.
+// nothing unless claim is the session's current claim; 0 means a session without a claim in this run.
 func (m *Manager) Moved(key string, claim uint64) {
 	st := m.lookup(key)
 	if st == nil {

@@ -348,7 +348,7 @@ func (st *state) committed(e *entry, stored stage) {
 	}
 }
 
-// Writable resumes the delivery when the connection has room again after Enqueue has returned false.
+// Writable resumes the delivery when the connection has space again after Enqueue has returned false.
 func (s *Session) Writable() {
 	s.st.mu.Lock()
 	defer s.st.unlock()

@@ -45,7 +45,7 @@ func (m *Manager) Fanout(rec *message.Record) {
 }
 
 // beginFanout marks the record as being fanned out, and stores it if it is retained. From then on a new subscription
-// begins after the record and finds it among the retained messages. It returns false if nobody gets the record.
+// begins after the record and finds it among the retained messages. It returns false if no session gets the record.
 func (m *Manager) beginFanout(rec *message.Record) bool {
 	m.fan.mu.Lock()
 	defer m.fan.mu.Unlock()
@@ -139,7 +139,7 @@ func (m *Manager) marked() mark {
 	return mark{fanned: m.stored.fanned.Load(), replay: m.stored.replay.Load(), settled: m.stored.settled.Load()}
 }
 
-// Wanted calls read with whether the index has any subscription, so that the fan-out loop may skip records that nobody
+// Wanted calls read with whether the index has any subscription, so that the fan-out loop may skip records that no client
 // wants. No subscription is added while read runs with false: a new one gets everything that read has not skipped. read
 // must not block or call the manager.
 func (m *Manager) Wanted(read func(any bool)) {

@@ -44,7 +44,7 @@ type env struct {
 	wrap    func(DB) DB // if not nil, wraps the state file
 }
 
-// testOptions are the gateway's own, except CommitInterval: a test decides when changes that nobody waits for are
+// testOptions are the gateway's own, except CommitInterval: a test decides when changes without a waiter are
 // written.
 func testOptions() Options {
 	o := Options{

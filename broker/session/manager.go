@@ -57,7 +57,7 @@ type fanState struct {
 
 	mu       sync.Mutex    // guards the rest
 	reached  uint64        // every record up to here is in the queues, except under
-	caughtUp chan struct{} // closed when reached gets to awaited; nil while nobody waits
+	caughtUp chan struct{} // closed when reached gets to awaited; nil without a waiter
 	awaited  uint64
 	intake   uint64 // see StoreIntakePosition
 }

@@ -177,7 +177,7 @@ func play(t *testing.T, rnd *rand.Rand) {
 	}
 }
 
-// drain waits for everything that is due.
+// drain waits for all due work.
 func (mc *modelClient) drain() {
 	if mc.c == nil {
 		mc.connect()

@@ -154,7 +154,7 @@ func (st *state) enqueue(e *entry) error {
 	return nil
 }
 
-// letter is what the bounds need to know about a message.
+// letter has the data of a message that the bounds need.
 type letter struct {
 	directed bool // to this client alone
 	durable  bool

@@ -45,7 +45,7 @@ type state struct {
 
 	vehicle bool
 	durable bool // outlives its connection, so it is in the state file
-	ended   bool // out of the registry, or in it only until its connection is gone and its will sent
+	ended   bool // out of the registry, or in it only until its connection has ended and its will is sent
 	moved   bool // another gateway has the vehicle: the session ends with the connection
 	running bool // a goroutine is running the callbacks
 

@@ -43,7 +43,7 @@ func newFullDiskEnv(t *testing.T) (*env, *fullDisk) {
 }
 
 // TestFullDisk checks that while the state file cannot be written nothing is promised and connected clients are served,
-// and that everything is written when there is room again.
+// and that everything is written when there is space again.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

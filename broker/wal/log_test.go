@@ -101,7 +101,7 @@ func TestLogTrims(t *testing.T) {
 		t.Fatalf("%d chunks left", len(left))
 	}
 	same(t, left, all[500-len(left):])
-	if err := l.Trim(1<<40, l.Start()); err != nil { // the reader stands at the beginning
+	if err := l.Trim(1<<40, l.Start()); err != nil { // the reader is at the beginning
 		t.Fatal(err)
 	}
 	same(t, readAll(t, l, l.Start()), left)

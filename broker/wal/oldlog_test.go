@@ -52,7 +52,7 @@ func TestOldLogs(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 			same(t, readAll(t, l, l.Start()), want)
-			same(t, readAll(t, l, start), want) // which a checkpoint of before has
+			same(t, readAll(t, l, start), want) // which an earlier checkpoint has
 			want = append(want, fill(t, l, len(want)+1, 50)...)
 			check.OK(t, l.Sync())
 			start, end = l.Start(), l.End()

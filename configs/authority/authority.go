@@ -9,7 +9,7 @@ import (
 	"cellgate/configs"
 )
 
-// Config is what a configuration says of the authority: what `cellgate token` needs to issue with the gateway's keys.
+// Config is the authority's part of a configuration: what `cellgate token` needs to issue with the gateway's keys.
 // A running gateway adds what only it has.
 func Config(c *configs.Config) auth.Config {
 	a := &c.Auth

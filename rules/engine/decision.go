@@ -12,7 +12,7 @@ import (
 // TargetError is the Target of a decision that reports an evaluation error.
 const TargetError = 0xFFFF
 
-// TargetUndecoded is the Target of the decision about a record whose payload cannot be decoded. It stands for all rules
+// TargetUndecoded is the Target of the decision about a record whose payload cannot be decoded. It represents all rules
 // that need a field of the payload.
 const TargetUndecoded = 0xFFFE
 

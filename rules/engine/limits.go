@@ -127,7 +127,7 @@ func (l *Limits) Load(s *StoredLimits, foreign bool) {
 }
 
 // Use switches to the rules and workers of a set. The workers must not have evaluated anything. A rule that has changed
-// or is gone is no longer held.
+// or is removed is no longer held.
 func (l *Limits) Use(rules []*lang.Rule, workers []Counter) {
 	l.fold()
 	var now []*limited

@@ -5,7 +5,7 @@ import "github.com/valyala/fastjson"
 // Kind is a set of kinds of value.
 type Kind uint8
 
-// Kinds of value. OtherKind stands for values that only the virtual machine can compare, and for errors.
+// Kinds of value. OtherKind denotes values that only the virtual machine can compare, and for errors.
 const (
 	Missing Kind = 1 << iota
 	NumberKind

@@ -40,7 +40,7 @@ func strict(b []byte) bool {
 	return true
 }
 
-// between reports whether c stands between values.
+// between reports whether c is between values.
 func between(c byte) bool {
 	return c == ',' || c == ':' || c == '{' || c == '}' || c == '[' || c == ']' || c == ' ' || c == '\n' || c == '\r' || c == '\t'
 }

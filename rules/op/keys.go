@@ -22,7 +22,7 @@ type Key struct {
 	Value Value
 	// Need is an example of a required key; "" if the key is optional.
 	Need string
-	// Alone allows the value in place of the whole mapping.
+	// Alone allows the value instead of the whole mapping.
 	Alone bool
 	// Default is the value of an absent key, nil for none.
 	Default any

@@ -10,7 +10,7 @@ import (
 	"cellgate/rules/state"
 )
 
-// Operator describes a per-VIN operator: it passes messages of a rule or holds them back, depending on what earlier
+// Operator describes a per-VIN operator: it passes messages of a rule or stops them, depending on what earlier
 // messages left in its memory. Each is a key of a rule, next to `when` and `to`.
 type Operator struct {
 	// Name is the key in a rule. It is part of the stored memory's keys.

@@ -82,7 +82,7 @@ func byEventTime(a *Args, run Runner) Runner {
 	return &eventTime{run}
 }
 
-// eventTime drops messages that are older than the latest one seen. They neither change the memory nor send. Memory:
+// eventTime drops messages that are older than the latest one seen. They neither change the state nor send. Memory:
 // seen = the latest event time.
 type eventTime struct{ Runner }
 
@@ -113,7 +113,7 @@ func (o *eventTime) Why(in *Input) string {
 }
 
 // eventWindow is a window by the vehicle's clock: messages may come in any order as long as their window is open.
-// Memory: seen = the end of the last closed window, at least 1.
+// State: seen = the end of the last closed window, at least 1.
 type eventWindow struct{ *windowOp }
 
 // Definition implements Runner.

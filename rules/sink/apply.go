@@ -54,7 +54,7 @@ func (d *Dispatcher) announce(set ruleSet) {
 	}
 }
 
-// ApplyRules compiles a source and puts it in force for everything that the journal takes from now on. It returns when
+// ApplyRules compiles a source and puts it in force for everything that is journaled from now on. It returns when
 // the change is durable. Applying the same source again changes nothing. After an error nothing has changed; a
 // doc.Diagnostics error names the places. Exception: if the journal cannot tell whether it has taken the change, the
 // set in force is unknown until rules are applied again.

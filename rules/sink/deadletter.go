@@ -104,7 +104,7 @@ func (g *deadLetterQueue) run(ctx context.Context) {
 	}
 }
 
-// later queues a refusal again: nothing is given up.
+// later queues a refusal again: nothing is dropped.
 func (g *deadLetterQueue) later(r refusal, err error) {
 	g.p.log.Error("dead letter cannot be built; the message waits",
 		"seq", r.t.seq, "rule", r.t.rule, "target", r.t.target, "refused", r.reason, "err", err)
@@ -178,7 +178,7 @@ func (b *deadLetter) abandoned(seq uint64) bool { return b.g.p.abandoned(seq) }
 // refusalInterval is the shortest time between two lines of the log about refused messages.
 const refusalInterval = time.Minute
 
-// refusals collects the messages that sinks refuse for good, for the log.
+// refusals collects the messages that sinks permanently refuse, for the log.
 type refusals struct {
 	mu     sync.Mutex
 	by     map[string]refusedBy

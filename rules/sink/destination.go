@@ -34,7 +34,7 @@ type destination struct {
 	missing               bool // according to the sink
 	since                 time.Time
 	mark                  uint64       // via's taken when this one was parked
-	spills                time.Time    // from when on messages that cannot be parked are given up; zero: not yet
+	spills                time.Time    // from when on messages that cannot be parked are dropped; zero: not yet
 	oldest                int64        // approximate ReceivedAt of the oldest message
 	lowSet                uint32       // lowest index of a rule set
 	size                  int64        // of the log
@@ -108,7 +108,7 @@ func (d *destination) store(ctx context.Context) {
 // errHeld means that a message cannot be parked and waits.
 var errHeld = errors.New("the sink accepts nothing")
 
-// take writes a message to the log, or gives it up if there is no room. On an error it stays in the queue.
+// take writes a message to the log, or drops it if there is no space. On an error it stays in the queue.
 func (d *destination) take(m *parking, e *parkedEntry) error {
 	held, why := d.l.room(d, e.dead, parkedSize(e))
 	switch {

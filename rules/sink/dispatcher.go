@@ -164,7 +164,7 @@ func (d *Dispatcher) spawn(f func()) {
 }
 
 // Stop stops evaluation, lets the sinks finish until ctx ends, and writes a last checkpoint. Messages that are not
-// settled by then are delivered after the next start.
+// settled until then are delivered after the next start.
 func (d *Dispatcher) Stop(ctx context.Context) error {
 	d.stopWorkers()
 	var errs []error

@@ -12,7 +12,7 @@
 //
 //	received = delivered + filtered + dead-lettered + dropped + pending
 //
-// Each term is counted where it happens: received is what the journal has taken; the part that is not evaluated yet is
+// Each term is counted where it happens: received counts the records in the journal; the part that is not evaluated yet is
 // pending.
 //
 //	producer, err := kafkaclient.NewProducer(…)

@@ -15,7 +15,7 @@ type SinkLedger struct {
 	Filtered uint64 `json:"filtered"`
 	// DeadLettered counts records with at least one message sent to an error topic instead.
 	DeadLettered uint64 `json:"dead_lettered"`
-	// Dropped counts records with at least one message given up by a policy, by reason.
+	// Dropped counts records with at least one message dropped by a policy, by reason.
 	Dropped map[string]uint64 `json:"dropped"`
 	// Pending counts records with unsettled messages: in flight, in the decision log, or not evaluated.
 	Pending uint64 `json:"pending"`

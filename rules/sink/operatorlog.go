@@ -45,7 +45,7 @@ type operatorRange struct {
 	Listening state.Listening `json:"listening"`
 }
 
-// operatorState is what a checkpoint appends to the operator log.
+// operatorState is a checkpoint's entry in the operator log.
 type operatorState struct {
 	blocks    [][]byte     // not appended yet
 	start     wal.Position // where the log begins once blocks are durable

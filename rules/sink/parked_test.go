@@ -112,7 +112,7 @@ func TestAnErrorTopicThatTakesNothingHoldsUpNobody(t *testing.T) {
 	r.Stop()
 }
 
-// What a destination refuses for good after it has waited is counted and logged, like what is refused at once.
+// Messages that a destination permanently refuses after they waited are counted and logged, like those refused at once.
 func TestWhatIsRefusedAfterItWaitedIsReported(t *testing.T) {
 	t.Parallel()
 	reg, log := prometheus.NewRegistry(), &check.Log{}
@@ -181,7 +181,7 @@ func TestWhatCannotBeParkedAnyMore(t *testing.T) {
 	}
 }
 
-// While nothing of a sink is taken, the sink counts as away, not its destinations: nothing is given up.
+// While nothing of a sink is taken, the sink counts as unavailable, not its destinations: nothing is dropped.
 func TestAnOutageIsNotADestination(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) {

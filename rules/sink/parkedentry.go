@@ -18,7 +18,7 @@ import (
 //	bits      1 byte   1 dead letter, 2 one of several messages of its record for the sink
 //	seq       uvarint
 //	set       uvarint  index of the rule set in the dispatch table
-//	reason    uvarint length, bytes: why it is a dead letter; "" if the decision says so
+//	reason    uvarint length, bytes: why it is a dead letter; "" if the decision has it
 //	decision  as engine.Decision.Append writes it
 //	record    as message.Record.Append writes it
 type parkedEntry struct {

@@ -237,7 +237,7 @@ func (l *parkedStore) room(d *destination, dead bool, size int) (held bool, why 
 }
 
 // spillAfter is how long other destinations of a sink must have taken messages before those that cannot be parked are
-// given up: after an outage not all recover at once.
+// dropped: after an outage not all recover at once.
 const spillAfter = 2 * time.Second
 
 // lowestSet returns the lowest index of a rule set that parked messages need, the highest number if there are none.

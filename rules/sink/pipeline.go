@@ -46,7 +46,7 @@ type form struct {
 // While live, the evaluator offers each record and delivers its messages itself; their decisions stay in memory as
 // chunks until the cursor has passed them or a checkpoint writes them to the log. When the window is full the pipeline
 // switches to logging: all chunks go to the log, later ones too, and the loader feeds the sink from there until it has
-// loaded everything and there is room again. Every message is delivered by either the evaluator or the loader, never
+// loaded everything and there is space again. Every message is delivered by either the evaluator or the loader, never
 // both, in order.
 type pipeline struct {
 	sink   Sink
@@ -88,7 +88,7 @@ type pipeline struct {
 	now        counts // current
 	settled    counts // as of the cursor: only Delivered, DeadLettered and Dropped
 	damage     error  // the decision log cannot be read
-	// base is what the ledger has received in addition to what was appended to the journal since it was opened.
+	// base is the number that the ledger has received in addition to the records appended to the journal since it was opened.
 	base    uint64
 	drifted bool // an unknown number of messages was lost
 	parked  parkedRecords

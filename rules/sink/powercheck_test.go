@@ -44,7 +44,7 @@ type want struct {
 	rule, topic string
 }
 
-// account is what a sink must get from a journal.
+// account lists what a sink must get from a journal.
 type account struct {
 	all                  []want
 	received, dead, none uint64
@@ -89,7 +89,7 @@ func accounts(entries []entry) (out [2]account) {
 	return out
 }
 
-// machine is what survives a crash, with changes: the disks, and what the sinks have.
+// machine holds what survives a crash, with changes: the disks, and what the sinks have.
 type machine struct {
 	mem     *waltest.FS
 	db      []byte // state.db

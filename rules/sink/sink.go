@@ -144,7 +144,7 @@ func (t Ticket) Delivered() {
 // Refused settles the message: the store will never take it. It goes to the rule's error topic.
 func (t Ticket) Refused(err error) { t.to.refused(t, err) }
 
-// Dropped settles the message: a policy gives it up. reason is a metric label with few values.
+// Dropped settles the message as dropped by a policy. reason is a metric label with few values.
 func (t Ticket) Dropped(reason string) { t.to.settle(t, dropped, reason) }
 
 // Abandoned reports whether the sink's age_out policy has skipped the message.

@@ -36,7 +36,7 @@ func (d *Dispatcher) Position() uint64 {
 // Overdue returns for how long a message that rules send at a certain time has been due.
 func (d *Dispatcher) Overdue() time.Duration { return d.ticker.overdue() }
 
-// OperatorsLost returns why the operators' state of before the start was not restored whole; nil if it was.
+// OperatorsLost returns why the earlier operator state was not restored completely; nil if it was.
 func (d *Dispatcher) OperatorsLost() error { return d.forgot }
 
 // Ledger returns the account of every sink, each consistent.

@@ -42,7 +42,7 @@ func (s *State) pause(from, to int64) {
 }
 
 // SilentUntil returns the end of a silence of length after (ms) that started at at. The silence starts again at the end
-// of every pause that begins before it is over, so the answer does not depend on when it is asked for.
+// of every pause that begins before it ends, so the answer does not depend on when it is requested.
 func (s *State) SilentUntil(at, after int64) int64 {
 	at -= s.shift
 	for _, p := range s.listening.Pauses {

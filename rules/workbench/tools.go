@@ -36,7 +36,7 @@ type workspace struct {
 	passed []string
 }
 
-// openPaths reads rule and test files. A path is a folder or a file; a test file brings the rules of its folder. The
+// openPaths reads rule and test files. A path is a folder or a file; a test file includes the rules of its folder. The
 // rules of all paths form one set, so their ids must differ.
 func openPaths(paths []string) (*workspace, error) {
 	ws := &workspace{rules: map[string][]byte{}, tests: map[string][]byte{}}

@@ -36,7 +36,7 @@ func TestExpiry(t *testing.T) {
 		if version == 4 && reason != 0 {
 			t.Errorf("a DISCONNECT on 3.1.1")
 		}
-		<-time.After(time.Until(id.Expires.Add(1100 * time.Millisecond))) // until the leeway of 1 s is over, too
+		<-time.After(time.Until(id.Expires.Add(1100 * time.Millisecond))) // until the leeway of 1 s has passed, too
 		if _, code := open(t, g.MQTT, connect{id: vin, password: token, version: version}); code == 0 {
 			t.Error("the expired token was accepted")
 		}

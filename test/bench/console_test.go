@@ -218,7 +218,7 @@ func (b *browser) ruleSet(t *testing.T, operator string) string {
 	return set.Hash
 }
 
-// consoleLoad is what a page needs: refreshed in intervals and when its stream has an event.
+// consoleLoad is the load of a page: refreshed in intervals and when its stream has an event.
 type consoleLoad struct {
 	name, path string
 	refresh    time.Duration // 0: never
@@ -368,7 +368,7 @@ func (b *browser) watch(ctx context.Context, p consoleLoad) error {
 	}
 }
 
-// events tells when an event that has a page loaded anew has come.
+// events reports when an event that reloads a page has arrived.
 func events(stream io.Reader, moved chan<- struct{}) {
 	part := make([]byte, 64<<10)
 	for {

@@ -153,7 +153,7 @@ func (v *car) connect(ctx context.Context, n *Node) *wire {
 	return w
 }
 
-// stay publishes telemetry and results until the stay is over. It returns false if the connection ended.
+// stay publishes telemetry and results until the stay ends. It returns false if the connection ended.
 func (v *car) stay(ctx context.Context, w *wire) bool {
 	h := v.habits.Load()
 	until := time.Now().Add(time.Second + time.Duration(v.rng.Int64N(int64(h.StayAtMost))))

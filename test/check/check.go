@@ -92,7 +92,7 @@ func Ended(t testing.TB, end func(context.Context) error) {
 	}
 }
 
-// Golden compares with a golden file, which `go test PACKAGE -update` writes anew.
+// Golden compares with a golden file, which `go test PACKAGE -update` rewrites.
 func Golden(t testing.TB, file, got string) {
 	t.Helper()
 	if *update {

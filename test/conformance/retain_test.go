@@ -99,7 +99,7 @@ func testRetainWithoutFlag(t *testing.T, e *env, v byte) {
 	equalList(t, "retained", e.retained(t, v, topic), "kept 1")
 }
 
-// testRetainKnown subscribes after the acknowledgement: by then the retained message is stored or removed.
+// testRetainKnown subscribes after the acknowledgement: then the retained message is stored or removed.
 func testRetainKnown(t *testing.T, e *env, v byte) {
 	pub, sub := e.client(t, v), e.client(t, v)
 	for range 50 {

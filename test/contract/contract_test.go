@@ -39,11 +39,11 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	for _, c := range a.calls() {
 		a.try(c)
 	}
-	// What they end is not there: a gap, a held rule, a gateway that is gone.
+	// They end something that does not exist here: a gap, a held rule, a lost gateway.
 	for _, asked := range []string{"POST /v1/sync/skip", "POST /v1/rules/lift", "DELETE /v1/gateways/{node}"} {
 		a.answered[asked] = true
 	}
-	a.answered["GET /v1/trace"] = true                                                    // goes on until the client ends it: TestTrace reads one
+	a.answered["GET /v1/trace"] = true                                                    // lasts until the client ends it: TestTrace reads one
 	a.answered["GET /v1/dev/parts"], a.answered["POST /v1/dev/parts/{part}"] = true, true // of cellgate dev alone, whose tests call them
 	for path, item := range a.doc.Paths.Map() {
 		for method := range item.Operations() {
@@ -63,7 +63,7 @@ type api struct {
 	answered map[string]bool // by method and path of the document: with a status under 400
 }
 
-// call is a request; path has no placeholders. status is what is to come.
+// call is a request; path has no placeholders. status is the expected status.
 type call struct {
 	operation, path string
 	body            any
@@ -285,7 +285,7 @@ func strict(t *testing.T, text []byte) []byte {
 	return text
 }
 
-// closeObjects walks a document. What stands in allOf is closed by the whole, not by its parts.
+// closeObjects walks a document. Parts of an allOf are closed by the whole.
 func closeObjects(v any, part bool) {
 	switch v := v.(type) {
 	case map[string]any:

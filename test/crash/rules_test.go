@@ -230,7 +230,7 @@ func (d *decided) round(faulty bool) {
 	}
 }
 
-// failing sends messages with text in place of a number until the failing rule is held.
+// failing sends messages with text instead of a number until the failing rule is held.
 func (d *decided) failing() {
 	d.t.Helper()
 	check.Within(d.t, time.Minute, "the rule to be held", func() error {

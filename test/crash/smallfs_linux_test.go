@@ -153,7 +153,7 @@ func (d *smallDisk) fill() (full bool) {
 			return true
 		}
 		if !d.away.Load() && time.Since(began) > 3*time.Second {
-			return false // a journal whose records are taken goes on in its own files
+			return false // a journal whose records are delivered reuses its own files
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

@@ -1,5 +1,5 @@
 // Command fuzz runs every fuzz target of the module, one after the other, each for a fixed time: those of the
-// frame scanner, which stands before authentication, for longer than the others.
+// frame scanner, which runs before authentication, for longer than the others.
 package main
 
 import (
@@ -58,7 +58,7 @@ func run(ctx context.Context, others, wire time.Duration) error {
 
 // onlyTheDeadline reports whether a failed run found nothing and merely came to its end. The coordinator of Go before
 // 1.27 sometimes takes the end of -fuzztime for a failure of the target (golang/go#75804: it compares the error with that
-// of a context that the deadline has not reached yet). The line stands alone then: an input that fails, a worker that
+// of a context that the deadline has not reached yet). The line is then alone: an input that fails, a worker that
 // hangs or dies, and a panic all say more.
 func onlyTheDeadline(name, out string) bool {
 	_, failure, found := strings.Cut(out, "--- FAIL: "+name+" (")

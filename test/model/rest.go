@@ -72,7 +72,7 @@ func (m *search) reclaim(s *state) {
 	}
 }
 
-// finish brings a command to its end: the owner sends it, the vehicle answers, expired commands expire.
+// finish completes a command: the owner sends it, the vehicle answers, expired commands expire.
 func (m *search) finish(s *state, c uint8) {
 	if s.Gateways[s.At].Epoch != 0 {
 		m.now(s, s.At, send, c)
@@ -94,7 +94,7 @@ func (m *search) checkRest(s *state) string {
 	d := &s.Servers[s.Current].Data
 	switch {
 	case d.Open != s.Servers[s.Current].Called && s.DiskLost == bit(uint8(m.Gateways))-1 && s.RedisLost:
-		return "" // nobody remembers anything: the cell starts again, which is not modelled
+		return "" // no gateway has state: the cell starts again, which is not modelled
 	case d.Open != s.Servers[s.Current].Called:
 		return "nothing is decided, though everybody is there"
 	case d.Node != s.At+1 || d.Since != s.Conn:

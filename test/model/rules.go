@@ -49,7 +49,7 @@ type Case struct {
 	// Connects, and how often a server is promoted, Redis loses its data (flushed, or restored from a backup), a
 	// gateway is killed, and a gateway loses its disk. Forgets: how often an operator forgets a stopped gateway.
 	Connects, Promotions, Losses, Kills, Disks, Forgets int
-	// Expiry: commands may expire. Late: requests may arrive after their caller has given up.
+	// Expiry: commands may expire. Late: requests may arrive after their caller has stopped waiting.
 	Expiry, Late bool
 	// Looks: states are read. Contents: an id may be used for two different commands.
 	Looks, Contents bool

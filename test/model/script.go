@@ -107,7 +107,7 @@ const (
 	already // the call does not change this state
 	moved   // another server received the offers
 	waiting // for other members
-	empty   // nobody is registered, and the caller has no memory
+	empty   // no gateway is registered, and the caller has no state
 	conflict
 )
 
@@ -275,7 +275,7 @@ func (r Rules) join(d *data, server uint8, c call) answer {
 	if open && elsewhere && !offered {
 		return answer{Verdict: moved, Gen: d.Gen, Floor: d.Floor}
 	}
-	d.Members |= c.Members | bit(c.Gateway) // before its offers are in, too: nobody opens without them
+	d.Members |= c.Members | bit(c.Gateway) // before its offers are in, too: no server opens without them
 	if open {
 		d.Offered[c.Gateway] = server
 	}

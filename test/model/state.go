@@ -33,7 +33,7 @@ type gateway struct {
 	Results    uint8
 
 	Request request
-	Late    call // given up, not arrived
+	Late    call // abandoned, not arrived
 	// Notice is the last claim that it was notified of.
 	Notice notice
 }
@@ -80,7 +80,7 @@ type state struct {
 	DiskLost  uint8 // gateways
 	Gone      uint8 // gateways forgotten by an operator
 	RedisLost bool
-	// Restored: a backup may have a claim that was given up later, and keeps its epoch (DECISIONS.md of broker/cell).
+	// Restored: a backup may have a claim that was released later, and keeps its epoch (DECISIONS.md of broker/cell).
 	Restored bool
 	Backed   bool
 

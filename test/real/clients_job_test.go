@@ -40,7 +40,7 @@ type subscription struct {
 	QoS    byte   `json:"qos"`
 }
 
-// event is what a client tells about itself:
+// event is a client's report:
 //
 //	connected   Code, Present, Address
 //	refused     Code and Reference, of CONNACK

@@ -15,7 +15,7 @@ import (
 	"cellgate/test/harness"
 )
 
-// TestConsoleInABrowser is what somebody new does with `cellgate dev` and its console, in Chromium: film.mjs. A Prometheus with the
+// TestConsoleInABrowser does what a new user does with `cellgate dev` and its console, in Chromium: film.mjs. A Prometheus with the
 // alarms of deploy/ scrapes the gateway meanwhile. With CONSOLE_SHOTS it leaves pictures of every page in that folder.
 func TestConsoleInABrowser(t *testing.T) {
 	t.Parallel()

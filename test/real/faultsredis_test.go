@@ -27,7 +27,7 @@ type failover struct {
 }
 
 // TestRedisFailover loses a primary of a Redis with sentinels, and of a Redis cluster, under load. Every kind of target
-// works before and after; nothing is given up, and in the end Redis has the newest of every vehicle. Data that only the
+// works before and after; nothing is dropped, and in the end Redis has the newest state of every vehicle. Data that only the
 // lost primary had acknowledged is lost (Redis replicates asynchronously) until the vehicle sends again, as the fleet
 // does.
 func TestRedisFailover(t *testing.T) {

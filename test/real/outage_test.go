@@ -80,7 +80,7 @@ func TestOutage(t *testing.T) {
 	auditTelemetry(t, cell, ledger)
 }
 
-// drained is what happened under load from Kafka's return until its backlog was delivered.
+// drained describes the time from Kafka's return until its backlog was delivered, under load.
 type drained struct {
 	backlog, received, delivered int64
 	took                         time.Duration

@@ -25,7 +25,7 @@ type PresenceEvent struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// told is what the topic says of a vehicle: its events in order, with their reasons. What was told shortly before a kill may
+// told returns a vehicle's events on the topic in order, with their reasons. Events shortly before a kill may
 // be repeated. It fails the test when they are not written in order otherwise.
 func told(t *testing.T, cell *harness.Kafka, vin string) (text string, last PresenceEvent) {
 	t.Helper()

@@ -242,7 +242,7 @@ func listener(t *testing.T, e *Env) (vin string, v *V5) {
 	return vin, v
 }
 
-// succeeds has the vehicle carry a command out, and checks what its sender is told.
+// succeeds has the vehicle carry a command out, and checks what its sender learns.
 func succeeds(t *testing.T, e *Env, vin string, v *V5, id string) {
 	t.Helper()
 	answerCommand(t, vin, v, id)

@@ -76,7 +76,7 @@ func (c Config) cause(ctx context.Context, err error) error {
 // Versions of the requests, supported by brokers from 2.3 to 4.x.
 const (
 	adminMetadata       = 8
-	adminCreateTopics   = 4 // the first in which -1 stands for the brokers' default
+	adminCreateTopics   = 4 // the first in which -1 means the brokers' default
 	saslVersion         = 1
 	operationsUnknown   = -2147483648
 	bitRead, bitWrite   = 1 << 3, 1 << 4 // of AclOperation
@@ -186,7 +186,7 @@ func (a *Admin) metadata(ctx context.Context, broker string, names []string) (*m
 		return nil, err
 	}
 	if names == nil {
-		names = []string{} // null stands for all topics
+		names = []string{} // null means all topics
 	}
 	msg, err := c.RoundTrip(&metadata.Request{TopicNames: names, IncludeTopicAuthorizedOperations: true})
 	_ = c.Close() //nolint:errcheck // the response, or a more specific error, is already there
@@ -261,7 +261,7 @@ func (a *Admin) create(ctx context.Context, name string, partitions, replication
 	return r.Errors[name]
 }
 
-// validate does not use kafka.Client, which then waits for a topic that nobody makes.
+// validate does not use kafka.Client, which then waits for a topic that nothing creates.
 func (a *Admin) validate(ctx context.Context, name string, partitions, replication int) error {
 	c, err := a.controller(ctx)
 	if err != nil {

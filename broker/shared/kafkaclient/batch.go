@@ -32,7 +32,7 @@ import (
 // a varint length, -1 for null, and bytes), header count varint, headers (key, value likewise).
 // Varints are zigzag.
 //
-// In front of it, in a produce request, stands its length in 4 bytes.
+// In a produce request its length precedes it, in 4 bytes.
 const (
 	sizePrefix  = 4
 	batchHeader = 61

@@ -8,7 +8,7 @@ import (
 
 // Bounds of a Flow.
 const (
-	// flowFloor is what may always be in flight, in bytes on the wire, in four batches.
+	// flowFloor is the amount that may always be in flight, in bytes on the wire, in four batches.
 	flowFloor = 16 << 10
 	// flowCeiling is where more would not make a link faster: 10 Gbit/s times 50 ms.
 	flowCeiling = 64 << 20

@@ -97,7 +97,7 @@ type pipeRequest struct {
 
 	mu       sync.Mutex
 	begun    bool
-	left     bool // its caller has given up
+	left     bool // its caller has stopped waiting
 	finished chan struct{}
 }
 

@@ -15,7 +15,7 @@ import (
 //	leaf    per key:   flags 4 (1: a bucket), place of the key from here 4, its size 4, size of the value 4
 //	bucket  (a value)  root page 8, sequence 8; root page 0: a leaf page follows, the whole bucket
 //
-// A commit writes the changed pages anew, syncs, writes the meta page that is not in use, and syncs. So at any
+// A commit writes the changed pages again, syncs, writes the meta page that is not in use, and syncs. So at any
 // time the meta page with the higher transaction is the last commit and the other one that before it; a write that
 // a power loss tore leaves one that has no right checksum.
 const (

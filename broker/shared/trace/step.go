@@ -24,7 +24,7 @@ const (
 	Failed       = "failed"  // the rule could not be evaluated
 	Delivered    = "delivered"
 	DeadLettered = "dead_lettered"
-	GivenUp      = "dropped" // given up by a policy, named in Reason
+	GivenUp      = "dropped" // by a policy, named in Reason
 	Parked       = "parked"  // its destination is parked: it waits in the destination's log
 	Waits        = "waits"   // the sink lags: it waits in the decision log
 	RefusedBy    = "refused" // by the store; it becomes a dead letter

@@ -77,7 +77,7 @@ type RuleSet struct {
 	Broken bool            `json:"files_not_in_force"`
 	// Warnings about the rules in force.
 	Warnings doc.Diagnostics `json:"warnings"`
-	// Applied reports whether the rule set came over the API, in place of the files.
+	// Applied reports whether the rule set came over the API, instead of the files.
 	Applied bool `json:"applied"`
 	// Held lists the rules that send nothing because too many of their messages were errors.
 	Held []HeldRule `json:"held"`
@@ -102,7 +102,7 @@ type RuleHistory struct {
 type RanSet struct {
 	Hash    string    `json:"hash"`
 	At      time.Time `json:"at"`
-	Applied bool      `json:"applied"` // over the API, in place of the files
+	Applied bool      `json:"applied"` // over the API, instead of the files
 	InForce bool      `json:"in_force"`
 }
 
@@ -234,7 +234,7 @@ type Vehicle struct {
 	StateError string            `json:"state_error,omitempty"`
 }
 
-// Held is what the gateway keeps for a client.
+// Held describes what the gateway keeps for a client.
 type Held struct {
 	Connected     bool      `json:"connected"`
 	MQTT          string    `json:"mqtt,omitempty"`

@@ -146,7 +146,7 @@ func randomName() string {
 	return hex.EncodeToString(b[:])
 }
 
-// Runs is what a gateway publishes about itself to the others.
+// Runs is a gateway's published description of itself.
 type Runs struct {
 	Address string `json:"address"` // of its API
 	Version string `json:"version"`

@@ -10,7 +10,7 @@ import (
 
 const (
 	// eventsIdle is the interval of comments on an idle stream. They keep proxies from closing it and show when the
-	// client is gone.
+	// client has disconnected.
 	eventsIdle = 15 * time.Second
 	// eventsPatience is how long a client may read nothing before the stream ends.
 	eventsPatience = 10 * time.Second
@@ -32,7 +32,7 @@ func newEventStream(w http.ResponseWriter) *eventStream {
 }
 
 // send writes steps, each as an event. Without steps it writes a comment that keeps the stream open. An error means that the
-// client is gone.
+// client has disconnected.
 func (s *eventStream) send(steps []trace.Step) error {
 	out := []byte(nil)
 	for i := range steps {

@@ -22,7 +22,7 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 		ReceivedAt    time.Time       `json:"received_at"`
 		QoS           byte            `json:"qos"`
 		Retain        bool            `json:"retain"`
-		// Files are rules to use in place of those in force.
+		// Files are rules to use instead of those in force.
 		Files map[string]string `json:"files"`
 	}
 	if !readJSON(w, r, &body) {
@@ -30,7 +30,7 @@ func (a *gateway) explainRules(w http.ResponseWriter, r *http.Request) {
 	}
 	leave, err := a.drafts.enter(r.Context(), ownerOf(r))
 	if err != nil {
-		return // the caller is gone
+		return // the caller has disconnected
 	}
 	defer leave()
 	rec := &message.Record{Kind: message.KindPublish, Seq: 1, Topic: body.Topic, Payload: body.Payload, QoS: body.QoS, Retain: body.Retain}

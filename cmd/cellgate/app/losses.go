@@ -71,7 +71,7 @@ type LossAnswer struct {
 func bucketLosses() []byte { return []byte("losses") }
 func keyLosses() []byte    { return []byte("all") }
 
-// keptLosses is what the state file has.
+// keptLosses are the losses in the state file.
 type keptLosses struct {
 	Losses []Loss `json:"losses"`
 	// Dropped has the acknowledged messages by sink and reason.
@@ -123,7 +123,7 @@ func (l *losses) note(part, what string) error {
 }
 
 // addLocked adds a loss unless it is known. Beyond the bound the oldest acknowledged one makes room, or else the oldest
-// but for the first, which says when it began.
+// except the first, which says when it began.
 func (l *losses) addLocked(loss *Loss) {
 	all := l.kept.Losses
 	if slices.ContainsFunc(all, func(o Loss) bool { return o.ID == loss.ID }) {
@@ -214,7 +214,7 @@ func (l *losses) run(ctx context.Context) {
 	}
 }
 
-// acknowledge records that an operator knows of all losses so far.
+// acknowledge records that an operator has acknowledged all losses so far.
 func (l *losses) acknowledge(by string) error {
 	l.mu.Lock()
 	l.gatherLocked()

@@ -58,7 +58,7 @@ func TestRefusedPresenceLeavesTheOthers(t *testing.T) {
 	})
 	ended, end := context.WithCancel(t.Context())
 	end()
-	_ = producer.Close(ended) // waiting events are given up
+	_ = producer.Close(ended) // waiting events are dropped
 	if err := <-done; err == nil {
 		t.Error("what Kafka has not answered counts as published")
 	}

@@ -66,7 +66,7 @@ func (f *RuleFiles) folder() (*lang.Folder, error) {
 	return &lang.Folder{Source: lang.NewSource(rules), Tests: lang.NewSource(tests)}, nil
 }
 
-// applyGiven checks and tests rules that came over the API and puts them in force in place of the files. They stay in
+// applyGiven checks and tests rules that came over the API and puts them in force instead of the files. They stay in
 // force until the files change or a reload is requested: the last change wins, and unchanged files never replace what
 // an operator has applied.
 func (k *ruleKeeper) applyGiven(ctx context.Context, f *lang.Folder, o prepareOptions) error {

@@ -22,7 +22,7 @@ func given(t *testing.T, files map[string]string) *lang.Folder {
 }
 
 // TestApplicationLasts: rules that came over the API are checked and tested before they go into force, and are in force over a restart
-// in place of the files, until these change, a reload is asked for, or a rollback.
+// instead of the files, until these change, or until a reload or rollback.
 func TestApplicationLasts(t *testing.T) {
 	t.Parallel()
 	a, dir, file := withRules(t)

@@ -103,7 +103,7 @@ func TestSettlementWaitsForEverySink(t *testing.T) {
 	settled(9, seven, false)
 }
 
-// A record that is under way at one of the sinks waits, whatever becomes of those around it.
+// A record in flight at one of the sinks waits, whatever happens to those around it.
 func TestSettlementOfOneRecord(t *testing.T) {
 	t.Parallel()
 	s, kafka, central := settling(t)

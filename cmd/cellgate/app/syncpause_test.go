@@ -17,7 +17,7 @@ import (
 	"cellgate/test/fakekafka"
 )
 
-// A paused lane stands until it is resumed, also over a restart, while the others continue. Pauses are audited.
+// A paused lane stays stopped until it is resumed, also over a restart, while the others continue. Pauses are audited.
 func TestSyncPause(t *testing.T) {
 	t.Parallel()
 	cell := fakekafka.Cluster(t, kfake.SeedTopics(1, append(kafkaclient.OutboxTopics(), topicCommands)...))

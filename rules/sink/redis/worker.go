@@ -83,7 +83,7 @@ func (w *worker) run() {
 // once; messages in quick succession share a round trip.
 const linger = 10 * time.Millisecond
 
-// fill tops the batch up from the queue. It waits while there is nothing, or until the linger is over. An empty batch
+// fill tops the batch up from the queue. It waits while there is nothing, or until the linger time has passed. An empty batch
 // means that the sink is closed and everything is done.
 func (w *worker) fill(batch []*job) []*job {
 	var over <-chan time.Time

@@ -186,7 +186,7 @@ func TestRequestsAreAsTheReferenceSays(t *testing.T) {
 	r.Stop()
 }
 
-// TestRequestsCarryTheTrace: a receiver can go on with the trace of the message, as a reader of Kafka can.
+// TestRequestsCarryTheTrace: a receiver can continue the trace of the message, as a reader of Kafka can.
 func TestRequestsCarryTheTrace(t *testing.T) {
 	t.Parallel()
 	const sampled, silent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
