@@ -62,7 +62,7 @@ The exit code is 1 if there is a problem and nothing was repaired.`,
 
 func printRepair(w io.Writer, r *repair.Report) error {
 	if len(r.Findings) == 0 {
-		_, err := fmt.Fprintf(w, "%s: nothing in it stops a gateway from starting\n", r.Dir)
+		_, err := fmt.Fprintf(w, "%s: nothing in it prevents a start\n", r.Dir)
 		return err
 	}
 	var errs []error
@@ -70,7 +70,7 @@ func printRepair(w io.Writer, r *repair.Report) error {
 		_, err := fmt.Fprintf(w, format, args...)
 		errs = append(errs, err)
 	}
-	will, lost := "can be done", "would be lost"
+	will, lost := "remedy", "would be lost"
 	if r.Repaired {
 		will, lost = "done", "lost"
 	}
@@ -81,7 +81,7 @@ func printRepair(w io.Writer, r *repair.Report) error {
 		}
 	}
 	if !r.Repaired {
-		say("\nNothing was changed. `cellgate repair %s --yes` does it; stop the gateway first, and check the disk.\n", r.Dir)
+		say("\nNothing was changed. To carry it out, stop the gateway, check the disk, and run `cellgate repair %s --yes`.\n", r.Dir)
 	}
 	return errors.Join(errs...)
 }

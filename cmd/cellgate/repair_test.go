@@ -27,7 +27,7 @@ func TestRepair(t *testing.T) {
 		return out.String()
 	}
 	text := cellgate(exitNo)
-	for _, part := range []string{state, "can be done", "would be lost", "--yes"} {
+	for _, part := range []string{state, "remedy", "would be lost", "--yes"} {
 		if !strings.Contains(text, part) {
 			t.Errorf("no %q in\n%s", part, text)
 		}

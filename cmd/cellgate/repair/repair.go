@@ -268,7 +268,7 @@ func (d *data) keys() error {
 			continue
 		}
 		if bad.Lines > 0 {
-			f.Action = fmt.Sprintf("keep the %d entries that can be read, and the file in %s", bad.Lines-bad.Unreadable, d.keep(path))
+			f.Action = fmt.Sprintf("keep the %d readable entries, and the old file in %s", bad.Lines-bad.Unreadable, d.keep(path))
 			f.Lost = fmt.Sprintf("%d revocations: tokens that they named are accepted again until they end; revoke them again, or all "+
 				"tokens issued before now", bad.Unreadable)
 			f.do = func() error {

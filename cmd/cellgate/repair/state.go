@@ -32,8 +32,8 @@ func (d *data) state() error {
 	}
 	d.add(Finding{
 		Path: file, Problem: err.Error(), Action: "move it to " + d.keep(file) + "; the start creates a new one",
-		Lost: "sessions with what is queued for them, commands that are not finished and their history, the memory of rules " +
-			"(threshold, sample …), and the ledgers' terms up to now. No telemetry: what the journal has is evaluated and delivered again. " + held(file),
+		Lost: "sessions with their queues, open commands and the history of commands, the operator state of rules " +
+			"(threshold, sample …), and the counts of the ledgers. No telemetry: the journal is evaluated and delivered again. " + held(file),
 		do: func() error { return d.away(file) },
 	})
 	return nil
@@ -48,10 +48,10 @@ func held(file string) string {
 		}
 	}
 	if len(parts) == 0 {
-		return "How much that was cannot be read"
+		return "How much is unknown"
 	}
 	slices.Sort(parts)
-	return "Entries that it says it held: " + strings.Join(parts, ", ")
+	return "Entries according to its header: " + strings.Join(parts, ", ")
 }
 
 // logs finds decision logs that lack what the state file refers to.
@@ -71,7 +71,7 @@ func (d *data) logs() error {
 	for _, bad := range found {
 		f := Finding{
 			Path: filepath.Join(dir, bad.Sink), Problem: bad.Err.Error(),
-			Action: fmt.Sprintf("keep the decisions on %d records that can be read, and what is there in %s", bad.Pending-bad.Lost,
+			Action: fmt.Sprintf("keep the decisions on the %d readable records, and the old files in %s", bad.Pending-bad.Lost,
 				d.keep(filepath.Join(dir, bad.Sink))),
 			do: func() error {
 				_, err := sink.RepairLog(d.db, dir, d.keep(filepath.Join(dir, bad.Sink)), bad.Sink, epoch)
