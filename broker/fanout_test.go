@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"cellgate/broker/journal"
 	"cellgate/broker/session"
 	"cellgate/broker/shared/message"
@@ -268,7 +270,7 @@ func TestFanoutPassesOverTelemetry(t *testing.T) {
 	last := f.append(message.Record{Client: "V", Topic: "v1/V/res/7/accepted"})
 	check.Eventually(f.t, "the position", func() bool { return f.sessions.Position() == last })
 	check.Eventually(f.t, "the release of the journal", func() bool { return f.retained.kept() == last+1 })
-	if n := valueOf(t, f.fanout.metrics.records) + valueOf(t, f.intake.metrics.records); n > 10 {
+	if n := testutil.ToFloat64(f.fanout.metrics.records) + testutil.ToFloat64(f.intake.metrics.records); n > 10 {
 		t.Errorf("%v records were decoded", n)
 	}
 }
@@ -385,7 +387,7 @@ func TestFanoutReportsWhatTheJournalTrimmed(t *testing.T) {
 	})
 	check.OK(f.t, err)
 	f.fanout = r
-	if n := valueOf(t, r.metrics.missing); n != 4 {
+	if n := testutil.ToFloat64(r.metrics.missing); n != 4 {
 		t.Errorf("%v records counted as missing", n)
 	}
 }

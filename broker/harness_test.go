@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"cellgate/auth"
 	"cellgate/broker/frame"
 	"cellgate/broker/journal"
@@ -24,7 +26,6 @@ import (
 	"cellgate/test/parts"
 
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 )
 
 const testVIN = "LTEST000000000001"
@@ -182,15 +183,7 @@ func (h *harness) token(vin string) string {
 
 // rejected returns rejected_total of a reason.
 func (h *harness) rejected(reason string) float64 {
-	return valueOf(h.t, h.metrics.Rejected.WithLabelValues(reason))
-}
-
-// valueOf returns the value of a counter or gauge.
-func valueOf(t testing.TB, m prometheus.Metric) float64 {
-	t.Helper()
-	var out dto.Metric
-	check.OK(t, m.Write(&out))
-	return out.GetCounter().GetValue() + out.GetGauge().GetValue()
+	return testutil.ToFloat64(h.metrics.Rejected.WithLabelValues(reason))
 }
 
 // records reads n records from the journal.

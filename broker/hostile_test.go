@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"cellgate/broker/frame"
 	"cellgate/test/check"
 	"cellgate/test/mqtt"
@@ -74,7 +76,7 @@ func TestHostileClients(t *testing.T) {
 	if limit := int64(64<<20) * int64(scale); grown > limit {
 		t.Errorf("the heap grew by %d bytes", grown)
 	}
-	if n := valueOf(t, h.metrics.panics); n != 0 {
+	if n := testutil.ToFloat64(h.metrics.panics); n != 0 {
 		t.Errorf("%v panics: %s", n, h.logs.String())
 	}
 }
@@ -245,7 +247,7 @@ func TestAcceptSurvivesEMFILE(t *testing.T) {
 	check.OK(t, err)
 	defer func() { _ = c.Close() }()
 	check.OK(t, (<-taken).Close())
-	if n := valueOf(t, h.metrics.acceptErrors); n != 3 {
+	if n := testutil.ToFloat64(h.metrics.acceptErrors); n != 3 {
 		t.Errorf("%v errors counted", n)
 	}
 	check.OK(t, ln.Close())

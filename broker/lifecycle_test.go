@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"cellgate/auth"
 	"cellgate/broker/frame"
 	"cellgate/broker/journal"
@@ -229,7 +231,7 @@ func TestHandshakeEviction(t *testing.T) {
 		h.dial("cars")
 	}
 	h.connect("cars", testVIN, 4, mqtt.Connect{})
-	if n := valueOf(t, h.metrics.handshakes); n > 5 {
+	if n := testutil.ToFloat64(h.metrics.handshakes); n > 5 {
 		t.Errorf("%v handshakes", n)
 	}
 	if h.rejected("handshakes") == 0 {
@@ -359,7 +361,7 @@ func TestShed(t *testing.T) {
 		if n := h.rejected("journal_full_qos0"); n != 2 || h.b.DroppedQoS0() != 2 || kept != "abdfgh" {
 			t.Errorf("%v counted, %d told, kept %q", n, h.b.DroppedQoS0(), kept)
 		}
-		if n := valueOf(t, h.metrics.received.WithLabelValues("other", "0")); n != 2 {
+		if n := testutil.ToFloat64(h.metrics.received.WithLabelValues("other", "0")); n != 2 {
 			t.Errorf("%v messages of QoS 0 counted as received", n)
 		}
 	})
@@ -407,7 +409,7 @@ func TestPanicCostsOneConnection(t *testing.T) {
 	}
 	other.Send(publishFrame(4, 1, 1, "v1/LTEST000000000002/up/x", "x"))
 	other.ExpectFrame(0x40, puback(1)...)
-	if n := valueOf(t, h.metrics.panics); n != 1 {
+	if n := testutil.ToFloat64(h.metrics.panics); n != 1 {
 		t.Errorf("%v panics counted", n)
 	}
 	check.Eventually(t, "one connection is left", func() bool { return h.b.Connections() == 1 })

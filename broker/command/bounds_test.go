@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"cellgate/broker/shared/message"
 	"cellgate/test/check"
 )
@@ -32,7 +34,7 @@ func TestRefusalsAreBounded(t *testing.T) {
 		if got := s.Stat().Waiting; got != 3 {
 			t.Errorf("%d events wait, want 3", got)
 		}
-		if got := counter(t, s.metrics.dropped.WithLabelValues("full")); got != 7 {
+		if got := testutil.ToFloat64(s.metrics.dropped.WithLabelValues("full")); got != 7 {
 			t.Errorf("%v counted as dropped, want 7", got)
 		}
 		stop(t, s)

@@ -15,20 +15,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
 	"cellgate/test/check"
-
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 )
-
-func counter(t *testing.T, c prometheus.Metric) float64 {
-	t.Helper()
-	var m dto.Metric
-	check.OK(t, c.Write(&m))
-	return m.GetCounter().GetValue()
-}
 
 func TestIgnoredResults(t *testing.T) {
 	t.Parallel()
@@ -46,11 +38,11 @@ func TestIgnoredResults(t *testing.T) {
 		"command of another VIN": {"OTHER", "v1/OTHER/res/c1/succeeded", "unknown"},
 		"never sent":             {vin, "v1/" + vin + "/res/c1/succeeded", "not_sent"},
 	} {
-		before := counter(t, s.metrics.ignored.WithLabelValues(c.reason))
+		before := testutil.ToFloat64(s.metrics.ignored.WithLabelValues(c.reason))
 		rec := &message.Record{Kind: message.KindPublish, Client: c.client, Topic: c.topic}
 		check.OK(t, s.Result(context.Background(), rec))
 		flush(t, s)
-		if counter(t, s.metrics.ignored.WithLabelValues(c.reason)) != before+1 {
+		if testutil.ToFloat64(s.metrics.ignored.WithLabelValues(c.reason)) != before+1 {
 			t.Errorf("%s: not counted as %s", name, c.reason)
 		}
 	}

@@ -9,11 +9,10 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"cellgate/broker/shared/message"
 	"cellgate/test/check"
-
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 )
 
 func with(change func(p *message.Properties)) func(*message.Record, *Caller) {
@@ -154,7 +153,7 @@ func TestOutcomesOnTheResponseTopic(t *testing.T) {
 	s = start(t, Options{DB: db, Deliverer: e, Publish: k.Publish, Respond: out.Respond})
 	const want = "mine/1 07 r1 accepted \nmine/1 07 r1 succeeded {\"locked\":true}"
 	check.Eventually(t, "both outcomes", func() bool { return len(out.all()) >= len(want) })
-	check.Eventually(t, "nothing waits", func() bool { return gauge(t, s.metrics.answers) == 0 })
+	check.Eventually(t, "nothing waits", func() bool { return testutil.ToFloat64(s.metrics.answers) == 0 })
 	stop(t, s)
 	s = start(t, Options{DB: db, Deliverer: e, Publish: k.Publish, Respond: out.Respond})
 	stop(t, s)
@@ -179,7 +178,7 @@ func TestOutcomesAreBounded(t *testing.T) {
 		_, err := s.Cancel(t.Context(), Caller{}, vin, id)
 		check.OK(t, err)
 	}
-	if n := counter(t, s.metrics.dropped.WithLabelValues("responses_full")); n != 1 {
+	if n := testutil.ToFloat64(s.metrics.dropped.WithLabelValues("responses_full")); n != 1 {
 		t.Errorf("%v dropped", n)
 	}
 	out.mu.Lock()
@@ -203,11 +202,4 @@ func TestForeignResponseTopicIsRefused(t *testing.T) {
 	if _, err := s.Get(context.Background(), vin, "r1"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Get: %v", err)
 	}
-}
-
-func gauge(t *testing.T, g prometheus.Metric) float64 {
-	t.Helper()
-	var m dto.Metric
-	check.OK(t, g.Write(&m))
-	return m.GetGauge().GetValue()
 }

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
 	"cellgate/test/check"
@@ -212,7 +214,7 @@ func TestDropOldEvents(t *testing.T) {
 		if len(k.states(t, "c1")) != 0 || len(k.states(t, "c2")) != 1 || len(k.states(t, "c4")) != 1 {
 			t.Errorf("published %v", k.events)
 		}
-		if got := counter(t, s.metrics.dropped.WithLabelValues("full")); got != 2 {
+		if got := testutil.ToFloat64(s.metrics.dropped.WithLabelValues("full")); got != 2 {
 			t.Errorf("dropped %v, want 2", got)
 		}
 		stop(t, s)

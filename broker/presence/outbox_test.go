@@ -13,7 +13,8 @@ import (
 	"testing"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"go.uber.org/goleak"
 
 	"cellgate/broker/shared/statefile"
@@ -372,9 +373,7 @@ func TestRefusedEventsAreCounted(t *testing.T) {
 	r.Report("a", Ready, time.Now(), "")
 	check.Eventually(t, "published", r.flushed)
 	for result, want := range map[string]float64{"published": 2, "refused": 1} {
-		var m dto.Metric
-		check.OK(t, r.o.Metrics.events.WithLabelValues(result).Write(&m))
-		if n := m.GetCounter().GetValue(); n != want {
+		if n := testutil.ToFloat64(r.o.Metrics.events.WithLabelValues(result)); n != want {
 			t.Errorf("%s: %v, want %v", result, n, want)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"cellgate/broker/frame"
 	"cellgate/broker/shared/message"
 	"cellgate/test/check"
@@ -146,9 +148,9 @@ func (e *env) audit() {
 		e.t.Errorf("%d bytes accounted for, %d there", n, bytes)
 	}
 	for name, v := range map[string][2]float64{
-		"queued":    {value(e.t, e.m.metrics.queued), float64(messages)},
-		"connected": {value(e.t, e.m.metrics.connected), float64(connected)},
-		"sessions":  {value(e.t, e.m.metrics.sessions), float64(live)},
+		"queued":    {testutil.ToFloat64(e.m.metrics.queued), float64(messages)},
+		"connected": {testutil.ToFloat64(e.m.metrics.connected), float64(connected)},
+		"sessions":  {testutil.ToFloat64(e.m.metrics.sessions), float64(live)},
 	} {
 		if v[0] != v[1] {
 			e.t.Errorf("%s: %v counted, %v there", name, v[0], v[1])

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"cellgate/broker/frame"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
@@ -23,8 +25,6 @@ import (
 	"cellgate/test/options"
 
 	"github.com/eclipse/paho.golang/packets"
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 )
 
@@ -411,16 +411,9 @@ func (c *conn) codes(got chan []byte) []byte {
 
 func sub(filter string, qos byte) Subscription { return Subscription{Filter: filter, QoS: qos} }
 
-func value(t *testing.T, m prometheus.Metric) float64 {
-	t.Helper()
-	var out dto.Metric
-	check.OK(t, m.Write(&out))
-	return out.GetCounter().GetValue() + out.GetGauge().GetValue()
-}
-
 func (e *env) dropped(reason string) float64 {
 	e.t.Helper()
-	return value(e.t, e.m.metrics.dropped.WithLabelValues(reason))
+	return testutil.ToFloat64(e.m.metrics.dropped.WithLabelValues(reason))
 }
 
 // putRaw puts a value into the state file, bypassing the manager.

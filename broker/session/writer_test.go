@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"cellgate/broker/shared/statefile"
 	"cellgate/test/check"
 )
@@ -67,7 +69,7 @@ func TestFullDisk(t *testing.T) {
 		}
 		other.expect("t=a q2 #1") // it waits for nothing on disk
 		resumed.quiet()
-		if n := value(t, e.m.metrics.commitErrors); n < 5 {
+		if n := testutil.ToFloat64(e.m.metrics.commitErrors); n < 5 {
 			t.Errorf("%v failed commits counted in %v", n, patience)
 		}
 

@@ -129,15 +129,7 @@ func TestWhatIsRefusedAfterItWaitedIsReported(t *testing.T) {
 	if n := strings.Count(log.String(), "they go to the error topic"); n < 1 || n > 2 { // one within a minute, and one at the stop
 		t.Errorf("%d lines:\n%s", n, log)
 	}
-	families, err := reg.Gather()
-	check.OK(t, err)
-	refused := 0.0
-	for _, f := range families {
-		if strings.HasSuffix(f.GetName(), "sink_refused_total") {
-			refused = f.GetMetric()[0].GetCounter().GetValue()
-		}
-	}
-	if refused != 100 {
+	if refused := check.Series(t, reg)["sink_refused_total{sink=kafka}"]; refused != 100 {
 		t.Errorf("%v refused", refused)
 	}
 }

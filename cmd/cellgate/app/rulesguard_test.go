@@ -339,14 +339,14 @@ func TestReloadsAreMeasured(t *testing.T) {
 	file := write(t, dir, "")
 	before := time.Now()
 	a, _ := boot(t, file)
-	m := gauges(t, a)
-	if m["rules_in_force"] != 1 || m["rules_info{"+a.rules.state().Hash+"}"] != 1 || m["rules_last_reload_successful"] != 1 ||
-		m["config_info{"+a.Config().Hash+"}"] != 1 || m["config_last_reload_successful"] != 1 {
+	m := check.Series(t, a.reg.all)
+	if m["cellgate_rules_in_force"] != 1 || m["cellgate_rules_info{hash="+a.rules.state().Hash+"}"] != 1 || m["cellgate_rules_last_reload_successful"] != 1 ||
+		m["cellgate_config_info{hash="+a.Config().Hash+"}"] != 1 || m["cellgate_config_last_reload_successful"] != 1 {
 		t.Errorf("after the start: %v", m)
 	}
 	first := map[string]float64{}
 	for _, what := range []string{"rules", "config"} {
-		at := m[what+"_last_reload_success_timestamp_seconds"]
+		at := m["cellgate_"+what+"_last_reload_success_timestamp_seconds"]
 		if first[what] = at; at < float64(before.Unix()) || at > float64(time.Now().Unix()+1) {
 			t.Errorf("%s: succeeded at %v", what, at)
 		}
@@ -354,16 +354,16 @@ func TestReloadsAreMeasured(t *testing.T) {
 
 	accidents["a file without a byte"].does(t, dir)
 	a.rules.look(t.Context())
-	m = gauges(t, a)
-	if m["rules_in_force"] != 1 || m["rules_last_reload_successful"] != 0 || m["config_last_reload_successful"] != 1 {
+	m = check.Series(t, a.reg.all)
+	if m["cellgate_rules_in_force"] != 1 || m["cellgate_rules_last_reload_successful"] != 0 || m["cellgate_config_last_reload_successful"] != 1 {
 		t.Errorf("after a refusal: %v", m)
 	}
 	if _, err := a.Reload(t.Context()); err == nil {
 		t.Error("reloaded")
 	}
-	m = gauges(t, a)
-	if m["config_last_reload_successful"] != 0 || m["config_last_reload_success_timestamp_seconds"] != first["config"] ||
-		m["rules_last_reload_success_timestamp_seconds"] != first["rules"] {
+	m = check.Series(t, a.reg.all)
+	if m["cellgate_config_last_reload_successful"] != 0 || m["cellgate_config_last_reload_success_timestamp_seconds"] != first["config"] ||
+		m["cellgate_rules_last_reload_success_timestamp_seconds"] != first["rules"] {
 		t.Errorf("after a refused reload: %v", m)
 	}
 
@@ -372,32 +372,11 @@ func TestReloadsAreMeasured(t *testing.T) {
 	check.Replace(t, file, "watch: false", "watch: false, run_tests: true")
 	_, err := a.Reload(t.Context())
 	check.OK(t, err)
-	m = gauges(t, a)
-	if n, there := m["rules_in_force"]; n != 0 || !there || m["rules_last_reload_successful"] != 1 || m["config_last_reload_successful"] != 1 ||
-		m["config_info{"+hash+"}"] != 0 || m["config_last_reload_success_timestamp_seconds"] <= first["config"] {
+	m = check.Series(t, a.reg.all)
+	if n, there := m["cellgate_rules_in_force"]; n != 0 || !there || m["cellgate_rules_last_reload_successful"] != 1 || m["cellgate_config_last_reload_successful"] != 1 ||
+		m["cellgate_config_info{hash="+hash+"}"] != 0 || m["cellgate_config_last_reload_success_timestamp_seconds"] <= first["config"] {
 		t.Errorf("after a reload: %v", m)
 	}
-}
-
-// gauges are the gauges of /metrics of rules and configuration, by name and the value of their label.
-func gauges(t *testing.T, a *App) map[string]float64 {
-	t.Helper()
-	all, err := a.reg.all.Gather()
-	check.OK(t, err)
-	found := map[string]float64{}
-	for _, f := range all {
-		name, ours := strings.CutPrefix(f.GetName(), "cellgate_")
-		if !ours || (!strings.HasPrefix(name, "rules_") && !strings.HasPrefix(name, "config_")) {
-			continue
-		}
-		for _, l := range f.GetMetric()[0].GetLabel() {
-			if l.GetName() == "hash" {
-				name += "{" + l.GetValue() + "}"
-			}
-		}
-		found[name] = f.GetMetric()[0].GetGauge().GetValue()
-	}
-	return found
 }
 
 // A reload that fails for another reason leaves the rules that it has read to the watch.
