@@ -66,13 +66,7 @@ func (p *pair) start(change ...func(*Options)) *Syncer {
 // dividing starts a syncer that owns some partitions.
 func (p *pair) dividing(mine func(topic string, id int) bool) *Syncer {
 	p.t.Helper()
-	o := p.options()
-	o.Mine = mine
-	s, err := New(o)
-	check.OK(p.t, err)
-	s.Start()
-	p.t.Cleanup(func() { p.cut(s) })
-	return s
+	return p.start(func(o *Options) { o.Mine = mine })
 }
 
 func (p *pair) options() Options {

@@ -25,6 +25,7 @@ import (
 	"cellgate/rules/sink/redis"
 	"cellgate/rules/sink/sinktest"
 	"cellgate/test/check"
+	"cellgate/test/fakekafka"
 	"cellgate/test/parts"
 )
 
@@ -134,9 +135,7 @@ func BenchmarkDispatch(b *testing.B) {
 func BenchmarkToKafka(b *testing.B) {
 	for _, size := range []int{256, 1024} {
 		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
-			c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.BlackholeProduce())
-			check.OK(b, err)
-			defer c.Close()
+			c := fakekafka.Cluster(b, kfake.BlackholeProduce())
 			run(b, size, func() []sink.Binding { return append(kafkas(b, c), discards(op.SinkRedis)...) })
 		})
 	}

@@ -62,11 +62,7 @@ func newSyncRig(t *testing.T, rate float64) *syncRig {
 // client returns a client of a cluster without the line. It knows topics by their ID, so recreated topics need another
 // client.
 func (r *syncRig) client(k *harness.Kafka) *kgo.Client {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Direct()...), kgo.ProducerBatchCompression(kgo.ZstdCompression()),
-		kgo.ProducerBatchMaxBytes(900<<10), kgo.MaxBufferedRecords(50000))
-	check.OK(r.t, err)
-	r.t.Cleanup(cl.Close)
-	return cl
+	return k.Client(r.t, kgo.ProducerBatchCompression(kgo.ZstdCompression()), kgo.ProducerBatchMaxBytes(900<<10), kgo.MaxBufferedRecords(50000))
 }
 
 // mirror copies the outbox to the centre. start starts it; topics are those that it writes, by lane.

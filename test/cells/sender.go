@@ -15,7 +15,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -57,8 +56,7 @@ func (s *senders) add(c *Command) {
 func startSenders(ctx context.Context, c *Cell, n int, rate float64, most int) *senders {
 	c.t.Helper()
 	all := &senders{cell: c}
-	producer, err := kgo.NewClient(kgo.SeedBrokers(c.Kafka.Direct()...), kgo.RequiredAcks(kgo.AllISRAcks()))
-	check.OK(c.t, err)
+	producer := c.Kafka.Client(c.t, kgo.RequiredAcks(kgo.AllISRAcks()))
 	for i := range n {
 		s := &sender{
 			cell: c, name: fmt.Sprintf("sender-%d", i), rng: rand.New(rand.NewPCG(c.seed, uint64(1000+i))), kgo: producer, //nolint:gosec // a simulation
@@ -80,7 +78,6 @@ func startSenders(ctx context.Context, c *Cell, n int, rate float64, most int) *
 			}
 		}()
 	}
-	c.t.Cleanup(producer.Close)
 	return all
 }
 

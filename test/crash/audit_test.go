@@ -12,6 +12,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"cellgate/test/harness"
 )
 
 // auditor compares the fleets' ledgers with Kafka while both grow, and forgets what it has compared, so that memory
@@ -118,56 +120,23 @@ func name(vin string, seq int64) string { return vin + "/" + strconv.FormatInt(s
 
 // readKafka reads the topic up to its current end.
 func (a *auditor) readKafka(ctx context.Context) error {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(a.brokers...))
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, a.topic)
-	if err != nil {
-		return err
-	}
-	start, left := map[int32]kgo.Offset{}, 0
-	ends.Each(func(o kadm.ListedOffset) {
-		if o.Offset > a.offsets[o.Partition] {
-			start[o.Partition] = kgo.NewOffset().At(a.offsets[o.Partition])
-			left++
-		}
+	return harness.EachRecordFrom(ctx, a.brokers, a.topic, a.offsets, func(r harness.Record) {
+		a.take(&r)
+		a.offsets[r.Partition] = r.Offset + 1
 	})
-	if left == 0 {
-		return nil
-	}
-	cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{a.topic: start})
-	for left > 0 {
-		fetches := cl.PollFetches(ctx)
-		if err := fetches.Err0(); err != nil {
-			return fmt.Errorf("read %s: %w", a.topic, err)
-		}
-		fetches.EachRecord(func(r *kgo.Record) {
-			end, _ := ends.Lookup(a.topic, r.Partition)
-			if r.Offset >= end.Offset || r.Offset < a.offsets[r.Partition] {
-				return
-			}
-			a.take(r)
-			if a.offsets[r.Partition] = r.Offset + 1; r.Offset+1 == end.Offset {
-				left--
-			}
-		})
-	}
-	return nil
 }
 
-func (a *auditor) take(r *kgo.Record) {
+func (a *auditor) take(r *harness.Record) {
 	a.records++
 	var payload struct {
 		Seq *int64 `json:"seq"`
 	}
-	id := header(r, "msg-id")
+	id := r.Headers["msg-id"]
 	if err := json.Unmarshal(r.Value, &payload); err != nil || payload.Seq == nil || id == "" {
 		a.wrong = append(a.wrong, fmt.Sprintf("%d@%d: no seq or no msg-id in %.200q", r.Partition, r.Offset, r.Value))
 		return
 	}
-	vin, seq := string(r.Key), *payload.Seq
+	vin, seq := r.Key, *payload.Seq
 	delete(a.waiting, name(vin, seq))
 	v := a.vehicles[vin]
 	if v == nil {
@@ -188,15 +157,6 @@ func (a *auditor) take(r *kgo.Record) {
 	default:
 		v.ids[seq], v.last = id, seq
 	}
-}
-
-func header(r *kgo.Record, key string) string {
-	for _, h := range r.Headers {
-		if h.Key == key {
-			return string(h.Value)
-		}
-	}
-	return ""
 }
 
 // forget drops what has been compared and deletes records in Kafka: those of this topic that were read, and all of

@@ -26,6 +26,7 @@ import (
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
 	"cellgate/test/check"
+	"cellgate/test/fakekafka"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -147,9 +148,7 @@ func (d *decided) kafka() {
 	check.OK(d.t, err)
 	n, err := strconv.Atoi(port)
 	check.OK(d.t, err)
-	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(n), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(2))
-	check.OK(d.t, err)
-	d.t.Cleanup(c.Close)
+	fakekafka.Cluster(d.t, kfake.Ports(n), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(2))
 }
 
 // keep copies the journal of a stopped gateway, because the next one deletes records that all sinks have passed.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cellgate/test/check"
+	"cellgate/test/fakekafka"
 	"cellgate/test/harness"
 )
 
@@ -71,9 +72,7 @@ type smallDisk struct {
 func newSmallDisk(t *testing.T) *smallDisk {
 	t.Helper()
 	d := &smallDisk{t: t, away: new(atomic.Bool)}
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(4))
-	check.OK(t, err)
-	t.Cleanup(cluster.Close)
+	cluster := fakekafka.Cluster(t, kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(4))
 	cluster.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.KeepControl()
 		if d.away.Load() {

@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"cellgate/test/check"
+	"cellgate/test/fakekafka"
 	"cellgate/test/harness"
 	"cellgate/test/scenario"
 )
@@ -215,9 +216,7 @@ func (l *ladderTest) hold(port int) {
 		l.t.Errorf("a command with the journal full: %d %s %v", status, body, err)
 	}
 
-	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(4), kfake.Ports(port))
-	check.OK(l.t, err)
-	l.t.Cleanup(c.Close)
+	c := fakekafka.Cluster(l.t, kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(4), kfake.Ports(port))
 	back := time.Now()
 	if !token.WaitTimeout(time.Minute) || token.Error() != nil {
 		l.t.Fatalf("3.1.1: not acknowledged within a minute of Kafka's return: %v", token.Error())

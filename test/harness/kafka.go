@@ -20,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"cellgate/test/check"
+	"cellgate/test/fakekafka"
 )
 
 // Kafka is a running Kafka cluster, Apache or embedded.
@@ -35,6 +36,15 @@ type Kafka struct {
 	launch []func() *Process
 }
 
+// Client returns a client of the brokers without links, which is closed with the test.
+func (k *Kafka) Client(t testing.TB, opts ...kgo.Opt) *kgo.Client {
+	t.Helper()
+	cl, err := kgo.NewClient(append(opts, kgo.SeedBrokers(k.Direct()...))...)
+	check.OK(t, err)
+	t.Cleanup(cl.Close)
+	return cl
+}
+
 // Direct returns the brokers' addresses without Links, for the test itself.
 func (k *Kafka) Direct() []string {
 	if k.direct != nil {
@@ -47,23 +57,14 @@ func (k *Kafka) Direct() []string {
 // kills a gateway. Topics are created on first use.
 func EmbeddedKafka(t testing.TB) *Kafka {
 	t.Helper()
-	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(4))
-	if err != nil {
-		t.Fatalf("embedded kafka: %v", err)
-	}
-	t.Cleanup(c.Close)
+	c := fakekafka.Cluster(t, kfake.AllowAutoTopicCreation(), kfake.DefaultNumPartitions(4))
 	return &Kafka{Brokers: c.ListenAddrs(), t: t}
 }
 
 // FixedKafka is EmbeddedKafka with the given topics of 4 partitions each and without automatic creation.
 func FixedKafka(t testing.TB, topics ...string) *Kafka {
 	t.Helper()
-	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(4, topics...))
-	if err != nil {
-		t.Fatalf("embedded kafka: %v", err)
-	}
-	t.Cleanup(c.Close)
-	return &Kafka{Brokers: c.ListenAddrs(), t: t}
+	return &Kafka{Brokers: fakekafka.Cluster(t, kfake.SeedTopics(4, topics...)).ListenAddrs(), t: t}
 }
 
 // kafkaVersions are the Apache Kafka releases that `make test-real` runs against.

@@ -35,9 +35,7 @@ func (k *Kafka) tryAdmin(do func(context.Context, *kadm.Client) error) error {
 // Write writes one record.
 func (k *Kafka) Write(topic, key, value string) {
 	k.t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Direct()...))
-	check.OK(k.t, err)
-	defer cl.Close()
+	cl := k.Client(k.t)
 	ctx, cancel := context.WithTimeout(k.t.Context(), 30*time.Second)
 	defer cancel()
 	if err := cl.ProduceSync(ctx, &kgo.Record{Topic: topic, Key: []byte(key), Value: []byte(value)}).FirstErr(); err != nil {

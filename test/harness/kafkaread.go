@@ -10,6 +10,11 @@ import (
 
 // EachRecord calls take for all records of a topic up to the end at the time of the call, per partition in order.
 func EachRecord(ctx context.Context, brokers []string, topic string, take func(Record)) error {
+	return EachRecordFrom(ctx, brokers, topic, nil, take)
+}
+
+// EachRecordFrom is EachRecord without the records before an offset of each partition.
+func EachRecordFrom(ctx context.Context, brokers []string, topic string, from map[int32]int64, take func(Record)) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
 	if err != nil {
 		return err
@@ -21,8 +26,8 @@ func EachRecord(ctx context.Context, brokers []string, topic string, take func(R
 	}
 	start, left := map[int32]kgo.Offset{}, 0
 	for p, last := range end {
-		if last > first[p] {
-			start[p], left = kgo.NewOffset().At(first[p]), left+1
+		if begin := max(first[p], from[p]); last > begin {
+			start[p], left = kgo.NewOffset().At(begin), left+1
 		}
 	}
 	if left == 0 {

@@ -290,9 +290,7 @@ func (r *syncRig) noise(n int) []byte {
 // fillOutbox writes records of one key into every lane.
 func (r *syncRig) fillOutbox(bound string) {
 	r.t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(r.cell.Direct()...))
-	check.OK(r.t, err)
-	defer cl.Close()
+	cl := r.cell.Client(r.t)
 	var all []*kgo.Record
 	for _, topic := range syncTopics {
 		for range waitingRecords {

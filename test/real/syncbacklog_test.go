@@ -98,9 +98,7 @@ func (r *syncRig) sameNumber() {
 // fillBacklog writes n records of about 256 bytes with unique values to an outbox topic.
 func (r *syncRig) fillBacklog(topic, bound string, n int) {
 	r.t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(r.cell.Direct()...), kgo.ProducerBatchCompression(kgo.ZstdCompression()))
-	check.OK(r.t, err)
-	defer cl.Close()
+	cl := r.cell.Client(r.t, kgo.ProducerBatchCompression(kgo.ZstdCompression()))
 	rng := rand.New(rand.NewPCG(uint64(n), 1)) //nolint:gosec // repeatable
 	var failed atomic.Int64
 	for range n {
