@@ -2,6 +2,7 @@ package waltest
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 )
@@ -18,4 +19,9 @@ func States(t testing.TB, usual int) int {
 		t.Fatalf("POWER_STATES: %v", err)
 	}
 	return n
+}
+
+// Unseen returns the operations of all before which there was no crash state.
+func Unseen(seen map[Op]int, all []Op) []Op {
+	return slices.DeleteFunc(slices.Clone(all), func(o Op) bool { return seen[o] > 0 })
 }
