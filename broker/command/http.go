@@ -150,7 +150,7 @@ func (h *Handler) request(w http.ResponseWriter, r *http.Request) (Request, int,
 	case errors.As(err, &large):
 		return Request{}, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is longer than %d bytes", large.Limit)
 	case err != nil:
-		return Request{}, http.StatusBadRequest, fmt.Errorf("the body is not {name, payload, ttl, urgent, id}: %w", err)
+		return Request{}, http.StatusBadRequest, fmt.Errorf("the body is not a JSON object {name, payload, ttl, urgent, id}: %w", err)
 	case b.twoPayloads():
 		return Request{}, http.StatusBadRequest, errTwoPayloads
 	case b.ID != "" && r.Header.Get("Idempotency-Key") != "":

@@ -158,11 +158,11 @@ func (j *Journal) setRoom(lack error) {
 	}
 	if lack != nil {
 		j.metrics.full.Set(1)
-		j.log.Error("journal: disk full; acknowledgements wait for room", slog.Any("reason", lack))
+		j.log.Error("journal: disk full; acknowledgements wait for space", slog.Any("reason", lack))
 		return
 	}
 	j.metrics.full.Set(0)
-	j.log.Info("journal: room again; acknowledgements continue")
+	j.log.Info("journal: space available again; acknowledgements continue")
 }
 
 // Epoch identifies this journal among all that the node ever had. It is chosen when the directory is created and is

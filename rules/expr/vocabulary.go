@@ -102,7 +102,7 @@ func (b *Bounds) check(s *Symbol, v any) (within bool, err error) {
 	case b.Missing:
 		return false, nil
 	}
-	return false, fmt.Errorf("%w: %s is outside of what the schema says", ErrEvaluation, FieldKey("payload", s.Path))
+	return false, fmt.Errorf("%w: %s is outside the bounds of the schema", ErrEvaluation, FieldKey("payload", s.Path))
 }
 
 // FieldType is the type of a payload field in a schema.

@@ -49,7 +49,7 @@ func newCount(a *Args) Runner {
 	return &countOp{atLeast: a.integer("at_least"), window: a.millis("window")}
 }
 
-// countOp passes the atLeast-th message within the window, then starts counting again. State: list = the messages
+// countOp passes the atLeast-th message within the window, then starts counting again. Memory: list = the messages
 // counted so far.
 type countOp struct {
 	atLeast int

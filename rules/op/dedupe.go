@@ -31,7 +31,7 @@ var dedupe = Operator{
 }
 
 // dedupeOp stops a message if one with the same key has passed within the window. The key is the value of by, else
-// the payload. State: list = hashes of the keys, oldest first.
+// the payload. Memory: list = hashes of the keys, oldest first.
 type dedupeOp struct {
 	by     *expr.Expression
 	within int64

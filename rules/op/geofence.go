@@ -101,7 +101,7 @@ func ZoneSchema() JSON {
 }
 
 // geofenceOp passes a message when the vehicle has crossed the border of a zone. A message without a position is not a
-// crossing, nor is a first position outside all zones. State: num = one bit per zone, set if the vehicle is inside.
+// crossing, nor is a first position outside all zones. Memory: num = one bit per zone, set if the vehicle is inside.
 type geofenceOp struct {
 	lat, lon *expr.Expression
 	zones    []expr.Zone

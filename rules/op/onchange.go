@@ -72,7 +72,7 @@ func newOnChange(a *Args) Runner {
 }
 
 // onChangeOp passes a message when the value differs from the one that passed last. A missing value is not a change.
-// State: num = hash of the value, with a deadband the bits of the float; at = when it passed, Timeless if an earlier
+// Memory: num = hash of the value, with a deadband the bits of the float; at = when it passed, Timeless if an earlier
 // version stored it; text = the value as JSON if it is short.
 type onChangeOp struct {
 	of          *expr.Expression

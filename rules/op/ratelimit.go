@@ -17,7 +17,7 @@ var rateLimit = Operator{
 	New:     func(a *Args) Runner { return &rateLimitOp{count: a.integer("count"), per: a.millis("per")} },
 }
 
-// rateLimitOp passes at most count messages per VIN in any window of length per. State: list = when the last ones
+// rateLimitOp passes at most count messages per VIN in any window of length per. Memory: list = when the last ones
 // passed.
 type rateLimitOp struct {
 	count int

@@ -11,7 +11,7 @@ var sample = Operator{
 }
 
 // sampleOp passes one message per VIN and period: the first, then the first that comes at least `every` after the last
-// one that passed. State: at = when that one passed, num = 1.
+// one that passed. Memory: at = when that one passed, num = 1.
 type sampleOp struct{ every int64 }
 
 // Definition implements Runner.

@@ -16,7 +16,7 @@ var silent = Operator{
 	New:     func(a *Args) Runner { return &silentOp{after: a.millis("for")} },
 }
 
-// silentOp passes no message and sends once when none has arrived for a period. State: num = 1 while it
+// silentOp passes no message and sends once when none has arrived for a period. Memory: num = 1 while it
 // waits, at = when the last message came.
 type silentOp struct{ after int64 }
 

@@ -32,7 +32,7 @@ var threshold = Operator{
 }
 
 // thresholdOp passes once when enter holds, for `hold` if given. It is rearmed when exit holds, or without exit when
-// enter does not. A condition that is unknown because a field is missing changes nothing. State: num = idle, waiting
+// enter does not. A condition that is unknown because a field is missing changes nothing. Memory: num = idle, waiting
 // or active; at = since when enter has held.
 type thresholdOp struct {
 	enter, exit *expr.Expression

@@ -126,7 +126,7 @@ func newAggregate(a *Args) Runner {
 	return o
 }
 
-// windowOp passes no message and sends the aggregates at the end of a window. State: num = 1 while a window is
+// windowOp passes no message and sends the aggregates at the end of a window. Memory: num = 1 while a window is
 // open, at = its start, text = the aggregates of its fields in order.
 type windowOp struct {
 	length int64

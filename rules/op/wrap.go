@@ -113,7 +113,7 @@ func (o *eventTime) Why(in *Input) string {
 }
 
 // eventWindow is a window by the vehicle's clock: messages may come in any order as long as their window is open.
-// State: seen = the end of the last closed window, at least 1.
+// Memory: seen = the end of the last closed window, at least 1.
 type eventWindow struct{ *windowOp }
 
 // Definition implements Runner.
