@@ -117,7 +117,7 @@ func TestRefusedCommandEndsOldClient(t *testing.T) {
 }
 
 // A command that the service does not take is not acknowledged.
-func TestCommandThatIsNotTakenIsNotAcknowledged(t *testing.T) {
+func TestRefusedCommandIsNotAcknowledged(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
 		h := newHarness(t, withCommands(&heldCommands{err: errors.New("closing")}))

@@ -66,7 +66,7 @@ func (s *Syncer) underWay() (n int) {
 
 // Records in flight to the centre stay in flight when the partition goes and comes back: they are neither read nor sent
 // again, however often that happens while the centre is away.
-func TestNothingIsSentAgainWhenAPartitionComesBack(t *testing.T) {
+func TestReturningPartitionRepeatsNothing(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	centre := fakekafka.Away(p.central, kmsg.Produce)

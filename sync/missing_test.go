@@ -28,7 +28,7 @@ func (p *pair) bind(outbox, topic string, n, size int) {
 
 // Records for a missing central topic hold up only each other, however many there are: up to half of the partition's
 // memory waits for the topic, the rest goes to the error topic.
-func TestAMissingTopicHoldsUpItsOwnRecords(t *testing.T) {
+func TestMissingTopicDelaysOnlyItsRecords(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	p.central = fakekafka.Cluster(t, kfake.SeedTopics(1, "fleet.there"))

@@ -228,7 +228,7 @@ func TestHTTPList(t *testing.T) {
 }
 
 // A request has one name: with two, repeating only one of them would create another command.
-func TestHTTPIDBesideIdempotencyKeyIsRefused(t *testing.T) {
+func TestHTTPIDWithIdempotencyKeyIsRefused(t *testing.T) {
 	t.Parallel()
 	s := start(t, Options{Deliverer: newEngine(0)})
 	server := api(t, s)

@@ -89,7 +89,7 @@ func fleet(t *testing.T, j *Journal, n, messages int, gaps ...time.Duration) (sl
 	return slowest
 }
 
-func TestThoseThatPublishNowAndThenShareCommits(t *testing.T) {
+func TestOccasionalPublishersShareCommits(t *testing.T) {
 	timed(t, func(t *testing.T, j *Journal, syncs *atomic.Int64) {
 		const messages = 600
 		slowest := fleet(t, j, 200, messages, 500*time.Microsecond)
@@ -170,7 +170,7 @@ func TestOneInLockstepAmongOthers(t *testing.T) {
 	})
 }
 
-func TestAReaderIsNotWokenForWhatItDoesNotWant(t *testing.T) {
+func TestReaderWakesOnlyForWantedRecords(t *testing.T) {
 	timed(t, func(t *testing.T, j *Journal, syncs *atomic.Int64) {
 		r, err := j.NewReader(0)
 		check.OK(t, err)

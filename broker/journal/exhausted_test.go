@@ -84,9 +84,9 @@ func TestWithoutDescriptorsTheJournalWaits(t *testing.T) {
 	}
 }
 
-// TestADeletedJournalAcknowledgesNothing deletes the journal under the gateway. What is synced then is in a file that
+// TestDeletedJournalStopsAcknowledgements deletes the journal under the gateway. What is synced then is in a file that
 // no start finds, so it must not be reported as durable.
-func TestADeletedJournalAcknowledgesNothing(t *testing.T) {
+func TestDeletedJournalStopsAcknowledgements(t *testing.T) {
 	t.Parallel()
 	for name, take := range map[string]func(dir string) error{
 		"deleted": os.RemoveAll,

@@ -291,7 +291,7 @@ func TestTopicAliases(t *testing.T) {
 	}
 }
 
-func TestAliasIsNotLearntFromAFrameThatDidNotGo(t *testing.T) {
+func TestAliasOfUnsentFrameIsUnknown(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	c, _ := e.attach("svc", func(a *Attach) { a.AliasMaximum = 2 })

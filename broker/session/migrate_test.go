@@ -10,7 +10,7 @@ import (
 
 // A service's session stored before keys contained the issuer is resumed, with its queue, by the cell's own service of
 // that name. Another issuer's service finds nothing, and vehicles keep theirs.
-func TestSessionsOfBeforeAreTheCellsServices(t *testing.T) {
+func TestEarlierSessionsBelongToTheCellsServices(t *testing.T) {
 	t.Parallel()
 	const own, foreign = "cellgate/c", "https://idp.example"
 	e := newEnv(t, func(o *Options) { o.Issuer = own })

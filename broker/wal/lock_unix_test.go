@@ -11,7 +11,7 @@ import (
 )
 
 // A child that is being forked has the lock's file for a moment. It does not keep the lock.
-func TestLockIsFreeAfterCloseWhoeverHasTheFile(t *testing.T) {
+func TestLockIsFreeAfterClose(t *testing.T) {
 	t.Parallel()
 	name, fs := filepath.Join(t.TempDir(), "lock"), OS{Perm: 0o600}
 	held, err := fs.Lock(name)

@@ -59,7 +59,7 @@ func TestCommandStoppedWaitingNamesTheCommand(t *testing.T) {
 }
 
 // A command for a gateway on this machine names the flags for another gateway.
-func TestNoGatewayNamesTheFlagsThatThereAre(t *testing.T) {
+func TestMissingGatewayErrorNamesFlags(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
 		"status --data /nonexistent":              "or name one with --config or --api",

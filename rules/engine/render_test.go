@@ -349,7 +349,7 @@ func TestDecisionCodec(t *testing.T) {
 }
 
 // The vehicle chooses its class: only a listed class makes a topic; messages of other classes go to on_error.
-func TestAClassMakesATopicOnlyIfItIsListed(t *testing.T) {
+func TestOnlyListedClassesCreateTopics(t *testing.T) {
 	t.Parallel()
 	const text = `
 rules:

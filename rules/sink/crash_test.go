@@ -94,9 +94,9 @@ func TestAnIdleDispatcherLeavesItsDiskAlone(t *testing.T) {
 	r.Stop()
 }
 
-// TestAGatewayThatLivesBrieflyIsNotSentBack checks that the first checkpoints come before an interval has passed:
+// TestBriefGatewayIsNotARedirectTarget checks that the first checkpoints come before an interval has passed:
 // otherwise a gateway that is repeatedly killed early would deliver the same messages every time.
-func TestAGatewayThatLivesBrieflyIsNotSentBack(t *testing.T) {
+func TestBriefGatewayIsNotARedirectTarget(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) { o.CheckpointInterval = time.Hour })
 	for round := range 3 {
@@ -205,9 +205,9 @@ func TestTheLogOfAnotherJournalDoesNotStopTheStart(t *testing.T) {
 	r.Stop()
 }
 
-// TestWithoutAStateFileTheJournalIsDelivered loses the state file and so the rules in force: the journal's records wait
+// TestJournalIsDeliveredWithoutStateFile loses the state file and so the rules in force: the journal's records wait
 // for the next applied rules and do not count as filtered.
-func TestWithoutAStateFileTheJournalIsDelivered(t *testing.T) {
+func TestJournalIsDeliveredWithoutStateFile(t *testing.T) {
 	t.Parallel()
 	r := newKilledRig(t, 300)
 	r.LoseState()

@@ -96,7 +96,7 @@ func TestLedgerSurvivesAStop(t *testing.T) {
 	r.Stop()
 }
 
-func TestSinkAwayIsFedFromItsLogAndDelaysNobody(t *testing.T) {
+func TestUnavailableSinkIsFedFromItsLog(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) {
 		for i := range o.Sinks {
@@ -327,7 +327,7 @@ func (u unsure) WaitDurable(ctx context.Context, seq uint64) error {
 
 // Rules whose application was interrupted, by an error or the end of the process, may be in the journal and take
 // effect. Applying the previous ones again must not be skipped as unchanged.
-func TestRulesGovernAgainAfterAnApplicationThatWasCutShort(t *testing.T) {
+func TestInterruptedApplicationKeepsRules(t *testing.T) {
 	t.Parallel()
 	for name, restart := range map[string]bool{"error": false, "crash": true} {
 		t.Run(name, func(t *testing.T) {

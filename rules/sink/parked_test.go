@@ -47,7 +47,7 @@ func count(all []sinktest.Message, topic string) (n int) {
 
 // A topic that takes nothing occupies no place that another needs: everything else is delivered, however many messages
 // wait for it; the ledger counts them as pending; and they come in order once it takes messages again.
-func TestATopicThatTakesNothingHoldsUpNobody(t *testing.T) {
+func TestStalledTopicDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages = 64 })
 	r.Apply(twoTopics)
@@ -81,7 +81,7 @@ func TestATopicThatTakesNothingHoldsUpNobody(t *testing.T) {
 
 // An error topic that takes nothing is parked like any other destination: for evaluation errors, and for messages
 // refused by another sink.
-func TestAnErrorTopicThatTakesNothingHoldsUpNobody(t *testing.T) {
+func TestStalledErrorTopicDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) {
 		o.Sinks[0].Limits.Messages, o.Sinks[1].Limits.Messages = 64, 64
@@ -113,7 +113,7 @@ func TestAnErrorTopicThatTakesNothingHoldsUpNobody(t *testing.T) {
 }
 
 // Messages that a destination permanently refuses after they waited are counted and logged, like those refused at once.
-func TestWhatIsRefusedAfterItWaitedIsReported(t *testing.T) {
+func TestLateRefusalIsReported(t *testing.T) {
 	t.Parallel()
 	reg, log := prometheus.NewRegistry(), &check.Log{}
 	r := newRig(t, func(o *sink.Options) {
@@ -251,7 +251,7 @@ func TestDestinationsAreBounded(t *testing.T) {
 }
 
 // A record with several messages is settled by the last of them, also over crashes.
-func TestARecordWithSeveralMessagesIsSettledByTheLast(t *testing.T) {
+func TestLastMessageSettlesItsRecord(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	r.Apply(`

@@ -74,9 +74,9 @@ func repairLog(t *testing.T, dir, log string, epoch uint64) (lost uint64) {
 	return lost
 }
 
-// TestADeletedDecisionLogTakesNoCheckpoint deletes the decision logs of a running gateway: a new checkpoint would name
+// TestDeletedDecisionLogStopsCheckpoints deletes the decision logs of a running gateway: a new checkpoint would name
 // what no start finds. The previous one stays, and with it everything that the journal must keep.
-func TestADeletedDecisionLogTakesNoCheckpoint(t *testing.T) {
+func TestDeletedDecisionLogStopsCheckpoints(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *sink.Options) { o.Sinks[0].Limits.Messages, o.CheckpointInterval = 16, 0 })
 	r.Settled()

@@ -76,7 +76,7 @@ func (r *setsRig) capture() (store func()) {
 
 // The journal has a and b after the checkpoint; b was announced after a was entered. After a restart both are entered
 // again, and a checkpoint in between must not have removed a.
-func TestARuleSetThatIsMetAgainIsStillThere(t *testing.T) {
+func TestRuleSetReadAgainIsStillStored(t *testing.T) {
 	t.Parallel()
 	r := newSetsRig(t)
 	r.announce("a")
@@ -94,7 +94,7 @@ func TestARuleSetThatIsMetAgainIsStillThere(t *testing.T) {
 }
 
 // A rule set announced and entered between the two halves of a checkpoint is after that checkpoint.
-func TestARuleSetMetDuringACheckpointIsKept(t *testing.T) {
+func TestRuleSetReadDuringCheckpointIsKept(t *testing.T) {
 	t.Parallel()
 	r := newSetsRig(t)
 	store := r.capture()
@@ -106,7 +106,7 @@ func TestARuleSetMetDuringACheckpointIsKept(t *testing.T) {
 }
 
 // Unreferenced sources are removed, also of sets that were in force more than once.
-func TestRuleSetsThatNothingNeedsAreRemoved(t *testing.T) {
+func TestUnusedRuleSetsAreRemoved(t *testing.T) {
 	t.Parallel()
 	r := newSetsRig(t)
 	for i, hash := range []string{"a", "b", "a", "c"} {

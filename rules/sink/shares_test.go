@@ -36,9 +36,9 @@ func (stalling) Counts([]engine.RuleCounts) {}
 func (stalling) TakeFaults([]engine.Faults) {}
 func (stalling) Hold(uint16, bool)          {}
 
-// TestASlowVehicleHoldsUpNobody checks that while one vehicle's messages are evaluated, those of all other shards are
+// TestSlowVehicleDelaysNoOther checks that while one vehicle's messages are evaluated, those of all other shards are
 // too, in order.
-func TestASlowVehicleHoldsUpNobody(t *testing.T) {
+func TestSlowVehicleDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	const vehicles, each = 50, 8
 	d := &Dispatcher{o: Options{Metrics: NewMetrics(nil)}}

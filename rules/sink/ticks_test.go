@@ -303,9 +303,9 @@ func (r *timeRig) ticks(t *testing.T) (n int) {
 	return n
 }
 
-// TestNobodyIsSilentToAGatewayThatStoodStill checks that silence counts from the start of the process, and not before
+// TestPauseOfTheGatewayIsNotSilence checks that silence counts from the start of the process, and not before
 // its rule is in force.
-func TestNobodyIsSilentToAGatewayThatStoodStill(t *testing.T) {
+func TestPauseOfTheGatewayIsNotSilence(t *testing.T) {
 	t.Parallel()
 	const rules = `rules: [{id: quiet, from: ["v1/+/up/telemetry"], silent: 10s, to: [{kafka: {topic: quiet}}]}]`
 	for name, away := range map[string]func(r *timeRig){

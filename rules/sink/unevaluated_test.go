@@ -179,9 +179,9 @@ func TestLossesDoNotChangeWhatIsReceived(t *testing.T) {
 	r.Stop()
 }
 
-// TestAnEndThatCannotBeReadDoesNotHoldUpTheStart damages the newest, unevaluated messages: they count as received, and
+// TestUnreadableEndDoesNotDelayStart damages the newest, unevaluated messages: they count as received, and
 // as dropped once the evaluator can tell where they end.
-func TestAnEndThatCannotBeReadDoesNotHoldUpTheStart(t *testing.T) {
+func TestUnreadableEndDoesNotDelayStart(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	r.Publish(0, 100)

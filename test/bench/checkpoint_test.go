@@ -19,7 +19,7 @@ import (
 	"cellgate/test/harness"
 )
 
-var checkpointVINs = flag.Int("checkpoint-vins", 200_000, "VINs that the rules' operators remember in TestCheckpointBesideAcknowledgements")
+var checkpointVINs = flag.Int("checkpoint-vins", 200_000, "VINs that the rules' operators remember in TestAcknowledgementsDuringCheckpoints")
 
 // remembering are rules with state for each VIN.
 const remembering = `
@@ -28,10 +28,10 @@ rules:
   - {id: mean, from: ["v1/+/up/telemetry"], average: {of: payload.speed, window: 24h}, to: [{kafka: {topic: t}}]}
 `
 
-// TestCheckpointBesideAcknowledgements reports PUBACK latency with operators' state of 200,000 VINs in memory, a
+// TestAcknowledgementsDuringCheckpoints reports PUBACK latency with operators' state of 200,000 VINs in memory, a
 // checkpoint each second, and 2,000 VINs changing between two of them. In turns it measures a gateway without rules,
 // whose checkpoints write nothing. The difference is the cost of checkpoints for a vehicle.
-func TestCheckpointBesideAcknowledgements(t *testing.T) {
+func TestAcknowledgementsDuringCheckpoints(t *testing.T) {
 	const conns, rate, rounds, span = 500, 2000, 7, 6 * time.Second
 	with := harness.StartGateway(t, harness.Options{Rules: rulestest.WriteFiles(t, map[string]string{"a.rules.yaml": remembering}), Extra: unlimited})
 	without := harness.StartGateway(t, harness.Options{NoRules: true, Extra: unlimited})

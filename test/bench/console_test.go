@@ -218,7 +218,7 @@ func (b *browser) ruleSet(t *testing.T, operator string) string {
 	return set.Hash
 }
 
-// consoleLoad is the load of a page: refreshed in intervals and when its stream has an event.
+// consoleLoad is the load of a page, which refreshes at intervals and after events of its stream.
 type consoleLoad struct {
 	name, path string
 	refresh    time.Duration // 0: never

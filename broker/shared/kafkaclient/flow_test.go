@@ -92,7 +92,7 @@ func flowing(t *testing.T, fn func(t *testing.T, ctx context.Context, end func()
 
 // At any link speed and occasional server delay, the first lane finds at most flowDelay's worth and a batch before it,
 // except while the flow measures the idle link; and the other lanes use the link.
-func TestFlowBoundsWhatIsBeforeTheFirstLane(t *testing.T) {
+func TestFlowBoundsLowerLanes(t *testing.T) {
 	t.Parallel()
 	for name, l := range map[string]*link{
 		"1 MiB/s near":                  {rate: 1 << 20, trip: time.Millisecond},
@@ -152,8 +152,8 @@ func TestFlowDoesNotStarveAtABusyServer(t *testing.T) {
 	})
 }
 
-// The flow notices a link that becomes narrower, and soon uses one to a server that is slow with everything.
-func TestFlowFindsOutWhatTheLinkCarries(t *testing.T) {
+// TestFlowAdaptsToTheLink: the flow adapts to a link that becomes narrower, and to a server that is slow in general.
+func TestFlowAdaptsToTheLink(t *testing.T) {
 	t.Parallel()
 	flowing(t, func(t *testing.T, ctx context.Context, end func()) {
 		l, f := &link{rate: 10e6, trip: 500 * time.Millisecond}, NewFlow(FlowLimits{Share: 1.0 / 9})

@@ -247,7 +247,7 @@ func TestProducerCreatesTopics(t *testing.T) {
 	}
 }
 
-func TestProducerGivesUpOnTopicThatIsNotThere(t *testing.T) {
+func TestProducerFailsMissingTopic(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
 	p := producer(t, c, func(o *ProducerOptions) { o.MissingTopicGrace = 50 * time.Millisecond })
@@ -345,7 +345,7 @@ func TestProducerFindsARecreatedTopic(t *testing.T) {
 	}
 }
 
-func TestProducerWaitsForAClusterThatIsAway(t *testing.T) {
+func TestProducerWaitsForUnavailableCluster(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
 	away := fakekafka.Away(c)
@@ -378,7 +378,7 @@ func TestProducerFollowsTheLeader(t *testing.T) {
 	}
 }
 
-func TestProducerCloseReportsWhatIsUnknown(t *testing.T) {
+func TestProducerCloseReportsUnknownOutcomes(t *testing.T) {
 	t.Parallel()
 	c := fakekafka.Cluster(t, kfake.SeedTopics(1, "a"))
 	p := producer(t, c)

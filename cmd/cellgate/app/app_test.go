@@ -212,7 +212,7 @@ func TestReloadIsWholeOrNotAtAll(t *testing.T) {
 	}
 }
 
-func TestAFailedStartLeavesNothingBehind(t *testing.T) {
+func TestFailedStartCleansUp(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

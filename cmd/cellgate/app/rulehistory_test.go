@@ -50,8 +50,8 @@ func TestHistoryShowsWhatRanAndGoesBackToIt(t *testing.T) {
 	}
 }
 
-// TestExplainTakesRulesThatAreNotInForce: the playground's request.
-func TestExplainTakesRulesThatAreNotInForce(t *testing.T) {
+// TestExplainWithGivenRules: the playground's request.
+func TestExplainWithGivenRules(t *testing.T) {
 	t.Parallel()
 	a, _ := boot(t, write(t, t.TempDir(), ""))
 	token, _, err := a.Authority().Issue(auth.IssueRequest{Subject: "tester", Role: auth.RoleOperator})

@@ -393,7 +393,7 @@ func TestRulesOfARefusedReloadAreNotForgotten(t *testing.T) {
 }
 
 // A cancelled call changes no state: the next look examines the files.
-func TestACallerWhoGivesUpDegradesNothing(t *testing.T) {
+func TestAbandonedCallDoesNotDegrade(t *testing.T) {
 	t.Parallel()
 	a, dir, _ := withRules(t)
 	writeRules(t, dir, "better")

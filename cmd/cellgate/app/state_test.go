@@ -98,7 +98,7 @@ func known(t *testing.T, a *App, last uint64) {
 }
 
 // The journal retains everything until all its consumers have registered their positions.
-func TestJournalIsHeldUntilItsConsumersAreThere(t *testing.T) {
+func TestJournalIsRetainedUntilConsumersRegister(t *testing.T) {
 	t.Parallel()
 	cfg, err := configs.Load(write(t, t.TempDir(), ""))
 	check.OK(t, err)

@@ -33,7 +33,7 @@ func TestQuantilesAreOfWhatCameBetween(t *testing.T) {
 	}
 }
 
-func TestAChartIsXMLWithAScaleThatHoldsIt(t *testing.T) {
+func TestChartIsValidXMLWithinItsScale(t *testing.T) {
 	t.Parallel()
 	c := &chart{Title: `a "<b>" chart`, Unit: secondsUnit, Lines: []line{{Name: "x", Values: []float64{0, math.NaN(), 37, math.Inf(1), 12}}, {Name: "y"}}}
 	for i := range 5 {

@@ -174,7 +174,7 @@ func TestBrokenRulesChangeNothingAndGoodOnesTakeOver(t *testing.T) {
 	}
 }
 
-func TestASecondStartGoesOnWithEverything(t *testing.T) {
+func TestSecondStartContinues(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()
 	vin := fleet.VIN(10)

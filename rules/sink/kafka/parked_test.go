@@ -87,7 +87,7 @@ func TestAMissingTopicHoldsUpNoOther(t *testing.T) {
 }
 
 // A missing error topic holds up nothing, not even dead letters that a vehicle causes with undecodable messages.
-func TestAMissingErrorTopicHoldsUpNothing(t *testing.T) {
+func TestMissingErrorTopicDelaysNothing(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)
 	check.OK(t, c.CreateTopic("other", 2, nil))
@@ -113,7 +113,7 @@ func TestAMissingErrorTopicHoldsUpNothing(t *testing.T) {
 }
 
 // A partition that takes nothing, for example without enough replicas, holds up no other partition and no other topic.
-func TestAPartitionThatTakesNothingHoldsUpNoOther(t *testing.T) {
+func TestStalledPartitionDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)
 	check.OK(t, c.CreateTopic("other", 1, nil))
@@ -139,7 +139,7 @@ func TestAPartitionThatTakesNothingHoldsUpNoOther(t *testing.T) {
 
 // A topic recreated with fewer or more partitions takes messages again without a restart. Only what was deleted with
 // the previous topic is missing.
-func TestARecreatedTopicTakesMessagesAgain(t *testing.T) {
+func TestRecreatedTopicAcceptsMessages(t *testing.T) {
 	t.Parallel()
 	for name, partitions := range map[string]int32{"fewer": 1, "as many": 3, "more": 5} {
 		t.Run(name, func(t *testing.T) {
@@ -167,7 +167,7 @@ func TestARecreatedTopicTakesMessagesAgain(t *testing.T) {
 }
 
 // A topic may be recreated so quickly that it is never seen missing.
-func TestATopicRecreatedAtOnceTakesMessagesAgain(t *testing.T) {
+func TestTopicRecreatedAtOnceAcceptsMessages(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)
 	r := newRigWith(t, c, 64, parkedRules, nil)

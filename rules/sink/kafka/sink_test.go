@@ -233,7 +233,7 @@ rules:
 	r.Stop()
 }
 
-func TestErrorTopicThatRefusesHoldsTheMessage(t *testing.T) {
+func TestRefusingErrorTopicKeepsTheMessage(t *testing.T) {
 	t.Parallel()
 	c := cluster(t)
 	h := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.InvalidRecord, Count: -1})

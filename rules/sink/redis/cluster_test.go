@@ -123,9 +123,9 @@ func silent(t *testing.T, m *miniredis.Miniredis) (end func()) {
 	}
 }
 
-// TestAShardThatTakesNothingHoldsUpNobody checks that while one shard is away, full, or silent, messages for the other
+// TestStalledShardDelaysNoOther checks that while one shard is away, full, or silent, messages for the other
 // are delivered, beyond the window and over a restart; once it is back it gets everything, in order.
-func TestAShardThatTakesNothingHoldsUpNobody(t *testing.T) {
+func TestStalledShardDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	says := func(reply string) func(*testing.T, *miniredis.Miniredis) (end func()) {
 		return func(_ *testing.T, m *miniredis.Miniredis) func() {

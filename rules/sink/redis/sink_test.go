@@ -230,7 +230,7 @@ rules:
 	})
 }
 
-func TestWrongTypeIsADeadLetterAndHoldsNothingUp(t *testing.T) {
+func TestWrongTypeIsADeadLetter(t *testing.T) {
 	t.Parallel()
 	servers(t, func(t *testing.T, addr string) {
 		r := newRig(t, addr, stateRules)

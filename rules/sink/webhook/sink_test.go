@@ -254,9 +254,9 @@ func TestRefusedRequestsAreDeadLetters(t *testing.T) {
 	r.Stop()
 }
 
-// TestAnEndpointThatTakesNothingIsParked checks that its messages wait on disk, also over a kill, without holding up
+// TestStalledEndpointIsParked checks that its messages wait on disk, also over a kill, without holding up
 // the other endpoint's; afterwards all come in order, and the ledger counts each once.
-func TestAnEndpointThatTakesNothingIsParked(t *testing.T) {
+func TestStalledEndpointIsParked(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	r.crm.answer(always(http.StatusServiceUnavailable))
