@@ -78,8 +78,8 @@ type NameSource string
 
 // The sources of a VIN.
 const (
-	NameFromSAN NameSource = "san" // the URI urn:vin:{VIN} among the subject alternative names
-	NameFromCN  NameSource = "cn"  // the subject's common name
+	nameFromSAN NameSource = "san" // the URI urn:vin:{VIN} among the subject alternative names
+	nameFromCN  NameSource = "cn"  // the subject's common name
 )
 
 func (c *Config) validate() error {
@@ -92,7 +92,7 @@ func (c *Config) validate() error {
 	check(c.Algorithm == ES256 || c.Algorithm == EdDSA, "algorithm %q is not one of ES256, EdDSA", c.Algorithm)
 	check(c.TTL >= time.Second && c.TTL <= c.MaxTTL, "token TTL %s is not between 1s and the maximum %s", c.TTL, c.MaxTTL)
 	check(c.Leeway <= 10*time.Minute, "leeway %s is over 10m", c.Leeway)
-	check(c.VehicleName == NameFromSAN || c.VehicleName == NameFromCN, "vehicle name source %q is not one of san, cn", c.VehicleName)
+	check(c.VehicleName == nameFromSAN || c.VehicleName == nameFromCN, "vehicle name source %q is not one of san, cn", c.VehicleName)
 	check(c.Poll <= time.Hour, "poll interval %s is over 1h", c.Poll)
 	for i := range c.External {
 		errs = append(errs, c.External[i].validate())

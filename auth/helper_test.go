@@ -48,7 +48,7 @@ type fixture struct {
 // testConfig returns a configuration whose authority reads its files only on demand.
 func testConfig(dir string, now func() time.Time) Config {
 	return Config{
-		Dir: dir, Cell: testCell, Issuer: "cellgate/" + testCell, Algorithm: ES256, VehicleName: NameFromSAN,
+		Dir: dir, Cell: testCell, Issuer: "cellgate/" + testCell, Algorithm: ES256, VehicleName: nameFromSAN,
 		TTL: time.Hour, MaxTTL: 90 * 24 * time.Hour, Leeway: time.Minute, CacheSize: 1 << 10, MaxRevocations: 100_000,
 		IssueRate: 200, IssueBurst: 1000, Poll: time.Hour, Now: now, Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil),
 	}

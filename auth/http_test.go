@@ -175,10 +175,10 @@ func TestVehicleNameFromCN(t *testing.T) {
 	now := newClock().Now()
 	ca := newCA(t, now)
 	cert := ca.vehicle(t, now, testVIN, "urn:VIN:"+otherVIN)
-	if vin, err := vehicleName(cert.Leaf, NameFromCN); err != nil || vin != testVIN {
+	if vin, err := vehicleName(cert.Leaf, nameFromCN); err != nil || vin != testVIN {
 		t.Errorf("CN: %q %v", vin, err)
 	}
-	if vin, err := vehicleName(cert.Leaf, NameFromSAN); err != nil || vin != otherVIN {
+	if vin, err := vehicleName(cert.Leaf, nameFromSAN); err != nil || vin != otherVIN {
 		t.Errorf("SAN: %q %v", vin, err)
 	}
 }
@@ -197,7 +197,7 @@ func TestVehicleNameIsTheBytesThatItIs(t *testing.T) {
 		"urn:vin:ABC#x":                       "",
 		"urn://vin/ABC":                       "",
 	} {
-		if vin, _ := vehicleName(ca.vehicle(t, now, "", uri).Leaf, NameFromSAN); vin != want {
+		if vin, _ := vehicleName(ca.vehicle(t, now, "", uri).Leaf, nameFromSAN); vin != want {
 			t.Errorf("%s: %q, want %q", uri, vin, want)
 		}
 	}

@@ -163,7 +163,7 @@ func (a *Authority) vehicleOf(r *http.Request) (*x509.Certificate, string, error
 func vehicleName(cert *x509.Certificate, from NameSource) (string, error) {
 	var names []string
 	switch from {
-	case NameFromCN:
+	case nameFromCN:
 		names = append(names, cert.Subject.CommonName)
 	default:
 		for _, u := range cert.URIs {

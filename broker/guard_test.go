@@ -130,7 +130,7 @@ func TestSocketsOfAllListenersShareABound(t *testing.T) {
 	const most = 5
 	h := newHarness(t, func(o *Options) {
 		o.Limits.Handshakes = most
-		o.Listeners = append(o.Listeners, Listener{Name: "web", Address: "127.0.0.1:0", Protocol: ProtocolWebSocket})
+		o.Listeners = append(o.Listeners, Listener{Name: "web", Address: "127.0.0.1:0", Protocol: protocolWebSocket})
 	})
 	ln := listen(t)
 	accepted(t, h.b.Guard(ln))

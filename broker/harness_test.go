@@ -71,7 +71,7 @@ func completed(o Options) Options {
 		Log:   slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil), Now: time.Now,
 	})
 	for i := range o.Listeners {
-		options.Fill(&o.Listeners[i], Listener{Protocol: ProtocolMQTT, Path: "/mqtt"})
+		options.Fill(&o.Listeners[i], Listener{Protocol: protocolMQTT, Path: "/mqtt"})
 		if files := o.Listeners[i].TLS; files != nil {
 			options.Fill(files, TLS{MinVersion: tls.VersionTLS12, ClientAuth: "none"})
 		}

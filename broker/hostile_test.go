@@ -234,7 +234,7 @@ func TestAcceptSurvivesEMFILE(t *testing.T) {
 	check.OK(t, err)
 	broken := &exhausted{Listener: ln}
 	broken.failures.Store(3)
-	l := &listener{name: "x", ln: broken, protocol: ProtocolMQTT}
+	l := &listener{name: "x", ln: broken, protocol: protocolMQTT}
 	taken := make(chan net.Conn, 1)
 	done := make(chan struct{})
 	go func() {

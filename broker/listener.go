@@ -46,7 +46,7 @@ func (b *Broker) newListener(o Listener) (*listener, error) {
 		return nil, errPlain
 	case o.AnonymousRole != "" && !loopback:
 		return nil, errAnonymous
-	case l.protocol != ProtocolMQTT && l.protocol != ProtocolWebSocket:
+	case l.protocol != protocolMQTT && l.protocol != protocolWebSocket:
 		return nil, errProtocol
 	}
 	if o.TLS != nil {
@@ -104,7 +104,7 @@ const (
 // accept accepts connections until the listener is closed. After any other error, such as a lack of descriptors, it
 // tries again: existing connections must not suffer from new ones.
 func (b *Broker) accept(l *listener) {
-	if l.protocol == ProtocolWebSocket {
+	if l.protocol == protocolWebSocket {
 		b.serveWebSocket(l)
 		return
 	}
@@ -118,7 +118,7 @@ func (b *Broker) accept(l *listener) {
 // countsAddresses reports whether serve counts the socket's own address. With PROXY protocol unwrapProxy does that for
 // the client's address, and on WebSocket listeners the admitted socket does.
 func (l *listener) countsAddresses() bool {
-	return len(l.proxyFrom) == 0 && l.protocol == ProtocolMQTT
+	return len(l.proxyFrom) == 0 && l.protocol == protocolMQTT
 }
 
 // acceptNext returns the next socket that the limits admit, nil when the listener is closed.

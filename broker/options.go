@@ -118,8 +118,8 @@ type Authenticator interface {
 
 // Protocols of a listener.
 const (
-	ProtocolMQTT      = "mqtt"
-	ProtocolWebSocket = "ws"
+	protocolMQTT      = "mqtt"
+	protocolWebSocket = "ws"
 )
 
 // Listener is one address to serve.
@@ -128,7 +128,7 @@ type Listener struct {
 	Name string
 	// Address is host:port. Without TLS it must be a loopback address.
 	Address string
-	// Protocol is ProtocolMQTT or ProtocolWebSocket.
+	// Protocol is mqtt or ws.
 	Protocol string
 	// Path is the HTTP path of a WebSocket listener.
 	Path string

@@ -319,7 +319,7 @@ func (h *harness) dialWebSocket(cfg *tls.Config, before []byte) (*client, error)
 	return mqtt.Over(h.t, mqtt.V4, websocket.NetConn(ctx, ws, websocket.MessageBinary)), nil
 }
 
-func webSocketListener(o *Options) { o.Listeners[2].Protocol = ProtocolWebSocket }
+func webSocketListener(o *Options) { o.Listeners[2].Protocol = protocolWebSocket }
 
 // TestWebSocketTLS checks that TLS ends once, below HTTP, and that MQTT gets the client's certificate.
 func TestWebSocketTLS(t *testing.T) {
@@ -388,7 +388,7 @@ func TestWebSocketProxyProtocol(t *testing.T) {
 
 func TestWebSocket(t *testing.T) {
 	t.Parallel()
-	h := newHarness(t, func(o *Options) { o.Listeners[1].Protocol = ProtocolWebSocket })
+	h := newHarness(t, func(o *Options) { o.Listeners[1].Protocol = protocolWebSocket })
 	url := "ws://" + h.b.Addrs()["lab"].String() + "/mqtt"
 	ctx, cancel := context.WithTimeout(t.Context(), testPatience)
 	defer cancel()

@@ -32,14 +32,14 @@ type Cell struct {
 	Patience time.Duration
 }
 
-// UnknownError means that the outcome of a request is unknown. It wraps errUnknown.
-type UnknownError struct {
+// unknownError means that the outcome of a request is unknown. It wraps errUnknown.
+type unknownError struct {
 	ID  string
 	Why error
 }
 
 // Error includes the id with which to ask again.
-func (e *UnknownError) Error() string {
+func (e *unknownError) Error() string {
 	if e.ID == "" {
 		return fmt.Sprintf("%v: %v", errUnknown, e.Why)
 	}
@@ -47,7 +47,7 @@ func (e *UnknownError) Error() string {
 }
 
 // Unwrap returns errUnknown.
-func (e *UnknownError) Unwrap() error { return errUnknown }
+func (e *unknownError) Unwrap() error { return errUnknown }
 
 // errWaited means that a request was not decided in time.
 var errWaited = errors.New("redis did not decide in time")
@@ -62,7 +62,7 @@ func (c *Cell) usable(vin, id string) error {
 		err = c.Usable(c.Store.IDSlot(id))
 	}
 	if err != nil {
-		return &UnknownError{ID: id, Why: err}
+		return &unknownError{ID: id, Why: err}
 	}
 	return nil
 }
@@ -72,10 +72,10 @@ func (c *Cell) answered(slot int, id string, a cell.Answer, err error) (cell.Ans
 	c.Called(err)
 	switch {
 	case err != nil:
-		return a, &UnknownError{ID: id, Why: err}
+		return a, &unknownError{ID: id, Why: err}
 	case a.Verdict == cell.Closed:
 		c.Closed(slot)
-		return a, &UnknownError{ID: id, Why: errSlotClosed}
+		return a, &unknownError{ID: id, Why: errSlotClosed}
 	}
 	return a, nil
 }
@@ -89,7 +89,7 @@ func (s *Service) ask(waits context.Context, vin, id string, question func(st *c
 	var a cell.Answer
 	var err error
 	if !s.turns.at(waits, func() { a, err = question(c.Store) }) {
-		return a, &UnknownError{ID: id, Why: errWaited}
+		return a, &unknownError{ID: id, Why: errWaited}
 	}
 	return c.answered(c.Store.Slot(vin), id, a, err)
 }
@@ -142,7 +142,7 @@ func (s *Service) decide(ctx, waits context.Context, r *Request) error {
 	var a cell.Answer
 	var err error
 	if !s.turns.at(waits, func() { a, err = c.Store.Reserve(ctx, r.VIN, r.ID, digest, r.TTL) }) {
-		return &UnknownError{ID: r.ID, Why: errWaited}
+		return &unknownError{ID: r.ID, Why: errWaited}
 	}
 	if a, err = c.answered(c.Store.IDSlot(r.ID), r.ID, a, err); err != nil {
 		return err
@@ -169,7 +169,7 @@ func (s *Service) decide(ctx, waits context.Context, r *Request) error {
 	case cell.Full:
 		return fmt.Errorf("%w: %d are open", errQueueFull, s.o.MaxQueued)
 	}
-	return &UnknownError{ID: r.ID, Why: fmt.Errorf("redis answered %q", a.Verdict)}
+	return &unknownError{ID: r.ID, Why: fmt.Errorf("redis answered %q", a.Verdict)}
 }
 
 // offered returns a request as Redis stores it.
@@ -258,7 +258,7 @@ func (s *Service) decideOne(ctx context.Context, a *asked) error {
 		a.found = s.repeat(ctx, func() error {
 			err := s.decide(ctx, ctx, r)
 			if errors.Is(err, errBusy) {
-				return &UnknownError{ID: r.ID, Why: err}
+				return &unknownError{ID: r.ID, Why: err}
 			}
 			return err
 		})

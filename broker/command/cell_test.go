@@ -311,7 +311,7 @@ func TestRedisAway(t *testing.T) {
 	d := b.engine.next(t)
 	a.set(errors.New("no answer for 2 s"))
 	_, _, err := a.Create(t.Context(), Request{VIN: vin, Name: "lock"})
-	var unknown *UnknownError
+	var unknown *unknownError
 	if !errors.As(err, &unknown) || unknown.ID == "" || !strings.Contains(err.Error(), "repeat with this id: "+unknown.ID) {
 		t.Errorf("%v", err)
 	}

@@ -97,7 +97,7 @@ func (s *Service) getTogether(ctx context.Context, vin, id string) (Command, err
 		}
 		switch {
 		case err != nil:
-			return s.getLocal("", id, &UnknownError{ID: id, Why: err})
+			return s.getLocal("", id, &unknownError{ID: id, Why: err})
 		case vin == "" && s.local(id) == nil:
 			return Command{}, ErrNotFound
 		case vin == "": // Redis has lost which vehicle it is for
@@ -162,7 +162,7 @@ func (s *Service) listTogether(ctx context.Context, f Filter) (page []Command, c
 		}
 		found, seen, next, err := s.readPage(ctx, f, at, f.Limit-len(page))
 		if err != nil {
-			return nil, "", &UnknownError{Why: err}
+			return nil, "", &unknownError{Why: err}
 		}
 		if next == nil {
 			return page, "", nil
@@ -213,7 +213,7 @@ func (s *Service) listOpenOf(ctx context.Context, f Filter, at cell.Place) (page
 		records, err = st.Records(ctx, names)
 	}
 	if err != nil {
-		return nil, at, false, &UnknownError{Why: err}
+		return nil, at, false, &unknownError{Why: err}
 	}
 	next = cell.Place{Ended: true}
 	for i := range records {

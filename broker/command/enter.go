@@ -55,13 +55,13 @@ func (s *Service) enterBriefly(ctx context.Context, vin string, r *request, deci
 		if r.done == nil {
 			return err
 		}
-		r.finish(&UnknownError{ID: r.id, Why: errWaited})
+		r.finish(&unknownError{ID: r.id, Why: errWaited})
 		return nil
 	}
 	one := &turn{}
 	stop := context.AfterFunc(waits, func() {
 		s.turns.drop(vin, one)
-		r.finish(&UnknownError{ID: r.id, Why: errWaited})
+		r.finish(&unknownError{ID: r.id, Why: errWaited})
 		cancel()
 	})
 	one.run = func(ctx context.Context) {

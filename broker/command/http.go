@@ -45,8 +45,8 @@ func (t *TTL) UnmarshalJSON(data []byte) error {
 
 // Scopes of the HTTP calls.
 const (
-	ScopeSend = "command:send"
-	ScopeRead = "command:read"
+	scopeSend = "command:send"
+	scopeRead = "command:read"
 )
 
 // Handler serves the commands' part of the HTTP API.
@@ -63,10 +63,10 @@ type Handler struct {
 
 // Register mounts the handlers on mux.
 func (h *Handler) Register(mux *http.ServeMux) {
-	mux.Handle("POST /v1/vehicles/{vin}/commands", h.Require(ScopeSend, http.HandlerFunc(h.create)))
-	mux.Handle("DELETE /v1/vehicles/{vin}/commands/{id}", h.Require(ScopeSend, http.HandlerFunc(h.cancel)))
-	mux.Handle("GET /v1/vehicles/{vin}/commands/{id}", h.Require(ScopeRead, http.HandlerFunc(h.get)))
-	mux.Handle("GET /v1/commands", h.Require(ScopeRead, http.HandlerFunc(h.list)))
+	mux.Handle("POST /v1/vehicles/{vin}/commands", h.Require(scopeSend, http.HandlerFunc(h.create)))
+	mux.Handle("DELETE /v1/vehicles/{vin}/commands/{id}", h.Require(scopeSend, http.HandlerFunc(h.cancel)))
+	mux.Handle("GET /v1/vehicles/{vin}/commands/{id}", h.Require(scopeRead, http.HandlerFunc(h.get)))
+	mux.Handle("GET /v1/commands", h.Require(scopeRead, http.HandlerFunc(h.list)))
 }
 
 // body is the body of a POST, and with a VIN a record of vehicle.commands.
@@ -251,7 +251,7 @@ func fail(w http.ResponseWriter, err error, ext map[string]any) {
 	if !errors.Is(err, ErrNotCancellable) {
 		ext = nil
 	}
-	if u, ok := errors.AsType[*UnknownError](err); ok {
+	if u, ok := errors.AsType[*unknownError](err); ok {
 		ext = map[string]any{"id": u.ID}
 	}
 	if a.retry != "" {

@@ -50,7 +50,7 @@ func call(t *testing.T, server *httptest.Server, method, path, body string, head
 	t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), method, server.URL+path, strings.NewReader(body))
 	check.OK(t, err)
-	req.Header.Set("Scope", map[string]string{"GET": ScopeRead, "POST": ScopeSend, "DELETE": ScopeSend}[method])
+	req.Header.Set("Scope", map[string]string{"GET": scopeRead, "POST": scopeSend, "DELETE": scopeSend}[method])
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}

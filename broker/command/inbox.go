@@ -20,7 +20,7 @@ type request struct {
 	done  chan error  // capacity 1, or nil
 	then  func(error) // called with the result, or nil; it must not block
 	err   error
-	id    string // of the command, for UnknownError
+	id    string // of the command, for unknownError
 	over  sync.Once
 	slots chan struct{} // where the submitter's slot is returned, or nil
 }

@@ -39,7 +39,7 @@ func TestNobodyWaits(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	_, _, err := m.Create(ctx, Request{ID: "c1", VIN: vin, Name: "lock"})
-	var unknown *UnknownError
+	var unknown *unknownError
 	if !errors.As(err, &unknown) || unknown.ID != "c1" {
 		t.Errorf("a request behind one that Redis does not decide on: %v", err)
 	}

@@ -11,9 +11,9 @@ import (
 	"cellgate/rules/lang"
 )
 
-// Coverage says which parts of the rules the tests cover. A part counts if a step with an expectation exercises it in a
+// coverage says which parts of the rules the tests cover. A part counts if a step with an expectation exercises it in a
 // rule that the test is about.
-type Coverage struct {
+type coverage struct {
 	Rules    Share `json:"rules"`
 	Branches Share `json:"branches"` // both outcomes of each condition and operator
 	Targets  Share `json:"targets"`
@@ -127,8 +127,8 @@ func (o *observer) rule(r *lang.Rule, matched bool) {
 	}
 }
 
-func (c covering) of(set *lang.Set) *Coverage {
-	out := &Coverage{}
+func (c covering) of(set *lang.Set) *coverage {
+	out := &coverage{}
 	for _, r := range set.Compiled {
 		if r.Def.Mode.Disabled {
 			continue

@@ -37,15 +37,15 @@ func TestFormatOrdersKeys(t *testing.T) {
 		"  # the next\n" +
 		"  - id: s\n    from: [\"#\"]\n    to: [{kafka: {topic: t}}]\n" +
 		"# at the end\nlists: {a: [b]}\n"
-	got, err := Format([]byte(in))
+	got, err := format([]byte(in))
 	if err != nil || string(got) != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
 	}
-	again, err := Format(got)
+	again, err := format(got)
 	if err != nil || !bytes.Equal(again, got) {
 		t.Errorf("formatting twice: %v\n%s", err, again)
 	}
-	if _, err := Format([]byte("a: [")); !errors.Is(err, errFormat) {
+	if _, err := format([]byte("a: [")); !errors.Is(err, errFormat) {
 		t.Errorf("not YAML: %v", err)
 	}
 }
@@ -170,11 +170,11 @@ func FuzzFormat(f *testing.F) {
 	f.Add([]byte(rulestest.OneRule))
 	f.Add([]byte("0\r"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		once, err := Format(text)
+		once, err := format(text)
 		if err != nil {
 			return
 		}
-		if again, err := Format(once); err != nil || !bytes.Equal(once, again) {
+		if again, err := format(once); err != nil || !bytes.Equal(once, again) {
 			t.Fatalf("formatting twice: %v\n%s\n%s", err, once, again)
 		}
 	})

@@ -14,7 +14,7 @@ import (
 var errTestTime = errors.New("rules: the tests next to them take too long")
 
 // failedTestsError lists the failing tests of a folder.
-type failedTestsError []TestResult
+type failedTestsError []testResult
 
 // Error names the first failing test, its first failure, and the number of further failing tests.
 func (e failedTestsError) Error() string {

@@ -22,10 +22,10 @@ import (
 // errFormat means that a file cannot be formatted; the file is unchanged.
 var errFormat = errors.New("cannot be formatted")
 
-// Format formats a rule or test file: it puts the keys of a rule in the usual order, with the comments above them,
+// format formats a rule or test file: it puts the keys of a rule in the usual order, with the comments above them,
 // removes trailing blanks and repeated empty lines, and ends the file with one newline. It checks that the meaning is
 // unchanged, and keeps comments. The file must be valid YAML.
-func Format(text []byte) ([]byte, error) {
+func format(text []byte) ([]byte, error) {
 	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
 	text = bytes.ReplaceAll(text, []byte("\r"), []byte("\n")) // also a line break in YAML (1.2, section 5.4)
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
@@ -179,7 +179,7 @@ func FormatPaths(w io.Writer, paths []string, check bool, o ToolOptions) (ok boo
 		if lang.IsData(name) {
 			continue
 		}
-		out, err := Format(files[name])
+		out, err := format(files[name])
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("rules: %s: %w", name, err))

@@ -17,8 +17,8 @@ import (
 	"cellgate/rules/state"
 )
 
-// TestResult is the outcome of one test of a *_test.yaml file.
-type TestResult struct {
+// testResult is the outcome of one test of a *_test.yaml file.
+type testResult struct {
 	File     string        `json:"file"`
 	Line     int           `json:"line"`
 	Name     string        `json:"name"`
@@ -44,8 +44,8 @@ type output struct {
 }
 
 // run runs one test on a set. It returns the error of ctx if that ends first.
-func (t *testCase) run(ctx context.Context, set *lang.Set, covered covering) (TestResult, error) {
-	res := TestResult{File: t.doc.File, Line: t.name.Line, Name: t.name.Value}
+func (t *testCase) run(ctx context.Context, set *lang.Set, covered covering) (testResult, error) {
+	res := testResult{File: t.doc.File, Line: t.name.Line, Name: t.name.Value}
 	w := engine.NewEngine(set, state.NewState(state.StateOptions{})).NewWorker()
 	seen := covered.observer(set, t.rules)
 	for i, s := range t.steps {

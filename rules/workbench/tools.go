@@ -272,8 +272,8 @@ type testReport struct {
 	OK          bool            `json:"ok"`
 	Passed      int             `json:"passed"`
 	Failed      int             `json:"failed"`
-	Results     []TestResult    `json:"results"`
-	Coverage    *Coverage       `json:"coverage,omitempty"`
+	Results     []testResult    `json:"results"`
+	Coverage    *coverage       `json:"coverage,omitempty"`
 	Diagnostics doc.Diagnostics `json:"diagnostics,omitempty"`
 }
 
@@ -297,7 +297,7 @@ func Test(w io.Writer, paths []string, o ToolOptions) (ok bool, err error) {
 // test runs the tests. The error is errNoTests, or that of ctx if it ends first.
 func (ws *workspace) test(ctx context.Context, o ToolOptions) (testReport, error) {
 	set, tests, diags := ws.compile(o)
-	rep := testReport{OK: true, Results: []TestResult{}, Diagnostics: diags}
+	rep := testReport{OK: true, Results: []testResult{}, Diagnostics: diags}
 	if diags.HasErrors() || o.Strict && len(diags) > 0 {
 		rep.OK = false
 		return rep, nil
