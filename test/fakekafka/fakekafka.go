@@ -1,4 +1,4 @@
-// Package fakekafka is the in-process Kafka of the tests of packages: clusters, what they hold, and their faults.
+// Package fakekafka is the in-process Kafka of tests: clusters, what they hold, and their faults.
 package fakekafka
 
 import (
