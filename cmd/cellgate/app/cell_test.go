@@ -1,12 +1,15 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +58,34 @@ func TestRefusal(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// TestRefusalHolds: a gateway that was told of another one does not start because Redis then stops answering.
+func TestRefusalHolds(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true})
+	defer client.Close() //nolint:errcheck // only read
+	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
+	check.OK(t, err)
+	first := cell.Gateway{Node: "gw-1", Boot: "a", Dir: "one", Start: time.Now(), Mode: "several", Runs: "{}"}
+	_, err = store.Alive(t.Context(), first, time.Hour)
+	check.OK(t, err)
+	logs := &check.Log{}
+	second := &liveness{store: store, self: first, log: slog.New(slog.NewTextHandler(logs, nil))}
+	second.self.Boot, second.self.Dir = "b", "two"
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	var beats atomic.Int64
+	go func() { ended <- second.begin(ctx, func() string { beats.Add(1); return "{}" }) }()
+	check.Eventually(t, "it waits", func() bool { return strings.Contains(logs.String(), "another gateway may be running") })
+	server.SetError("LOADING Redis is loading the dataset in memory")
+	before := beats.Load()
+	check.Eventually(t, "it asks again", func() bool { return beats.Load() > before+2 })
+	stop()
+	if err := <-ended; !errors.Is(err, errRefused) {
+		t.Errorf("started: %v", err)
 	}
 }
 

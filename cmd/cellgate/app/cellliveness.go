@@ -28,24 +28,25 @@ type liveness struct {
 }
 
 // begin returns an error when a running gateway leaves no place for this one. It waits until the entry of a gateway
-// that may have been killed expires. When Redis does not answer, the gateway starts.
+// that may have been killed expires. When Redis has answered nothing, the gateway starts.
 func (l *liveness) begin(ctx context.Context, runs func() string) error {
 	l.runs = runs
 	limit, cancel := context.WithTimeout(ctx, configs.CellTTL+configs.CellBeat)
 	defer cancel()
-	for waiting := false; ; waiting = true {
-		err := l.beat(limit, configs.CellTimeout)
-		var refused *cell.RefusedError
-		switch {
+	var refused *cell.RefusedError // Redis' last answer; it holds while there is no other
+	for {
+		var answer *cell.RefusedError
+		switch err := l.beat(limit, configs.CellTimeout); {
 		case err == nil:
 			return nil
-		case !errors.As(err, &refused):
+		case errors.As(err, &answer) && l.final(answer):
+			return refusal(answer)
+		case answer != nil && refused == nil:
+			l.log.Warn("another gateway may be running; waiting for its next heartbeat", slog.Any("other", refusal(answer)))
+			refused = answer
+		case refused == nil:
 			l.log.Warn("Redis does not say whether another gateway runs; starting anyway", slog.Any("err", err))
 			return nil
-		case l.final(refused):
-			return refusal(refused)
-		case !waiting:
-			l.log.Warn("another gateway may be running; waiting for its next heartbeat", slog.Any("other", refusal(refused)))
 		}
 		if !pause(limit, configs.CellBeat/3) {
 			return refusal(refused)
