@@ -78,7 +78,7 @@ func openPeers(d *disk) (*peers, error) {
 	p.member.owner = p.claims.connection
 	p.numbers = newCellPresence(p, p.claims)
 	p.claims.presence = p.numbers
-	p.asks = &asks{m: p.member, live: p.liveness, waiting: map[string]chan json.RawMessage{}}
+	p.asks = newAsks(p.member, p.liveness)
 	return p, nil
 }
 

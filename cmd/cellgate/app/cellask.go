@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cellgate/broker/cell"
@@ -18,6 +19,7 @@ type asks struct {
 	live *liveness
 	// answer answers a question. It is set before any notice is received.
 	answer func(ctx context.Context, q *question) any
+	limit  atomic.Int64 // askLimit; longer in tests
 
 	mu      sync.Mutex
 	waiting map[string]chan json.RawMessage // by question ID
@@ -43,6 +45,12 @@ type question struct {
 // askLimit is how long a gateway waits for another one's answer.
 const askLimit = 2 * time.Second
 
+func newAsks(m *member, live *liveness) *asks {
+	a := &asks{m: m, live: live, waiting: map[string]chan json.RawMessage{}}
+	a.limit.Store(int64(askLimit))
+	return a
+}
+
 // errNoAnswer means that a gateway did not answer in time.
 var errNoAnswer = errors.New("the gateway does not answer")
 
@@ -63,7 +71,7 @@ func (a *asks) ask(ctx context.Context, node string, q question, unheard func(),
 		delete(a.waiting, q.ID)
 		a.mu.Unlock()
 	}()
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(a.limit.Load()))
 	defer cancel()
 	listening, err := a.m.notify(ctx, node, "ask", string(text))
 	if err != nil {
@@ -99,11 +107,11 @@ func (a *asks) onNotice(word, text string) {
 		return
 	}
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), askLimit)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(a.limit.Load()))
 		defer cancel()
 		body, err := json.Marshal(a.answer(ctx, &q))
 		if err == nil {
-			_, _ = a.m.notify(ctx, q.From, "answer", q.ID+" "+string(body)) // the other gateway waits no longer than askLimit
+			_, _ = a.m.notify(ctx, q.From, "answer", q.ID+" "+string(body)) // the other gateway waits no longer
 		}
 	}()
 }

@@ -109,7 +109,7 @@ func (t *stateMoves) arrive(ctx context.Context, vin string, got *cell.Claimed, 
 		h.end()
 	}
 	began := time.Now()
-	limit := time.AfterFunc(askLimit, func() {
+	limit := time.AfterFunc(time.Duration(t.asks.limit.Load()), func() {
 		t.isLate(former, began)
 		h.end()
 	})
@@ -145,7 +145,7 @@ func (t *stateMoves) fetch(ctx context.Context, vin string, got *cell.Claimed, h
 // find asks the previous gateway, and reads what that left in Redis if it has stopped.
 func (t *stateMoves) find(ctx context.Context, vin string, claimed *cell.Claimed, unheard func()) (state []byte, how string) {
 	former := claimed.Former
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(t.asks.limit.Load()))
 	defer cancel()
 	boot := t.livingBoot(ctx, former.Node)
 	answers := make(chan *givenState, 1)

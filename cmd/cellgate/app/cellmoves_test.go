@@ -203,13 +203,13 @@ func TestSlowStateIsAwaited(t *testing.T) {
 	check.OK(t, err)
 
 	slow := cell.Gateway{Node: "gw-slow", Boot: "b", Dir: "d", Start: time.Now(), Mode: "several", Runs: "{}"}
-	client := redis.NewClient(&redis.Options{Addr: r.redis.Addr(), MaxRetries: -1, DisableIdentity: true})
+	client := redis.NewClient(&redis.Options{Addr: r.redis.Addr(), MaxRetries: -1, DisableIdentity: true, ReadTimeout: time.Minute})
 	defer client.Close() //nolint:errcheck // only read
 	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
 	check.OK(t, err)
 	_, err = store.Alive(t.Context(), slow, time.Hour)
 	check.OK(t, err)
-	check.OK(t, asks.liveness.beat(t.Context(), time.Second))
+	check.OK(t, asks.liveness.beat(t.Context(), time.Minute))
 	listening := make(chan struct{}, 1)
 	go store.Listen(t.Context(), slow.Node, func() { listening <- struct{}{} }, func(text string) {
 		word, rest, _ := strings.Cut(text, " ")

@@ -65,7 +65,8 @@ func newRigWith(t *testing.T, n int, rules string) *rig {
 func (r *rig) patient(a *App) {
 	r.t.Helper()
 	a.claims.wait.Store(int64(10 * time.Second))
-	a.moves.wait.Store(int64(2 * askLimit))
+	a.moves.wait.Store(int64(10 * time.Second))
+	a.asks.limit.Store(int64(20 * time.Second))
 	check.Within(r.t, 10*time.Second, "Redis is known to be there", func() error {
 		if a.member.away.Load() {
 			return errCellAway
