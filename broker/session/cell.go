@@ -70,7 +70,8 @@ func (m *Manager) claim(ctx context.Context, a *Attach) error {
 // adopt makes a session from another gateway's Portable.
 func (m *Manager) adopt(key string, data []byte, ended time.Time) error {
 	st := &state{m: m, id: key, vehicle: true, durable: true, since: m.wall(), floor: m.journal.Last()}
-	if err := st.decodePortable(data); err != nil {
+	queued, err := st.decodePortable(data)
+	if err != nil {
 		return err
 	}
 	if !ended.IsZero() {
@@ -87,16 +88,31 @@ func (m *Manager) adopt(key string, data []byte, ended time.Time) error {
 			m.index.Subscribe(key, st.subs[i], st.floor)
 		}
 	}
+	st.requeue(queued)
 	st.changed(true)
 	st.schedule()
 	return nil
 }
 
-// Merge adds the subscriptions of the cell's session to one that was resumed before the cell answered. The client was
-// told that its session is present, so it relies on all of them.
+// requeue queues messages that were queued at another gateway.
+func (st *state) requeue(queued []*entry) {
+	for _, e := range queued {
+		_ = st.enqueue(e) // counted
+	}
+	if len(queued) > 0 {
+		st.m.writer.mark(st, true)
+	}
+}
+
+// Merge adds the subscriptions and messages of the cell's session to one that was resumed before the cell answered. The
+// client was told that its session is present, so it relies on all of them.
 func (m *Manager) Merge(key string, claim uint64, data []byte) {
 	st, from := m.lookup(key), &state{m: m, id: key}
-	if data == nil || st == nil || from.decodePortable(data) != nil {
+	if data == nil || st == nil {
+		return
+	}
+	queued, err := from.decodePortable(data)
+	if err != nil {
 		return
 	}
 	m.fan.mu.Lock()
@@ -116,6 +132,7 @@ func (m *Manager) Merge(key string, claim uint64, data []byte) {
 			st.subsChanged()
 		}
 	}
+	st.requeue(queued)
 	st.reportReady()
 	st.pump()
 }
@@ -167,8 +184,12 @@ func (st *state) leaveMoved(now int64) {
 // portable1 is the format version of Portable, its first byte.
 const portable1 = 1
 
+// maxMoved bounds the queued messages in Portable, in bytes.
+const maxMoved = 16 << 10
+
 // Portable encodes a vehicle's session for another gateway. It returns false if there is none that outlives its
-// connection. Queued messages and the will are not included:
+// connection. Without a connection it includes the oldest queued messages. Those of an open connection are being
+// delivered, and commands are kept by the cell itself. The will is not included:
 //
 //	form      1 byte    1
 //	flags     1 byte    never expires 5
@@ -176,6 +197,7 @@ const portable1 = 1
 //	expiry    uvarint   ms
 //	subs      uvarint   count; each as in the state file
 //	incoming  uvarint   count; each: QoS 2 identifier (2)
+//	queued    messages, if any; each: length uvarint, and as in the state file, with a wall clock time as its expiry
 func (m *Manager) Portable(key string) ([]byte, bool) {
 	st := m.lookup(key)
 	if st == nil {
@@ -210,15 +232,43 @@ func (m *Manager) Portable(key string) ([]byte, bool) {
 	for _, id := range ids {
 		dst = binary.BigEndian.AppendUint16(dst, id)
 	}
+	if st.link.conn == nil && st.flow != nil {
+		dst = st.appendQueued(dst)
+	}
 	return dst, true
 }
 
-// decodePortable fills a session from Portable. The messages of its QoS 2 identifiers are durable in the other
-// gateway's journal.
-func (st *state) decodePortable(b []byte) error {
+// appendQueued appends the oldest queued messages that the session keeps on disk.
+func (st *state) appendQueued(dst []byte) []byte {
+	f := st.flow
+	end := len(dst) + maxMoved
+	for _, list := range [][]*entry{f.inflight, f.waiting.list[f.waiting.head:]} {
+		for _, e := range list {
+			if !e.durable {
+				continue
+			}
+			moved := *e
+			if at := e.body.expires; at != 0 {
+				moved.body = &body{}
+				*moved.body = *e.body
+				moved.body.expires = millis(st.m.instant(at))
+			}
+			next := field.AppendBytes(dst, string(moved.encode()))
+			if len(next) > end {
+				return dst
+			}
+			dst = next
+		}
+	}
+	return dst
+}
+
+// decodePortable fills a session from Portable and returns its queued messages. The messages of its QoS 2 identifiers are
+// durable in the other gateway's journal.
+func (st *state) decodePortable(b []byte) (queued []*entry, err error) {
 	r := field.Reader{B: b}
 	if form := r.Byte(); form != portable1 {
-		return fmt.Errorf("%w: form %d of a session from the cell, this version knows %d", errFormat, form, portable1)
+		return nil, fmt.Errorf("%w: form %d of a session from the cell, this version knows %d", errFormat, form, portable1)
 	}
 	flags := r.Byte()
 	st.version, st.expiry = r.Byte(), time.Duration(r.Uvarint())*time.Millisecond //nolint:gosec // written from a Duration
@@ -234,7 +284,15 @@ func (st *state) decodePortable(b []byte) error {
 			st.incoming.ids[uint16(r.Byte())<<8|uint16(r.Byte())] = receipt{seq: st.floor}
 		}
 	}
-	return whole(&r)
+	for dec := (message.Decoder{}); !r.Bad && len(r.Rest()) > 0; {
+		e, err := decodeEntry(r.Bytes(), &dec)
+		if err != nil {
+			return nil, err
+		}
+		e.persisted, e.body.expires = false, st.m.passed(e.body.expires)
+		queued = append(queued, e)
+	}
+	return queued, whole(&r)
 }
 
 // notifyCell notifies the cell that the session has changed. The caller holds the session's lock.

@@ -190,6 +190,9 @@ func (st *state) push(e *entry, size int64) {
 	if e.durable {
 		st.save(e, false)
 		st.m.writer.grow(size)
+		if st.link.conn == nil {
+			st.notifyCell() // Portable includes it
+		}
 	}
 }
 
