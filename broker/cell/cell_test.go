@@ -249,6 +249,33 @@ func TestPresence(t *testing.T) {
 	}
 }
 
+// TestRepeatedClaim: a claim whose answer was lost names the same former connection again.
+func TestRepeatedClaim(t *testing.T) {
+	t.Parallel()
+	s := begun(t)
+	conn := func(node string, number uint64) Connection { return Connection{Node: node, Boot: "b", Number: number} }
+	for _, step := range []struct {
+		c, former Connection
+	}{
+		{conn("gw-1", 1), Connection{}},
+		{conn("gw-1", 1), conn("gw-1", 1)}, // there was none
+		{conn("gw-2", 1), conn("gw-1", 1)},
+		{conn("gw-2", 1), conn("gw-1", 1)},
+		{conn("gw-2", 2), conn("gw-2", 1)},
+		{conn("gw-2", 2), conn("gw-2", 1)},
+		{conn("gw-1", 2), conn("gw-2", 2)},
+	} {
+		got, err := s.Claim(t.Context(), "V", step.c, 0, false)
+		if err != nil || got.Verdict != OK {
+			t.Fatalf("%+v: %+v, %v", step.c, got, err)
+		}
+		named := got.Former
+		if named.Epoch = 0; named != step.former {
+			t.Errorf("%+v: the former is %+v, want %+v", step.c, named, step.former)
+		}
+	}
+}
+
 // TestAlive checks which gateways may run at the same time.
 func TestAlive(t *testing.T) {
 	t.Parallel()

@@ -26,7 +26,8 @@ type Claimed struct {
 	Verdict Verdict
 	// Epoch and Since belong to the claim in force.
 	Epoch, Since int64
-	// Former is the previous owner, or after Older the current one. Its Node is empty if there was none.
+	// Former is the previous owner, or after Older the current one. Its Node is empty if there was none. A repeated claim
+	// of the same connection gets the same one, or c itself if there was none.
 	Former Connection
 	// Session is the vehicle's stored session, nil if there is none.
 	Session []byte

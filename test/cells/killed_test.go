@@ -20,7 +20,7 @@ import (
 // restartScale returns the load and the number of kills.
 func restartScale(t *testing.T) (size scale, rounds int) {
 	size = scale{
-		vehicles: 150, commands: 1 << 20, rate: 50, calm: 3 * time.Second,
+		vehicles: 60, commands: 1 << 20, rate: 20, calm: 3 * time.Second,
 		habits: Habits{Telemetry: 300 * time.Millisecond, Settled: true, StayAtMost: time.Hour, SleepMost: time.Second},
 	}
 	rounds = 2
@@ -37,7 +37,9 @@ func TestGatewayKilledUnderLoad(t *testing.T) {
 	size, rounds := restartScale(t)
 	kafka := harness.EmbeddedKafka(t)
 	kafka.CreateTopic("vehicle.commands", nil)
-	c := startCell(t, cellOptions{gateways: 3, redis: withSentinel(t, 1), kafka: kafka, seed: seed(t)})
+	redis := withSentinel(t, 1)
+	redis.keepsPrimary()
+	c := startCell(t, cellOptions{gateways: 3, redis: redis, kafka: kafka, seed: seed(t)})
 	stop := c.addCars(size.vehicles, size.habits)
 	c.await(time.Minute, "vehicles connected", (*car).quiet)
 	ctx, cancel := context.WithCancel(context.Background())

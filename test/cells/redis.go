@@ -127,6 +127,14 @@ func (r *Redis) atSentinel(args ...string) (string, error) {
 	return harness.AskRedis(r.t, r.sentinel.Sentinel, append([]string{"SENTINEL"}, args...)...)
 }
 
+// keepsPrimary makes the sentinel promote no replica because a busy machine has stopped the primary for some seconds.
+func (r *Redis) keepsPrimary() {
+	r.t.Helper()
+	if out, err := r.atSentinel("SET", r.sentinel.Master, "down-after-milliseconds", "600000"); err != nil || !strings.HasPrefix(out, "OK") {
+		r.t.Fatalf("sentinel: %q, %v", out, err)
+	}
+}
+
 // replicaOf returns a connected replica of the server.
 func (r *Redis) replicaOf(p *harness.RedisNode) *harness.RedisNode {
 	_, port, _ := net.SplitHostPort(p.Addr)

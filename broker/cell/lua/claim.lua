@@ -4,12 +4,13 @@
 -- claim has answered, else empty); epoch that the caller has had for it, 0 for none; what the channels of notices begin with
 -- Answer: ok | older; then epoch, since, and node, boot, connection, epoch of the claim that was there (empty for none),
 -- then the session (empty for none), and when the connection before ended in ms (empty while it was not said). After `older` the four are those of the claim that stands.
--- A connection that began before that of the stored claim is refused. The same connection is answered the same again. Else the
+-- A connection that began before that of the stored claim is refused. The same connection is answered the same again, since the
+-- answer before may be lost: `former` is what it said. Else the
 -- epoch is later than every one that Redis or the caller knows, and not earlier than the time. Another gateway that had the vehicle
 -- is told, whether or not the caller hears the answer.
 local vin, node, boot, conn, age, since, known, channel = unpack(ARGV)
 since = tonumber(since) or now - tonumber(age)
-local c = redis.call('HMGET', KEYS[2], 'node', 'boot', 'conn', 'epoch', 'since', 'session', 'event', 'at')
+local c = redis.call('HMGET', KEYS[2], 'node', 'boot', 'conn', 'epoch', 'since', 'session', 'event', 'at', 'former')
 local stored, began = tonumber(c[4] or '0'), tonumber(c[5] or '0')
 local mine = c[1] == node and c[2] == boot and c[3] == conn
 local former = {c[1] or '', c[2] or '', c[3] or '', text(stored)}
@@ -19,10 +20,12 @@ end
 local epoch = stored
 if mine then
   since = began
+  if c[9] then former = {string.match(c[9], '^(%S+) (%S+) (%S+) (%S+)$')} end
 else
   epoch = math.max(math.max(tonumber(known), stored) + 1, now)
   redis.call('HSET', KEYS[2], 'node', node, 'boot', boot, 'conn', conn, 'epoch', text(epoch), 'since', text(since))
   redis.call('HDEL', KEYS[2], 'event', 'at', 'reason') -- of the session before
+  if c[1] then redis.call('HSET', KEYS[2], 'former', table.concat(former, ' ')) end
   redis.call('HSET', KEYS[3], vin .. '/' .. text(epoch), boot .. ' ' .. node)
   if c[1] and c[1] ~= node then
     redis.call('PUBLISH', channel .. c[1], 'taken ' .. text(epoch) .. ' ' .. text(since) .. ' ' .. vin)
