@@ -36,6 +36,7 @@ func (k *Kafka) tryAdmin(do func(context.Context, *kadm.Client) error) error {
 func (k *Kafka) Write(topic, key, value string) {
 	k.t.Helper()
 	cl := k.Client(k.t)
+	defer cl.Close()
 	ctx, cancel := context.WithTimeout(k.t.Context(), 30*time.Second)
 	defer cancel()
 	if err := cl.ProduceSync(ctx, &kgo.Record{Topic: topic, Key: []byte(key), Value: []byte(value)}).FirstErr(); err != nil {

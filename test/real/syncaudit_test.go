@@ -291,6 +291,7 @@ func (r *syncRig) noise(n int) []byte {
 func (r *syncRig) fillOutbox(bound string) {
 	r.t.Helper()
 	cl := r.cell.Client(r.t)
+	defer cl.Close()
 	var all []*kgo.Record
 	for _, topic := range syncTopics {
 		for range waitingRecords {

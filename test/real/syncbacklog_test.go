@@ -99,6 +99,7 @@ func (r *syncRig) sameNumber() {
 func (r *syncRig) fillBacklog(topic, bound string, n int) {
 	r.t.Helper()
 	cl := r.cell.Client(r.t, kgo.ProducerBatchCompression(kgo.ZstdCompression()))
+	defer cl.Close()
 	rng := rand.New(rand.NewPCG(uint64(n), 1)) //nolint:gosec // repeatable
 	var failed atomic.Int64
 	for range n {
