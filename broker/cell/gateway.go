@@ -26,7 +26,7 @@ type Gateway struct {
 
 // RefusedError means that this gateway must not run because of another one.
 type RefusedError struct {
-	// Verdict is Taken (another data_dir lives under this node's name), Replaced (a later boot of this data_dir lives),
+	// Verdict is Taken (another data_dir uses this node's name), Replaced (a later boot of this data_dir is alive),
 	// or Second (one of the two belongs to a cell with a single gateway).
 	Verdict Verdict
 	Other   Gateway

@@ -249,8 +249,8 @@ func (c *Client) Ping() error {
 	return err
 }
 
-// ReadToEnd reads until the gateway closes and returns its DISCONNECT, also one that was read before; the zero Packet
-// if there was none.
+// ReadToEnd reads until the gateway closes. It returns the DISCONNECT, even if it was read earlier, or the zero Packet if
+// there was none.
 func (c *Client) ReadToEnd() (bye Packet, err error) {
 	for {
 		first, body, ended := c.ReadFrame()

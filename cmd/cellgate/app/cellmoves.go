@@ -180,9 +180,9 @@ func (t *stateMoves) find(ctx context.Context, vin string, claimed *cell.Claimed
 	}
 }
 
-// look looks into Redis, ever more rarely, until the previous gateway has left the vehicle's state there. boot is that
-// of the gateway if it lives; what an earlier boot left counts only if it does not answer. If it does not live, and has
-// left nothing, nil is sent.
+// look reads Redis, at growing intervals, until the previous gateway has left the vehicle's state there. boot is that of
+// the gateway if it is alive; state that an earlier boot left counts only if the gateway does not answer. look sends nil if
+// the gateway is not alive and has left nothing.
 func (t *stateMoves) look(ctx context.Context, vin string, former cell.Connection, boot string, left chan<- []byte) {
 	began := time.Now()
 	for wait := configs.CellOperatorsWait / 4; ; wait *= 2 {
@@ -201,7 +201,7 @@ func (t *stateMoves) look(ctx context.Context, vin string, former cell.Connectio
 	}
 }
 
-// livingBoot returns the boot of a living gateway, "" if it does not live. A gateway missing at the last heartbeat may have
+// livingBoot returns the boot of a gateway that is alive, else "". A gateway missing at the last heartbeat may have
 // started since, so Redis is asked again.
 func (t *stateMoves) livingBoot(ctx context.Context, node string) string {
 	if boot := t.bootOf(node); boot != "" {

@@ -60,7 +60,7 @@ func (c *Console) Sample(ctx context.Context) {
 		err := c.history.take(c.o.Now())
 		if (err != nil) != failing {
 			failing = err != nil
-			c.o.Log.Warn("metrics for the console's charts", slog.Bool("failing", failing), slog.Any("err", err))
+			c.o.Log.Warn("reading metrics for the console's charts", slog.Bool("failing", failing), slog.Any("err", err))
 		}
 		select {
 		case <-ctx.Done():
