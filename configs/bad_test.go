@@ -19,7 +19,7 @@ func TestBadFiles(t *testing.T) {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			t.Parallel()
 			data := check.Read(t, file)
-			_, err = parseEnv(filepath.Base(file), data, noEnv)
+			_, err := parseEnv(filepath.Base(file), data, noEnv)
 			if err == nil {
 				t.Fatal("accepted")
 			}

@@ -208,7 +208,7 @@ func (c *committer) commit(b *batch) error {
 	}
 	c.calls, c.ended = b.calls, time.Now()
 	mark := b.first + uint64(b.count) - 1
-	c.active.end.Store(c.off) // before the mark: what Durable reports can be read
+	c.active.end.Store(c.off) // before the mark: what Durable reports can be read, and step reads no more
 	c.durable.Store(mark)
 	c.arrivals.note(b.waiters, c.ended)
 	c.notify.committed(mark, b.flags, b.waiters)

@@ -212,6 +212,9 @@ func (r *Reader) step(want message.Flags) (met, error) {
 		}
 		return damagedBatch, nil
 	}
+	if h.Next() > r.j.durable.Load()+1 {
+		return noBatch, nil // the committer is about to move the mark, and then wakes the reader
+	}
 	r.bad(r.off, h.First)
 	r.lose(h.First)
 	if h.Next() <= r.next || (want != 0 && message.Flags(h.Flags)&want == 0) {
