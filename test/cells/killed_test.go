@@ -20,13 +20,12 @@ import (
 // restartScale returns the load and the number of kills.
 func restartScale(t *testing.T) (size scale, rounds int) {
 	size = scale{
-		vehicles: 60, commands: 1 << 20, rate: 20, drain: 10, calm: 3 * time.Second,
+		vehicles: 60, commands: 1 << 20, rate: 20, calm: 3 * time.Second,
 		habits: Habits{Telemetry: 300 * time.Millisecond, Settled: true, StayAtMost: time.Hour, SleepMost: time.Second},
 	}
 	rounds = 2
 	if os.Getenv("CELLS") == "full" {
 		size.vehicles, size.habits.Telemetry, size.calm, rounds = 2000, time.Second, 10*time.Second, fromEnv(t, "CELLS_KILLS", 30)
-		size.rate, size.drain = 50, 500
 	}
 	return size, rounds
 }
@@ -56,7 +55,7 @@ func TestGatewayKilledUnderLoad(t *testing.T) {
 		percentile(gaps, 50), percentile(gaps, 99), percentile(flows, 50), percentile(flows, 99))
 	c.charge.Store(10) // the first alarm of every vehicle
 	pause(ctx, size.calm)
-	states := c.rollingRestart(ctx, size.drain)
+	states := c.rollingRestart(ctx)
 	c.charge.Store(50)
 	pause(ctx, size.calm)
 	cancel()
@@ -146,9 +145,9 @@ func (c *Cell) firstCommand(ctx context.Context, all *senders, v *car, killed *N
 	return time.Since(cmd.Began)
 }
 
-// rollingRestart drains the gateways, rate vehicles per second, and restarts them, one after the other. It returns how the operator state of the vehicles
+// rollingRestart drains and restarts the gateways one after the other. It returns how the operator state of the vehicles
 // came to their next gateways, by result, a number each.
-func (c *Cell) rollingRestart(ctx context.Context, rate int) map[string]int {
+func (c *Cell) rollingRestart(ctx context.Context) map[string]int {
 	c.t.Helper()
 	states := map[string]int{}
 	for _, n := range c.Nodes {
@@ -156,7 +155,7 @@ func (c *Cell) rollingRestart(ctx context.Context, rate int) map[string]int {
 	}
 	for _, n := range c.Nodes {
 		c.during(FaultOther, n.Name, "restart of "+n.Name, func() {
-			if status, body, err := n.Do(http.MethodPost, "/v1/drain", c.Token(), map[string]any{"rate": rate}); err != nil || status >= 300 {
+			if status, body, err := n.Do(http.MethodPost, "/v1/drain", c.Token(), map[string]any{"rate": 500}); err != nil || status >= 300 {
 				c.t.Errorf("drain of %s: %d %s %v", n.Name, status, body, err)
 			}
 			n.up.Store(false)

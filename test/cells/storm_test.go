@@ -35,7 +35,6 @@ func seed(t *testing.T) uint64 {
 type scale struct {
 	vehicles, commands int
 	rate               float64 // commands per second
-	drain              int     // vehicles per second that a gateway sends away before its restart
 	habits             Habits
 	calm               time.Duration // before the first fault
 	storm              Storm
