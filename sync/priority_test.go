@@ -167,9 +167,9 @@ func (p *pair) flood(topic string, n, size int) {
 	check.OK(p.t, cl.Flush(p.t.Context()))
 }
 
-// ahead forwards n alarms while lower lanes fill the line, and returns the median of the bytes that were on the line
-// before an alarm.
-func (p *pair) ahead(l *line, n int) int {
+// ahead forwards n alarms while lower lanes fill the line, and returns the most bytes that were on the line before an
+// alarm.
+func (p *pair) ahead(l *line, n int) (worst int) {
 	p.t.Helper()
 	alarms := make(chan int, 1000)
 	l.mu.Lock()
@@ -189,14 +189,13 @@ func (p *pair) ahead(l *line, n int) int {
 		defer l.mu.Unlock()
 		return l.arrived
 	}
-	await(p.t, func() bool { return arrived() > 1<<20 })
-	all := make([]int, n)
-	for i := range all {
+	full := arrived() + 1<<20
+	await(p.t, func() bool { return arrived() > full })
+	for i := range n {
 		p.put("central.p0", i+1, 1)
-		all[i] = <-alarms
+		worst = max(worst, <-alarms)
 	}
-	slices.Sort(all)
-	return all[n/2]
+	return worst
 }
 
 // On a line narrower than the bandwidth cap alarms go first too: they wait only for what the line carries in a moment,
@@ -207,11 +206,14 @@ func TestAlarmsGoFirstOnANarrowLine(t *testing.T) {
 	const rate = 2 << 20
 	l := p.narrow(rate)
 	p.start(func(o *Options) { o.Limits = limited(20 << 20) })
-	if n := p.ahead(l, 10); n > rate/4 {
-		t.Errorf("%d KiB on the line before an alarm, at %d KiB/s", n>>10, rate>>10)
-	} else {
-		t.Logf("%d KiB on the line before an alarm", n>>10)
+	var tries []int // in KiB; a stall of a busy machine can spoil one, a bound that does not hold spoils all
+	for len(tries) < 3 {
+		worst := p.ahead(l, 10)
+		if tries = append(tries, worst>>10); worst <= rate/4 {
+			return
+		}
 	}
+	t.Errorf("%v KiB on the line before an alarm, at %d KiB/s", tries, rate>>10)
 }
 
 // BenchmarkAlarmOnANarrowLine measures an alarm's time from the outbox to the centre over 1 MiB/s filled by the lower
