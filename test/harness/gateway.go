@@ -139,11 +139,11 @@ func PrepareGateway(t testing.TB, o Options) *Gateway {
 		}
 		check.OK(t, os.CopyFS(rules, os.DirFS(from)))
 	}
-	check.OK(t, os.WriteFile(g.Config, []byte(g.yaml(o)), 0o600))
+	WriteConfig(t, g.Config, g.settings(o))
 	return g
 }
 
-func (g *Gateway) yaml(o Options) string {
+func (g *Gateway) settings(o Options) string {
 	addr := func(k *Kafka) string {
 		if k == nil {
 			return `"` + FreeAddr(g.t) + `"`

@@ -83,23 +83,21 @@ func watched(t *testing.T) *observed {
 		}
 	}))
 	t.Cleanup(hook.Close)
-	config := fmt.Sprintf(`cell: {id: cell-dev, node: gw-1}
-data_dir: ..
+	config := fmt.Sprintf(`data_dir: ..
 listeners:
   - {name: vehicles, address: "%s", tls: {}}
   - {name: local, address: "%s"}
 http: {address: "%s"}
 uplink: {journal: {segment_bytes: 1MiB, max_bytes: 32MiB, alarm_percent: 20}}
 kafka: {brokers: ["%s"], auto_create_topics: true}
-redis: {addresses: ["%s"]}
 rules: {path: rules}
 central: {kafka: {brokers: ["%s"], auto_create_topics: true}}
 webhooks:
   good: {url: "%s/good", keys: ["0123456789abcdef0123456789abcdef"], private_networks: [127.0.0.0/8]}
   bad: {url: "%s/bad", keys: ["0123456789abcdef0123456789abcdef"], private_networks: [127.0.0.0/8]}
   never: {url: "%s/never", keys: ["0123456789abcdef0123456789abcdef"], private_networks: [127.0.0.0/8]}
-`, harness.FreeAddr(t), w.mqtt, w.http, harness.FreeAddr(t), harness.FreeAddr(t), harness.FreeAddr(t), hook.URL, hook.URL, hook.URL)
-	w.write("configs/dev.yaml", config)
+`, harness.FreeAddr(t), w.mqtt, w.http, harness.FreeAddr(t), harness.FreeAddr(t), hook.URL, hook.URL, hook.URL)
+	harness.WriteConfig(t, filepath.Join(w.data, "configs", "dev.yaml"), config)
 	check.OK(t, os.CopyFS(filepath.Join(w.data, "configs", "rules"), os.DirFS(filepath.Join(harness.Root(), "configs", "rules"))))
 	w.write("configs/rules/faulty.rules.yaml", `rules:
   - {id: errs, from: ["v1/+/up/event"], when: payload.n > 5, to: [{kafka: {topic: vehicle.alerts}}]}

@@ -30,20 +30,11 @@ import (
 // creates one with no rules.
 func write(t *testing.T, dir, extra string) string {
 	t.Helper()
-	text := fmt.Sprintf(`cell: {id: cell-1, node: gw-1}
-data_dir: state
-listeners: [{name: local, address: "127.0.0.1:0"}]
-http: {address: "127.0.0.1:0"}
-kafka: {brokers: [%q], timeout: 1s}
-redis: {addresses: [%q], timeout: 1s}
-central: {kafka: {brokers: [%q], timeout: 1s}}
-rules: {path: rules, watch: false}
-%s`, harness.FreeAddr(t), harness.FreeAddr(t), harness.FreeAddr(t), extra)
 	if _, err := os.Stat(filepath.Join(dir, "rules")); err != nil {
 		check.Write(t, filepath.Join(dir, "rules", "none.rules.yaml"), "rules: []\n")
 	}
 	file := filepath.Join(dir, "cell.yaml")
-	check.OK(t, os.WriteFile(file, []byte(text), 0o600))
+	harness.WriteConfig(t, file, fmt.Sprintf("central: {kafka: {brokers: [%q], timeout: 1s}}\n", harness.FreeAddr(t))+extra)
 	return file
 }
 

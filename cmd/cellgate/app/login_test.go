@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"fmt"
 	"math/big"
 	"net/http"
 	"os"
@@ -59,43 +58,36 @@ func TestRefusedLoginsAreNamed(t *testing.T) {
 	redisTLS, err := miniredis.RunTLS(&tls.Config{Certificates: []tls.Certificate{good}})
 	check.OK(t, err)
 	t.Cleanup(redisTLS.Close)
-	for _, c := range []struct{ what, kafka, redis, store, says string }{
-		{"plain password", `{brokers: ["` + logins + `"], timeout: 1s, sasl: {mechanism: plain, user: gate, password: wrong}}`, "", "kafka", "the login is refused: the broker has closed the connection: user or password"},
-		{"SCRAM password", `{brokers: ["` + logins + `"], timeout: 1s, sasl: {mechanism: scram-sha-512, user: gate, password: wrong}}`, "", "kafka", "the login is refused: the broker has closed the connection: user or password"},
-		{"no login", `{brokers: ["` + logins + `"], timeout: 1s}`, "", "kafka", "or a login"},
-		{"authority", `{brokers: ["` + encrypted + `"], timeout: 1s, tls: {ca: "` + otherCA + `", server_name: localhost}}`, "", "kafka", "TLS is refused"},
-		{"name", `{brokers: ["` + encrypted + `"], timeout: 1s, tls: {ca: "` + ca + `", server_name: elsewhere}}`, "", "kafka", "TLS is refused"},
-		{"expired", `{brokers: ["` + expired + `"], timeout: 1s, tls: {ca: "` + oldCA + `", server_name: localhost}}`, "", "kafka", "expired"},
-		{"no TLS", `{brokers: ["` + encrypted + `"], timeout: 1s}`, "", "kafka", "their listener may require TLS"},
-		{"Redis password", "", `{addresses: ["` + redis.Addr() + `"], timeout: 1s, password: wrong}`, "redis", "login is refused"},
-		{"Redis, none", "", `{addresses: ["` + redis.Addr() + `"], timeout: 1s}`, "redis", "login is refused"},
-		{"Redis authority", "", `{addresses: ["` + redisTLS.Addr() + `"], timeout: 1s, tls: {ca: "` + otherCA + `", server_name: localhost}}`, "redis", "TLS is refused"},
-		{"Redis name", "", `{addresses: ["` + redisTLS.Addr() + `"], timeout: 1s, tls: {ca: "` + ca + `", server_name: elsewhere}}`, "redis", "TLS is refused"},
+	for _, c := range []struct{ what, settings, says string }{
+		{"plain password", `kafka: {brokers: ["` + logins + `"], timeout: 1s, sasl: {mechanism: plain, user: gate, password: wrong}}`, "the login is refused: the broker has closed the connection: user or password"},
+		{"SCRAM password", `kafka: {brokers: ["` + logins + `"], timeout: 1s, sasl: {mechanism: scram-sha-512, user: gate, password: wrong}}`, "the login is refused: the broker has closed the connection: user or password"},
+		{"no login", `kafka: {brokers: ["` + logins + `"], timeout: 1s}`, "or a login"},
+		{"authority", `kafka: {brokers: ["` + encrypted + `"], timeout: 1s, tls: {ca: "` + otherCA + `", server_name: localhost}}`, "TLS is refused"},
+		{"name", `kafka: {brokers: ["` + encrypted + `"], timeout: 1s, tls: {ca: "` + ca + `", server_name: elsewhere}}`, "TLS is refused"},
+		{"expired", `kafka: {brokers: ["` + expired + `"], timeout: 1s, tls: {ca: "` + oldCA + `", server_name: localhost}}`, "expired"},
+		{"no TLS", `kafka: {brokers: ["` + encrypted + `"], timeout: 1s}`, "their listener may require TLS"},
+		{"Redis password", `redis: {addresses: ["` + redis.Addr() + `"], timeout: 1s, password: wrong}`, "login is refused"},
+		{"Redis, none", `redis: {addresses: ["` + redis.Addr() + `"], timeout: 1s}`, "login is refused"},
+		{"Redis authority", `redis: {addresses: ["` + redisTLS.Addr() + `"], timeout: 1s, tls: {ca: "` + otherCA + `", server_name: localhost}}`, "TLS is refused"},
+		{"Redis name", `redis: {addresses: ["` + redisTLS.Addr() + `"], timeout: 1s, tls: {ca: "` + ca + `", server_name: elsewhere}}`, "TLS is refused"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			k, r := c.kafka, c.redis
-			if k == "" {
-				k = fmt.Sprintf("{brokers: [%q], timeout: 1s}", harness.FreeAddr(t))
-			}
-			if r == "" {
-				r = fmt.Sprintf("{addresses: [%q], timeout: 1s}", harness.FreeAddr(t))
-			}
 			writeRules(t, dir, "a")
 			file := filepath.Join(dir, "cell.yaml")
-			check.Write(t, file, "cell: {id: cell-1, node: gw-1}\ndata_dir: state\nlisteners: [{name: local, address: \"127.0.0.1:0\"}]\nhttp: {address: \"127.0.0.1:0\"}\n"+
-				"rules: {path: rules, watch: false}\nkafka: "+k+"\nredis: "+r+"\n")
+			harness.WriteConfig(t, file, c.settings)
+			store, _, _ := strings.Cut(c.settings, ":")
 			a, log := boot(t, file)
 			var body []byte
 			check.Eventually(t, "the store is degraded", func() bool {
 				_, _, text, err := harness.Call(t.Context(), http.MethodGet, a.HTTPURL()+"/readyz", "", nil)
 				check.OK(t, err)
 				body = text
-				return strings.Contains(string(body), `"name":"`+c.store+`"`)
+				return strings.Contains(string(body), `"name":"`+store+`"`)
 			})
 			for _, s := range a.dependencies() {
-				if s.Name == c.store {
+				if s.Name == store {
 					t.Logf("%s: %s", c.what, s.Reason)
 					if !strings.Contains(s.Reason, c.says) || strings.Contains(s.Reason, "\n") {
 						t.Errorf("%q does not say %q", s.Reason, c.says)

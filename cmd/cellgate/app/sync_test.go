@@ -43,18 +43,10 @@ func put(t *testing.T, cl *kgo.Client, topic string, at time.Time, values ...str
 // writeCentre writes a configuration with a cell's Kafka and a central one.
 func writeCentre(t *testing.T, dir string, cell, central *kfake.Cluster, extra string) string {
 	t.Helper()
-	text := fmt.Sprintf(`cell: {id: cell-1, node: gw-1}
-data_dir: state
-listeners: [{name: local, address: "127.0.0.1:0"}]
-http: {address: "127.0.0.1:0"}
-kafka: {brokers: [%q], timeout: 2s, auto_create_topics: true}
-redis: {addresses: [%q], timeout: 1s}
-rules: {path: rules, watch: false}
-central: {kafka: {brokers: [%q], timeout: 2s%s}}
-`, cell.ListenAddrs()[0], harness.FreeAddr(t), central.ListenAddrs()[0], extra)
 	writeRules(t, dir, "a")
 	file := filepath.Join(dir, "cell.yaml")
-	check.Write(t, file, text)
+	harness.WriteConfig(t, file, fmt.Sprintf("kafka: {brokers: [%q], timeout: 2s, auto_create_topics: true}\ncentral: {kafka: {brokers: [%q], timeout: 2s%s}}\n",
+		cell.ListenAddrs()[0], central.ListenAddrs()[0], extra))
 	return file
 }
 

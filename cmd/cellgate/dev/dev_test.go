@@ -247,22 +247,10 @@ func TestTakenPortsNameTheirSettings(t *testing.T) {
 	}
 }
 
-// startWith starts on a configuration with one address as given and all others free.
+// startWith starts on a configuration with one section as given and all other addresses free.
 func startWith(t *testing.T, data, line string) (*Dev, error) {
 	t.Helper()
-	sections := map[string]string{
-		"listeners": `listeners: [{name: local, address: "` + harness.FreeAddr(t) + `"}]`,
-		"http":      `http: {address: "` + harness.FreeAddr(t) + `"}`,
-		"kafka":     `kafka: {brokers: ["` + harness.FreeAddr(t) + `"]}`,
-		"redis":     `redis: {addresses: ["` + harness.FreeAddr(t) + `"]}`,
-	}
-	name, _, _ := strings.Cut(line, ":")
-	sections[name] = line
-	text := "cell: {id: cell-dev, node: gw-1}\ndata_dir: ..\nrules: {path: rules}\n"
-	for _, s := range sections {
-		text += s + "\n"
-	}
-	check.OK(t, os.WriteFile(configFile(data), []byte(text), 0o600))
+	harness.WriteConfig(t, configFile(data), "data_dir: ..\n"+line+"\n")
 	d, err := Start(t.Context(), Options{Data: data, Log: &check.Log{}})
 	if err == nil {
 		_ = d.Stop(t.Context())

@@ -32,18 +32,13 @@ func load(t *testing.T, kafka, redis, extra string) *configs.Config {
 	harness.WriteCertificates(t, filepath.Join(dir, "tls"))
 	check.OK(t, os.Mkdir(filepath.Join(dir, "rules"), 0o750))
 	check.OK(t, os.WriteFile(filepath.Join(dir, "rules", "a.rules.yaml"), []byte(someRules), 0o600))
-	text := fmt.Sprintf(`cell: {id: c, node: n}
-data_dir: state
-listeners: [{name: vehicles, address: "127.0.0.1:0", tls: {cert: tls/server.crt, key: tls/server.key}}]
-http: {address: "127.0.0.1:0"}
+	file := filepath.Join(dir, "cell.yaml")
+	harness.WriteConfig(t, file, fmt.Sprintf(`listeners: [{name: vehicles, address: "127.0.0.1:0", tls: {cert: tls/server.crt, key: tls/server.key}}]
 limits: {max_connections: 1000}
 uplink: {journal: {max_bytes: 64MiB, segment_bytes: 4MiB, reserve_bytes: 1MiB}}
 kafka: {brokers: [%q], timeout: 2s, %s}
 redis: {addresses: [%q], timeout: 2s}
-rules: {path: rules}
-`, kafka, extra, redis)
-	file := filepath.Join(dir, "cell.yaml")
-	check.OK(t, os.WriteFile(file, []byte(text), 0o600))
+`, kafka, extra, redis))
 	cfg, err := configs.Load(file)
 	check.OK(t, err)
 	return cfg
