@@ -160,7 +160,7 @@ func (c *compiler) rule(f *ruleFile, def *ruleDef, n expr.Names) {
 	d := f.doc
 	c.input(r, def, &n)
 	for _, o := range def.operators {
-		if n.Timed && o.op.Ends {
+		if n.Timed && o.op.Ends != nil && o.op.Ends(o.args) {
 			d.FailAt(o.args.Node, doc.CodeTwoWindows, "write two rules, or aggregate: {window: 5m, average: …, max: …} for several values of one window",
 				"%q follows an operator that sends at the end of a period, and gets no messages", o.op.Name)
 			continue

@@ -19,14 +19,18 @@ var count = Operator{
 	Gives:   []string{"count", "first"},
 	GivesOf: givenByCount,
 	Keyed:   true,
+	Ends:    countsValues,
 	Example: "count: {at_least: 3, window: 10m}",
 	Does: "the third message within ten minutes; then counting starts again. `count: {of: payload.speed, window: 5m}`, without `at_least`, " +
 		"is a window like those above: the number of values",
 	New: newCount,
 }
 
+// countsValues reports whether count is a window.
+func countsValues(a *Args) bool { return a.Scalar("of") != nil }
+
 func givenByCount(a *Args) []string {
-	if a.Scalar("of") != nil {
+	if countsValues(a) {
 		return windowGives("count")
 	}
 	return []string{"count", "first"}
@@ -34,7 +38,7 @@ func givenByCount(a *Args) []string {
 
 func newCount(a *Args) Runner {
 	_, atLeast := a.Values["at_least"]
-	switch of := a.Scalar("of") != nil; {
+	switch of := countsValues(a); {
 	case of && atLeast:
 		a.d.FailAt(a.Node, doc.CodeWrongType, "write at_least to pass a message on, or of to send the number of values at the end of each window",
 			"\"count\" has either at_least or of")

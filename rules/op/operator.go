@@ -22,8 +22,8 @@ type Operator struct {
 	Gives []string
 	// GivesOf returns them if they depend on the keys; nil if they do not.
 	GivesOf func(a *Args) []string
-	// Ends means that the operator sends at the end of a period.
-	Ends bool
+	// Ends reports whether the operator sends at the end of a period; nil: it never does.
+	Ends func(a *Args) bool
 	// Keyed means that the operator accepts the key by, with a memory for each value of it.
 	Keyed bool
 	// Example and Does are its row in the table of rules/README.md.
@@ -31,6 +31,8 @@ type Operator struct {
 	// New compiles the operator and reports errors through the arguments.
 	New func(a *Args) Runner
 }
+
+func always(*Args) bool { return true }
 
 // Runner is a compiled operator. It is immutable; its state is in the memory of its input.
 type Runner interface {

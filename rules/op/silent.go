@@ -8,7 +8,7 @@ import (
 )
 
 var silent = Operator{
-	Name: "silent", Place: 8, Ends: true,
+	Name: "silent", Place: 8, Ends: always,
 	Keys:    []Key{{Name: "for", Value: durationValue, Need: "for example for: 10m", Alone: true}},
 	Gives:   []string{"last"},
 	Example: "silent: 10m",

@@ -35,7 +35,7 @@ func windowValue() Value {
 var ofNumberKey = Key{Name: "of", Value: expressionValue, Need: "for example of: payload.speed"}
 
 var average = Operator{
-	Name: "average", Place: 9, Ends: true, Keys: []Key{ofNumberKey, windowKey}, Gives: windowGives("average"),
+	Name: "average", Place: 9, Ends: always, Keys: []Key{ofNumberKey, windowKey}, Gives: windowGives("average"),
 	Example: "average: {of: payload.speed, window: 5m}",
 	Does: "at the end of each window with a value: the mean of its values. Windows begin at full multiples of their length " +
 		"(00:00, 00:05 …); messages without `of` do not count",
@@ -43,22 +43,22 @@ var average = Operator{
 }
 
 var minimum = Operator{
-	Name: "min", Place: 10, Ends: true, Keys: []Key{ofNumberKey, windowKey}, Gives: windowGives("min"),
+	Name: "min", Place: 10, Ends: always, Keys: []Key{ofNumberKey, windowKey}, Gives: windowGives("min"),
 	Example: "min: {of: payload.speed, window: 5m}", Does: "the same: the smallest", New: newWindow("min"),
 }
 
 var maximum = Operator{
-	Name: "max", Place: 11, Ends: true, Keys: []Key{ofNumberKey, windowKey}, Gives: windowGives("max"),
+	Name: "max", Place: 11, Ends: always, Keys: []Key{ofNumberKey, windowKey}, Gives: windowGives("max"),
 	Example: "max: {of: payload.speed, window: 5m}", Does: "the same: the largest", New: newWindow("max"),
 }
 
 var sum = Operator{
-	Name: "sum", Place: 12, Ends: true, Keys: []Key{ofNumberKey, windowKey}, Gives: windowGives("sum"),
+	Name: "sum", Place: 12, Ends: always, Keys: []Key{ofNumberKey, windowKey}, Gives: windowGives("sum"),
 	Example: "sum: {of: payload.energy, window: 1h}", Does: "the same: the sum", New: newWindow("sum"),
 }
 
 var last = Operator{
-	Name: "last", Place: 13, Ends: true, Keys: []Key{ofNumberKey, windowKey}, Gives: windowGives("last"),
+	Name: "last", Place: 13, Ends: always, Keys: []Key{ofNumberKey, windowKey}, Gives: windowGives("last"),
 	Example: "last: {of: payload.gear, window: 5m}", Does: "the same: the last value, of any type, of at most 256 bytes of JSON",
 	New: newWindow("last"),
 }
@@ -67,7 +67,7 @@ var last = Operator{
 var aggregated = []string{"average", "min", "max", "sum", "count", "last"}
 
 var aggregate = Operator{
-	Name: "aggregate", Place: 14, Ends: true,
+	Name: "aggregate", Place: 14, Ends: always,
 	Keys: []Key{
 		windowKey,
 		{Name: "average", Value: expressionValue},
