@@ -75,7 +75,8 @@ func newClaims(p *peers) *claims {
 	return c
 }
 
-// Claim implements session.Cell. It waits at most configs.ClaimWait, and not at all while Redis is known to be away.
+// Claim implements session.Cell. It waits at most configs.ClaimWait, no longer than until the claim has failed, and not at
+// all while Redis is known to be away.
 func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 	one := &claim{vin: vin, number: c.number.Add(1), began: time.Now(), over: make(chan struct{}), hold: hold{open: make(chan struct{})}}
 	one.conn = cell.Connection{Node: c.m.self.Node, Boot: c.m.self.Boot, Number: one.number}
@@ -102,17 +103,23 @@ func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 		return out
 	}
 	out.Ready = one.hold.open
-	answer := make(chan cell.Claimed, 1)
+	answer := make(chan *cell.Claimed, 1) // nil: Redis gave none
 	go func() {
 		if got, ok := c.ask(context.WithoutCancel(ctx), one); ok {
-			answer <- got
+			answer <- &got
+			return
 		}
+		answer <- nil
 	}()
 	limit := time.NewTimer(time.Duration(c.wait.Load()))
 	defer limit.Stop()
 	select {
 	case got := <-answer:
-		if got.Verdict != cell.OK {
+		switch {
+		case got == nil:
+			c.admitted(one)
+			return out
+		case got.Verdict != cell.OK:
 			return out
 		}
 		out.Known, out.Session, out.Ended = true, got.Session, got.Ended
