@@ -161,6 +161,25 @@ func TestReserve(t *testing.T) {
 	}
 }
 
+// TestReservedElsewhere checks that a command is accepted only at the server that has its id's reservation.
+func TestReservedElsewhere(t *testing.T) {
+	t.Parallel()
+	s := begun(t)
+	reserved, err := s.Reserve(t.Context(), "V", "c", "d", time.Minute)
+	check.OK(t, err)
+	o := Offered{VIN: "V", ID: "c", Digest: "d", TTL: time.Minute, MaxOpen: 9, Reserved: "embedded:another"}
+	if a, err := s.Accept(t.Context(), o); err != nil || a.Verdict != Moved {
+		t.Errorf("at another server: %+v %v", a, err)
+	}
+	if a, err := s.Look(t.Context(), "V", "c"); err != nil || a.Verdict != Missing {
+		t.Errorf("it is there: %+v %v", a, err)
+	}
+	o.Reserved = reserved.Server
+	if a, err := s.Accept(t.Context(), o); err != nil || a.Verdict != OK {
+		t.Errorf("at the same server: %+v %v", a, err)
+	}
+}
+
 // TestRecordSurvivesOffers checks that a command offered to an empty Redis is unchanged.
 func TestRecordSurvivesOffers(t *testing.T) {
 	t.Parallel()

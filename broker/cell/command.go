@@ -122,16 +122,20 @@ func (s *Store) decide(ctx context.Context, c call) (Answer, error) {
 }
 
 // Reserve reserves an id for one command: OK, Conflict or Closed. The reservation lasts for ttl plus the retention of
-// final commands.
+// final commands. In a Redis without slots OK is not confirmed: Accept at the same server confirms it (Offered.Reserved).
 func (s *Store) Reserve(ctx context.Context, vin, id, digest string, ttl time.Duration) (Answer, error) {
-	return s.reserve(ctx, vin, id, digest, ttl.Milliseconds(), false)
+	a, err := s.reserve(ctx, vin, id, digest, ttl.Milliseconds(), false, s.keys.tags != nil)
+	if err == nil && a.Verdict != OK && s.keys.tags == nil { // the caller answers with it
+		return s.reserve(ctx, vin, id, digest, ttl.Milliseconds(), false, true)
+	}
+	return a, err
 }
 
-func (s *Store) reserve(ctx context.Context, vin, id, digest string, ttl int64, offered bool) (Answer, error) {
+func (s *Store) reserve(ctx context.Context, vin, id, digest string, ttl int64, offered, confirm bool) (Answer, error) {
 	key := s.keys.reservation(id)
 	return s.decide(ctx, call{
 		script: "reserve", keys: []string{s.keys.slotted("mark", key), key}, args: []any{vin + " " + digest, ttl + 2*s.keep, flag(offered)},
-		confirm: !offered || s.keys.tags != nil, // otherwise the join after the offers, at the same server, confirms it
+		confirm: confirm,
 	})
 }
 
@@ -143,13 +147,19 @@ type Offered struct {
 	Created int64
 	// MaxOpen limits the vehicle's open commands.
 	MaxOpen int
-	Fields  map[string]string
+	// Reserved is the server that answered Reserve. Another one may not have the reservation.
+	Reserved string
+	Fields   map[string]string
 }
 
-// Accept creates a command: OK, Already, Conflict, Expired, Full or Closed. Its id must be reserved before.
+// Accept creates a command: OK, Already, Conflict, Expired, Full, Moved or Closed. Its id must be reserved before, in a Redis
+// without slots at the same server; otherwise the verdict is Moved.
 func (s *Store) Accept(ctx context.Context, o Offered) (Answer, error) {
 	vehicle := s.keys.vehicle(o.VIN)
-	args := []any{o.VIN, o.ID, o.Digest, o.TTL.Milliseconds(), o.Created, o.MaxOpen}
+	if s.keys.tags != nil {
+		o.Reserved = "" // by another server; it is confirmed
+	}
+	args := []any{o.VIN, o.ID, o.Digest, o.TTL.Milliseconds(), o.Created, o.MaxOpen, o.Reserved}
 	for _, name := range slices.Sorted(maps.Keys(o.Fields)) {
 		args = append(args, name, o.Fields[name])
 	}
@@ -216,11 +226,11 @@ func (s *Store) Look(ctx context.Context, vin, id string) (Answer, error) {
 
 // Offer merges a command that the caller remembers, and reserves its id.
 func (s *Store) Offer(ctx context.Context, r Record) (Answer, error) {
-	if _, err := s.reserve(ctx, r.VIN, r.ID, r.Digest, max(0, r.Expires-r.Created), true); err != nil {
+	// The join that follows at the same server confirms these writes too, except that in another slot.
+	if _, err := s.reserve(ctx, r.VIN, r.ID, r.Digest, max(0, r.Expires-r.Created), true, s.keys.tags != nil); err != nil {
 		return Answer{}, err
 	}
 	vehicle := s.keys.vehicle(r.VIN)
 	keys := []string{s.keys.slotted("mark", vehicle), vehicle, s.keys.command(r.VIN, r.ID), s.keys.opened(r.VIN), s.keys.slotted("due", vehicle), s.keys.slotted("ended", vehicle)}
-	// The join that follows at the same server confirms these writes too.
 	return s.decide(ctx, call{script: "offer", keys: keys, args: append([]any{r.VIN, r.ID, s.keep}, r.List()...)})
 }

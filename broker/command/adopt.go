@@ -33,6 +33,7 @@ func (b *batch) adopt(a *cell.Answer, decided bool, word []byte) (*record, error
 	b.after = append(b.after, func() {
 		if decided {
 			b.s.entered(rec)
+			b.s.notifyEnd(rec) // not before: this gateway hears it too, and would read what it is writing
 		}
 		if known == nil && !rec.State.Final() {
 			b.s.open.add(rec, false)
@@ -44,7 +45,6 @@ func (b *batch) adopt(a *cell.Answer, decided bool, word []byte) (*record, error
 	if !decided {
 		return rec, nil
 	}
-	b.s.notifyEnd(rec)
 	b.endPublished(rec)
 	return rec, b.event(rec, word)
 }

@@ -151,6 +151,7 @@ func (s *Service) decide(ctx, waits context.Context, r *Request) error {
 		return fmt.Errorf("%w: %s", errConflict, r.ID)
 	}
 	o := s.offered(r, digest)
+	o.Reserved = a.Server
 	if o.Created == 0 && !r.came.IsZero() {
 		o.Created = a.Now - time.Since(r.came).Milliseconds() // Redis may run the script long after it was sent
 	}

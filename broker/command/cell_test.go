@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +32,7 @@ type member struct {
 	*Service
 	t         *together
 	name      string
+	client    *redis.Client
 	store     *cell.Store
 	engine    *roads
 	published *kafka
@@ -89,7 +91,7 @@ func (c *together) add(name string) *member {
 	if check.OK(c.T, err); j.Verdict != cell.OK {
 		c.Fatal(j)
 	}
-	m := &member{t: c, name: name, store: store, published: &kafka{}, claims: map[string]cell.Connection{}}
+	m := &member{t: c, name: name, client: client, store: store, published: &kafka{}, claims: map[string]cell.Connection{}}
 	m.engine = &roads{m: m, engine: engine{version: 5, arrived: make(chan *message.Delivery, 10_000)}}
 	m.Service = start(c.T, Options{
 		Deliverer: m.engine, Publish: m.published.Publish,
@@ -187,6 +189,69 @@ func TestWrongGateway(t *testing.T) {
 	c.at(b, "c1", Succeeded)
 	c.published("c1", Queued, Sent, Delivered, Succeeded)
 	check.Eventually(t, "the gateway that accepted it to keep it as open no longer", func() bool { return a.Stat().Open == 0 })
+}
+
+// calls counts the scripts that read a command (look) or ask to send one, by their keys, and loses the first answer to the latter.
+type calls struct {
+	mu           sync.Mutex
+	looks, sends int
+}
+
+func (*calls) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (*calls) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (c *calls) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		args := cmds[0].Args() // EVALSHA, script, number of keys, mark, key …
+		if err != nil || len(args) < 5 || !strings.Contains(fmt.Sprint(args[4]), ":command:") {
+			return err
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		switch args[2] {
+		case 2:
+			c.looks++
+		case 3:
+			if c.sends++; c.sends == 1 {
+				cmds[0].SetErr(io.ErrUnexpectedEOF)
+				return io.ErrUnexpectedEOF
+			}
+		}
+		return nil
+	}
+}
+
+// TestSentAlone checks that the gateway of a vehicle asks to send its only command without reading it before, and publishes that
+// once, though the first answer is lost; and that it reads a second one first.
+func TestSentAlone(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 2)
+	a, b := c.all[0], c.all[1]
+	c.connects(b, vin)
+	read := make(chan struct{}) // closed when b has read what the vehicle had before
+	b.turns.run(vin, func(context.Context) { close(read) })
+	<-read
+	seen := &calls{}
+	b.client.AddHook(seen)
+	create(t, a.Service, Request{ID: "c1"})
+	d := b.engine.next(t)
+	seen.mu.Lock()
+	if seen.looks != 0 || seen.sends != 2 {
+		t.Errorf("%d looks, %d sends", seen.looks, seen.sends)
+	}
+	seen.mu.Unlock()
+	create(t, a.Service, Request{ID: "c2"})
+	b.acts(b.engine.next(t), Succeeded)
+	b.acts(d, Succeeded)
+	c.published("c1", Queued, Sent, Delivered, Succeeded)
+	c.published("c2", Queued, Sent, Delivered, Succeeded)
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	if seen.looks == 0 {
+		t.Error("a command was sent past an open one without looking")
+	}
 }
 
 // TestWaitElsewhere checks that a waiter at one gateway learns of an end at another.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"time"
 
 	"cellgate/broker/cell"
@@ -86,7 +87,7 @@ func (s *Service) onNotice(n cell.Notice) {
 	switch n.What {
 	case cell.Queued:
 		if _, mine := s.o.Cell.Owner(n.VIN); mine {
-			s.turns.run(n.VIN, func(ctx context.Context) { s.read(ctx, n.VIN, n.ID) })
+			s.turns.run(n.VIN, func(ctx context.Context) { s.fetch(ctx, n.VIN, n.ID) })
 		}
 	case cell.Ended:
 		if rec := s.local(n.ID); rec != nil && !rec.State.Final() {
@@ -113,6 +114,62 @@ func (s *Service) read(ctx context.Context, vin, id string) bool {
 	}
 	s.takeOver(&a)
 	return true
+}
+
+// fetch stores a new command of a vehicle that is connected here, unless that has been done. If the vehicle has no other
+// command, fetch requests the permission to send it in the same call.
+func (s *Service) fetch(ctx context.Context, vin, id string) {
+	if s.local(id) == nil && !s.sendAlone(ctx, vin, id) {
+		s.read(ctx, vin, id)
+	}
+}
+
+// sendAlone requests the permission to send a command that this gateway does not know yet, if it is the vehicle's only one:
+// nothing goes before it, and the window has room. It reports whether the permission was given.
+func (s *Service) sendAlone(ctx context.Context, vin, id string) bool {
+	by, mine := s.o.Cell.Owner(vin)
+	if _, ready := s.o.Deliverer.Ready(vin); !ready || !mine || !slices.Equal(s.openOf(ctx, vin, math.MaxInt64), []string{id}) {
+		return false
+	}
+	var a cell.Answer
+	lost := false
+	err := s.repeat(ctx, func() (err error) {
+		a, err = s.ask(ctx, vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Send(ctx, vin, id, by) })
+		lost = lost || err != nil // the script may have run
+		return err
+	})
+	if err != nil || a.Verdict != cell.OK {
+		return false
+	}
+	s.maySend(&a, by.Epoch, lost)
+	return true
+}
+
+// maySend stores the permission to send a command over the connection of an epoch, and then sends it. lost means that an earlier
+// answer was lost.
+func (s *Service) maySend(a *cell.Answer, epoch int64, lost bool) {
+	s.post(func(b *batch) error {
+		known, err := b.t.byID(a.Record.ID)
+		if b.broken(err) != nil {
+			return err
+		}
+		if known != nil {
+			e := b.s.open.bySeq[known.Seq]
+			lost = lost || e != nil && e.asked
+		}
+		first := (known == nil || known.State == Queued) && (a.Record.Sent == a.Now || lost)
+		rec, err := b.adopt(a, first, nil)
+		if err != nil {
+			return err
+		}
+		b.after = append(b.after, func() {
+			if e := b.s.open.bySeq[rec.Seq]; e != nil {
+				e.asking, e.asked, e.permit = false, false, epoch
+				b.s.dirty(rec.VIN)
+			}
+		})
+		return nil
+	})
 }
 
 func (s *Service) takeOver(a *cell.Answer) {
@@ -161,22 +218,23 @@ func (s *Service) askAgain(seq uint64) {
 // readBefore stores commands accepted before a given one that this gateway does not know yet, so that it does not
 // overtake them. It reports whether there were any.
 func (s *Service) readBefore(ctx context.Context, vin string, number uint64) bool {
-	c := s.o.Cell
-	if c.Usable(c.Store.Slot(vin)) != nil {
-		return false
-	}
-	var ids []string
-	var err error
-	if !s.turns.at(ctx, func() { ids, err = c.Store.OpenOf(ctx, vin, number, s.o.MaxQueued) }) {
-		return false
-	}
 	found := false
-	for _, id := range ids {
-		if err == nil && s.local(id) == nil {
+	for _, id := range s.openOf(ctx, vin, number) {
+		if s.local(id) == nil {
 			found = s.read(ctx, vin, id) || found
 		}
 	}
 	return found
+}
+
+// openOf lists the ids of a vehicle's open commands below a number, in order; none while Redis does not answer.
+func (s *Service) openOf(ctx context.Context, vin string, below uint64) (ids []string) {
+	c := s.o.Cell
+	if c.Usable(c.Store.Slot(vin)) != nil {
+		return nil
+	}
+	s.turns.at(ctx, func() { ids, _ = c.Store.OpenOf(ctx, vin, below, s.o.MaxQueued) })
+	return ids
 }
 
 // permitted handles the answer to permit.
@@ -185,23 +243,7 @@ func (s *Service) permitted(seq uint64, epoch int64, a cell.Answer, err error) {
 	switch {
 	case err != nil:
 	case a.Verdict == cell.OK:
-		s.post(func(b *batch) error {
-			known, err := b.t.bySeq(seq)
-			if b.broken(err) != nil {
-				return err
-			}
-			first := known != nil && known.State == Queued && (a.Record.Sent == a.Now || b.s.open.bySeq[seq] != nil && b.s.open.bySeq[seq].asked)
-			if _, err := b.adopt(&a, first, nil); err != nil {
-				return err
-			}
-			b.after = append(b.after, func() {
-				if e := b.s.open.bySeq[seq]; e != nil {
-					e.asking, e.asked, e.permit = false, false, epoch
-					b.s.dirty(e.rec.VIN)
-				}
-			})
-			return nil
-		})
+		s.maySend(&a, epoch, false)
 		return
 	case a.Verdict == cell.Already:
 		s.takeOver(&a)
@@ -320,7 +362,7 @@ func (s *Service) sweepOpen(ctx context.Context, slot int, cursors map[int]uint6
 	}
 	for _, n := range names {
 		if _, mine := s.o.Cell.Owner(n.VIN); mine && s.local(n.ID) == nil {
-			s.turns.run(n.VIN, func(ctx context.Context) { s.read(ctx, n.VIN, n.ID) })
+			s.turns.run(n.VIN, func(ctx context.Context) { s.fetch(ctx, n.VIN, n.ID) })
 		}
 	}
 }

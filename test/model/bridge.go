@@ -2,6 +2,7 @@ package model
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -80,6 +81,8 @@ const (
 	mark     = cell.Prefix + "model:mark"
 	due      = cell.Prefix + "model:due"
 	channels = cell.Prefix + "model:to:"
+	sameID   = "same"
+	holder   = cell.Prefix + "{" + sameID + "}:id"
 )
 
 // NewBridge takes a Redis that it may write to: one server, not a cluster.
@@ -168,7 +171,7 @@ func recordOf(t Transition, c uint8, r record) cell.Record {
 func (b *Bridge) load(ctx context.Context, t Transition) error {
 	d := &t.before
 	_, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.Del(ctx, mark, due, sessions, vehicle+"vehicle", vehicle+"open", vehicle+"command:"+id(0), vehicle+"command:"+id(1))
+		p.Del(ctx, mark, due, sessions, holder, vehicle+"vehicle", vehicle+"open", vehicle+"command:"+id(0), vehicle+"command:"+id(1))
 		p.HSet(ctx, mark, "salt", salt, "gen", d.Gen, "floor", d.Floor, "doubt", d.Doubt, "open", b.named(t, d.Open))
 		if d.Fresh {
 			p.HSet(ctx, mark, "fresh", "1")
@@ -177,6 +180,9 @@ func (b *Bridge) load(ctx context.Context, t Transition) error {
 			if d.Members&bit(g) != 0 {
 				p.HSet(ctx, mark, "m:"+node(g), b.named(t, d.Offered[g]))
 			}
+		}
+		if d.Holder != 0 {
+			p.Set(ctx, holder, vin+" "+id(d.Holder-1), 0)
 		}
 		if d.Node != 0 {
 			p.HSet(ctx, vehicle+"vehicle", "node", node(d.Node-1), "boot", "boot", "conn", d.Since, "epoch", far+int64(d.Epoch), "since", far+int64(d.Since))
@@ -242,7 +248,7 @@ func (b *Bridge) run(ctx context.Context, t Transition) (answer, error) {
 	a := answer{Verdict: verdictOf(got.Verdict)}
 	if got.Record.State != "" {
 		a.Record, err = smallRecord(got.Record)
-	} else if c.Script != accept && a.Verdict != closed && a.Verdict != missing {
+	} else if c.Script != accept && c.Script != reserve && a.Verdict != closed && a.Verdict != missing {
 		a.Record = t.before.Commands[c.Command] // a refusal does not return the record
 	}
 	return a, err
@@ -273,8 +279,10 @@ func (b *Bridge) Close() error { return b.notices.Close() }
 func (b *Bridge) command(ctx context.Context, t Transition, conn cell.Connection) (cell.Answer, error) {
 	c := t.call
 	switch c.Script {
+	case reserve:
+		return b.store.Reserve(ctx, vin, sameID, id(c.Command), time.Minute)
 	case accept:
-		o := cell.Offered{VIN: vin, ID: id(c.Command), Digest: strconv.Itoa(int(c.Content)), TTL: far * time.Millisecond, MaxOpen: 100}
+		o := cell.Offered{VIN: vin, ID: id(c.Command), Digest: strconv.Itoa(int(c.Content)), TTL: far * time.Millisecond, MaxOpen: 100, Reserved: b.named(t, c.Reserved)}
 		if c.Expired {
 			o.Created, o.TTL = 1, time.Minute
 		}
@@ -315,16 +323,23 @@ func (b *Bridge) read(ctx context.Context, t Transition) (data, error) {
 	var d data
 	var marked, vehicles *redis.MapStringStringCmd
 	var commands [maxCommands]*redis.MapStringStringCmd
+	var held *redis.StringCmd
 	if _, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		marked, vehicles = p.HGetAll(ctx, mark), p.HGetAll(ctx, vehicle+"vehicle")
 		for c := range commands {
 			commands[c] = p.HGetAll(ctx, vehicle+"command:"+id(uint8(c)))
 		}
+		held = p.Get(ctx, holder)
 		return nil
-	}); err != nil {
+	}); err != nil && !errors.Is(err, redis.Nil) {
 		return d, err
 	}
 	b.readMark(&d, t, marked.Val())
+	for c := range uint8(maxCommands) {
+		if held.Val() == vin+" "+id(c) {
+			d.Holder = c + 1
+		}
+	}
 	if v := vehicles.Val(); v["node"] != "" {
 		epoch, _ := strconv.ParseInt(v["epoch"], 10, 64)
 		d.Node, d.Since, d.Epoch = v["node"][0]-'A'+1, uint8(number(v["conn"])), small(epoch)
@@ -378,5 +393,7 @@ func Replayed() []Case {
 		{Gateways: 2, Commands: 1, Servers: 1, Connects: 1, Losses: 1, Contents: true, Kills: 1, Forgets: 1, Depth: 11, States: 1e6},
 		{Gateways: 2, Commands: 2, Servers: 1, Connects: 1, Losses: 1, Depth: 10, States: 1e6},
 		{Gateways: 3, Commands: 1, Servers: 1, Connects: 1, Losses: 1, Depth: 10, States: 1e6},
+		{Gateways: 2, Commands: 2, Servers: 2, Promotions: 1, SameID: true, Depth: 8, States: 1e6},
+		{Gateways: 1, Commands: 2, Servers: 1, Losses: 1, SameID: true, Late: true, Depth: 9, States: 1e6},
 	}
 }

@@ -47,8 +47,12 @@ func (m *search) eachAsk(s *state, g uint8, try try) {
 	if !w.Remembers && m.FreshWaits || s.Gone&bit(g) != 0 {
 		return
 	}
+	first := accept
+	if m.SameID {
+		first = reserve
+	}
 	for c := range uint8(m.Commands) {
-		ask(accept, c)
+		ask(first, c)
 		if m.Contents {
 			try(step{Kind: asks, Who: g, At: c, Call: accept}, func(t *state) {
 				m.ask(t, g, accept, c)
@@ -178,6 +182,11 @@ func (m *search) land(s *state, g, i uint8) {
 		return
 	case join:
 		m.joined(s, g, a)
+		return
+	case reserve:
+		if a.Verdict == ok {
+			w.Request = request{Stage: asked, Call: call{Script: accept, Gateway: g, Command: c.Command, Reserved: v.Called}}
+		}
 		return
 	}
 	if a.Verdict != ok && (a.Verdict != already || c.Script == send) {

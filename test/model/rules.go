@@ -14,6 +14,9 @@ type Rules struct {
 	Store bool
 	// Closed: commands are decided only at a server that is open. AcceptOpen: they are accepted only there, too.
 	Closed, AcceptOpen bool
+	// ReservedHere: a command is accepted only at the server that has reserved its id. What the replicas confirm of the one then
+	// covers the other.
+	ReservedHere bool
 	// Offers: members offer what they remember. AllOffer: a server opens when all have offered. OffersLanded: at that
 	// server. MergeLater: merging keeps the later state.
 	Offers, AllOffer, OffersLanded, MergeLater bool
@@ -37,7 +40,7 @@ type Rules struct {
 func All() Rules {
 	return Rules{
 		WaitBeforeAnswer: true, WaitBeforeWire: true, WaitForAll: true, SameServerAfterWait: true, ReadsWrite: true, Store: true,
-		Closed: true, AcceptOpen: true, Offers: true, AllOffer: true, OffersLanded: true, MergeLater: true, Doubt: true,
+		Closed: true, AcceptOpen: true, ReservedHere: true, Offers: true, AllOffer: true, OffersLanded: true, MergeLater: true, Doubt: true,
 		FreshWaits: true, Clock: true, NoticeYounger: true, Salt: true, YoungerConnection: true, ConfirmEpoch: true, Reclaim: true, OwnerSends: true, CancelUnsent: true,
 		ExpiredNotSent: true, ExpiredNotAccepted: true,
 	}
@@ -53,6 +56,8 @@ type Case struct {
 	Expiry, Late bool
 	// Looks: states are read. Contents: an id may be used for two different commands.
 	Looks, Contents bool
+	// SameID: the two commands are of two vehicles and have one id, which has to be reserved first.
+	SameID bool
 	// Removal: commands are removed after keep_for.
 	Removal bool
 	// Notices: the previous owner may be notified of a claim, at any time or never.

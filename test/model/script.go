@@ -47,6 +47,8 @@ type data struct {
 	Offered [maxGateways]uint8
 	// The claim: the vehicle's gateway, connection and epoch.
 	Node, Since, Epoch uint8
+	// Holder is the command plus 1 that the common id of a Case with SameID is reserved for.
+	Holder uint8
 
 	Commands [maxCommands]record
 }
@@ -66,9 +68,10 @@ const (
 	offer
 	join
 	forget
+	reserve
 )
 
-var scriptNames = [...]string{"nothing", "claim", "accept", "send", "report", "cancel", "expire", "look", "offer", "join", "forget"}
+var scriptNames = [...]string{"nothing", "claim", "accept", "send", "report", "cancel", "expire", "look", "offer", "join", "forget", "reserve"}
 
 func (s script) String() string { return scriptNames[s] }
 
@@ -84,6 +87,8 @@ type call struct {
 	Time uint8
 	// Content is the content of the command to accept.
 	Content uint8
+	// Reserved is the server that has reserved the id of the command to accept; 0: that is confirmed.
+	Reserved uint8
 	// Of an offer, what the caller remembers; of join, its memory, and the server that received its offers.
 	Record     record
 	Remembers  bool
@@ -137,11 +142,16 @@ func (r Rules) apply(d *data, server uint8, c call) answer {
 	case forget:
 		return r.forget(d, server, c)
 	}
-	if d.Open != server && r.Closed && (c.Script != accept || r.AcceptOpen) {
+	if d.Open != server && r.Closed && (c.Script != accept && c.Script != reserve || r.AcceptOpen) {
 		return answer{Verdict: closed}
 	}
 	cmd := &d.Commands[c.Command]
-	if c.Script == accept {
+	switch {
+	case c.Script == reserve:
+		return reserved(d, c)
+	case c.Script == accept && c.Reserved != 0 && c.Reserved != server && r.ReservedHere:
+		return answer{Verdict: moved}
+	case c.Script == accept:
 		return r.accept(d, cmd, c)
 	}
 	if cmd.State == none {
@@ -211,6 +221,15 @@ func end(cmd *record, c call, lost bool) verdict {
 		cmd.State = unanswered
 	}
 	return ok
+}
+
+// reserved reserves the common id of two commands for one of them.
+func reserved(d *data, c call) answer {
+	if d.Holder != 0 && d.Holder != c.Command+1 {
+		return answer{Verdict: conflict}
+	}
+	d.Holder = c.Command + 1
+	return answer{}
 }
 
 func (r Rules) accept(d *data, cmd *record, c call) answer {

@@ -45,7 +45,7 @@ func TestScriptsDecideAsTheModel(t *testing.T) {
 // decided lists the verdicts of each script, except those outside of the model (full queues, ids).
 func decided() (all []string) {
 	for script, verdicts := range map[string]string{
-		"claim": "ok older", "accept": "ok already conflict expired closed", "send": "ok already doubt not-owner expired missing closed",
+		"claim": "ok older", "reserve": "ok conflict closed", "accept": "ok already conflict expired moved closed", "send": "ok already doubt not-owner expired missing closed",
 		"report": "ok already missing closed", "cancel": "ok already doubt missing closed", "expire": "ok already missing closed",
 		"look": "ok missing closed", "offer": "ok", "join": "ok waiting moved empty", "forget": "ok waiting",
 	} {

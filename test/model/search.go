@@ -120,6 +120,9 @@ func (m *search) broken(s *state) string {
 	if b := s.broken(); b != "" {
 		return b
 	}
+	if m.SameID && s.Accepted[0] != 0 && s.Accepted[1] != 0 {
+		return "two commands are accepted under one id"
+	}
 	return m.atRest(*s)
 }
 

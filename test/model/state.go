@@ -226,9 +226,14 @@ func (s *state) permuted(o order) state {
 
 func (s *state) swapCommands() {
 	mask := func(m *uint8) { *m = *m&1<<1 | *m>>1&1 }
+	holder := func(m *uint8) {
+		if *m != 0 {
+			*m = 3 - *m
+		}
+	}
 	one := func(c *call) {
 		switch c.Script {
-		case accept, send, report, cancel, expire, look:
+		case reserve, accept, send, report, cancel, expire, look:
 			c.Command = 1 - c.Command
 		}
 	}
@@ -242,7 +247,9 @@ func (s *state) swapCommands() {
 	for i := range s.Servers {
 		d := &s.Servers[i].Data
 		d.Commands[0], d.Commands[1] = d.Commands[1], d.Commands[0]
+		holder(&d.Holder)
 	}
+	holder(&s.Backup.Holder)
 	s.Backup.Commands[0], s.Backup.Commands[1] = s.Backup.Commands[1], s.Backup.Commands[0]
 	for _, m := range []*uint8{&s.Executed, &s.Results, &s.Expired, &s.Forgotten, &s.Reused} {
 		mask(m)
