@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,10 +64,10 @@ func TestCommandLatency(t *testing.T) {
 	eachMode(t, func(t *testing.T, name string, c *Cell) {
 		stop := c.addCars(benchVehicles, Habits{Settled: true, StayAtMost: time.Hour, SleepMost: time.Second})
 		c.await(time.Minute, "vehicles connected", (*car).quiet)
-		before := c.cpu()
+		before, asked := c.cpu(), c.Redis.calls()
 		accepts, begun := c.commandLoad(benchRate, benchSpan)
 		c.await(time.Minute, "commands answered", (*car).quiet)
-		used := c.cpu() - before
+		used, calls := c.cpu()-before, c.Redis.calls()
 		var deliveries []time.Duration
 		for _, v := range c.Cars {
 			v.mu.Lock()
@@ -79,8 +81,40 @@ func TestCommandLatency(t *testing.T) {
 		fmt.Printf("%-8s commands at %d/s: accepted p50 %v p99 %v, at the vehicle p50 %v p99 %v; %d of %d delivered; gateways' CPU %v a command\n", name, benchRate,
 			percentile(accepts, 50), percentile(accepts, 99), percentile(deliveries, 50), percentile(deliveries, 99), len(deliveries), len(begun),
 			(used / time.Duration(max(1, len(begun)))).Round(time.Microsecond))
+		if name == "several" {
+			fmt.Printf("%-8s Redis' commands for each of them: %s\n", name, perCommand(asked, calls, len(begun)))
+		}
 		stop()
 	})
+}
+
+// perCommand divides what Redis ran meanwhile, the most frequent first.
+func perCommand(before, after map[string]int, commands int) string {
+	var all []string
+	for _, name := range slices.SortedFunc(maps.Keys(after), func(a, b string) int { return after[b] - before[b] - after[a] + before[a] }) {
+		if n := after[name] - before[name]; n >= commands/10 && n > 0 {
+			all = append(all, fmt.Sprintf("%s %.2f", name, float64(n)/float64(commands)))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// calls returns how often the primary has run each of Redis' commands, those in scripts included.
+func (r *Redis) calls() map[string]int {
+	r.t.Helper()
+	p, err := r.primary()
+	check.OK(r.t, err)
+	out, err := p.CLI("INFO", "commandstats")
+	check.OK(r.t, err)
+	all := map[string]int{}
+	for line := range strings.Lines(out) {
+		if name, rest, ok := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":calls="); ok {
+			text, _, _ := strings.Cut(rest, ",")
+			all[name], err = strconv.Atoi(text)
+			check.OK(r.t, err)
+		}
+	}
+	return all
 }
 
 // commandLoad sends commands at a rate over persistent connections, and returns the latency of their acceptance and the

@@ -48,6 +48,7 @@ type car struct {
 	mu      sync.Mutex
 	did     map[string]string // results by id
 	reports []report          // not acknowledged, oldest first
+	woken   chan struct{}     // capacity 1: there is a report, or what it should do has changed
 }
 
 // report is a vehicle's result of a command.
@@ -65,7 +66,7 @@ type wire struct {
 }
 
 func newCar(c *Cell, vin string, seed uint64, h Habits) *car {
-	v := &car{Vehicle: &Vehicle{VIN: vin}, cell: c, rng: rand.New(rand.NewPCG(seed, 1)), did: map[string]string{}} //nolint:gosec // a simulation
+	v := &car{Vehicle: &Vehicle{VIN: vin}, cell: c, rng: rand.New(rand.NewPCG(seed, 1)), did: map[string]string{}, woken: make(chan struct{}, 1)} //nolint:gosec // a simulation
 	v.habits.Store(&h)
 	return v
 }
@@ -166,11 +167,16 @@ func (v *car) stay(ctx context.Context, w *wire) bool {
 		case time.Now().After(next):
 			next = time.Now().Add(every)
 		}
+		wait := min(time.Until(next), time.Until(until))
+		if h.Settled {
+			wait = time.Until(next)
+		}
 		select {
 		case <-w.ended:
 			return false
 		case <-ctx.Done():
-		case <-time.After(20 * time.Millisecond):
+		case <-v.woken:
+		case <-time.After(wait):
 		}
 		if now := v.habits.Load(); now != h || v.asleep.Load() {
 			return true
@@ -209,7 +215,9 @@ func (v *car) reportOne(w *wire) bool {
 		return false
 	}
 	v.mu.Lock()
-	v.reports = v.reports[1:]
+	if v.reports = v.reports[1:]; len(v.reports) > 0 {
+		v.wake()
+	}
 	v.mu.Unlock()
 	if r.status != "accepted" {
 		v.note(Line{What: Reported, Connection: w.number, Gateway: w.gateway.Name, ID: r.id, Result: r.status})
@@ -310,6 +318,15 @@ func (v *car) receive(w *wire, p mqtt.Packet) {
 	}
 	if l.What != TooOld {
 		v.reports = append(v.reports, report{l.ID, result})
+		v.wake()
+	}
+}
+
+// wake makes a connected vehicle look for what it has to do.
+func (v *car) wake() {
+	select {
+	case v.woken <- struct{}{}:
+	default:
 	}
 }
 

@@ -257,10 +257,12 @@ func (c *Cell) settle(limit time.Duration, h Habits) {
 	h.Settled, h.Telemetry = true, 0
 	for _, v := range c.Cars {
 		v.habits.Store(&h)
+		v.wake()
 	}
 	c.await(limit, "vehicles connected, their results acknowledged", (*car).quiet)
 	for i, v := range c.Cars {
 		v.asleep.Store(i%2 == 0)
+		v.wake()
 	}
 	c.await(limit, "every second vehicle asleep", (*car).quiet)
 }
