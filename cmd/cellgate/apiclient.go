@@ -144,7 +144,7 @@ func (a *apiClient) send(ctx context.Context, client *http.Client, method, path 
 type call[T any] struct {
 	method, path string
 	body         any
-	show         func(w io.Writer, answer *T, now time.Time) error
+	show         func(p *printer, answer *T, now time.Time)
 }
 
 // print calls the gateway named by t and prints the answer.
@@ -157,7 +157,7 @@ func (r call[T]) print(cmd *cobra.Command, c *cli, t *target) error {
 	if err := client.do(cmd.Context(), r.method, r.path, r.body, &answer); err != nil {
 		return err
 	}
-	return c.print(&answer, func(w io.Writer) error { return r.show(w, &answer, time.Now()) })
+	return c.print(&answer, func(p *printer) { r.show(p, &answer, time.Now()) })
 }
 
 // command completes a command that makes this call and nothing else.
@@ -178,10 +178,7 @@ func (c *cli) remove(cmd *cobra.Command, t *target, path string, done map[string
 	if err := client.do(cmd.Context(), "DELETE", path, nil, nil); err != nil {
 		return err
 	}
-	return c.print(done, func(w io.Writer) error {
-		_, err := fmt.Fprintln(w, text)
-		return err
-	})
+	return c.print(done, func(p *printer) { p.say("%s\n", text) })
 }
 
 // problemOf decodes a problem document (RFC 9457), or keeps the body as text.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -94,47 +93,35 @@ func (c *cli) backtest(f *backtestFlags, path string) error {
 	if err != nil {
 		return journalError(f.journal, err)
 	}
-	return c.print(report, func(w io.Writer) error { return printBacktest(w, &report) })
+	return c.print(report, func(p *printer) { printBacktest(p, &report) })
 }
 
 // printFindings prints what a reader of the table must know about a rule.
-func printFindings(w io.Writer, n *workbench.RuleCount) error {
-	var text string
+func printFindings(p *printer, n *workbench.RuleCount) {
 	if n.Example != "" {
-		text = fmt.Sprintf("  %s, first error: %s\n", n.Rule, n.Example)
+		p.say("  %s, first error: %s\n", n.Rule, n.Example)
 	}
 	if n.Exceeded > 0 {
-		text += fmt.Sprintf("  %s, more errors than its limit allows: at record %d\n", n.Rule, n.Exceeded)
+		p.say("  %s, more errors than its limit allows: at record %d\n", n.Rule, n.Exceeded)
 	}
 	if n.Held {
-		text += fmt.Sprintf("  %s, held by its limit at the end of the journal: %d matches were counted and not sent\n", n.Rule, n.Shadow)
+		p.say("  %s, held by its limit at the end of the journal: %d matches were counted and not sent\n", n.Rule, n.Shadow)
 	}
-	_, err := io.WriteString(w, text)
-	return err
 }
 
-func printBacktest(w io.Writer, r *backtestReport) error {
-	if _, err := fmt.Fprintf(w, "%d messages of %s, records %d to %d\n", r.Records, r.Journal, r.First, r.Last); err != nil {
-		return err
-	}
+func printBacktest(p *printer, r *backtestReport) {
+	p.say("%d messages of %s, records %d to %d\n", r.Records, r.Journal, r.First, r.Last)
 	for _, t := range r.Trials {
-		if _, err := fmt.Fprintf(w, "\n%s\n", t.Path); err != nil {
-			return err
-		}
+		p.say("\n%s\n", t.Path)
 		out := table{}
 		out.row("  RULE", "MODE", "MATCHED", "ERRORS", "PER TARGET")
 		for _, n := range t.Rules {
 			per := strings.Trim(strings.ReplaceAll(fmt.Sprint(n.Targets), " ", ", "), "[]")
 			out.row("  "+n.Rule, n.Mode, fmt.Sprint(n.Matched+n.Shadow), fmt.Sprint(n.Errors), per)
 		}
-		if err := out.write(w); err != nil {
-			return err
-		}
+		out.write(p)
 		for _, n := range t.Rules {
-			if err := printFindings(w, &n); err != nil {
-				return err
-			}
+			printFindings(p, &n)
 		}
 	}
-	return nil
 }

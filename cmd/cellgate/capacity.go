@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"time"
 
 	"cellgate/cmd/cellgate/human"
@@ -20,7 +19,7 @@ func capacityCommand(c *cli) *cobra.Command {
 	})
 }
 
-func printCapacity(w io.Writer, s *app.Capacity, _ time.Time) error {
+func printCapacity(p *printer, s *app.Capacity, _ time.Time) {
 	t := table{}
 	t.row("BOUND", "USED", "LIMIT", "SHARE")
 	share := func(name string, u *app.Share, text func(int64) string) {
@@ -36,5 +35,5 @@ func printCapacity(w io.Writer, s *app.Capacity, _ time.Time) error {
 	t.row("memory", human.Size(int64(s.HeapBytes)), "", "") //nolint:gosec // memory of this machine
 	t.row("goroutines", countText(s.Goroutines), "", "")
 	t.row("processors", countText(s.CPUs), "", "")
-	return t.write(w)
+	t.write(p)
 }

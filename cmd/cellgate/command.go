@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/url"
 	"slices"
 	"time"
@@ -64,7 +63,7 @@ type reachedAt struct {
 }
 
 // print shows the command, and how long after its creation it reached each state.
-func (s *commandState) print(w io.Writer, now time.Time) error {
+func (s *commandState) print(p *printer, now time.Time) {
 	t := table{}
 	t.row("id", s.ID)
 	t.row("vin", s.VIN)
@@ -93,7 +92,7 @@ func (s *commandState) print(w io.Writer, now time.Time) error {
 	if !s.final() {
 		t.row("expires", whenText(s.Expires, now))
 	}
-	return t.pairs(w)
+	t.pairs(p)
 }
 
 // sendFlags are the flags of `command send`.
@@ -170,7 +169,7 @@ func (c *cli) send(cmd *cobra.Command, f *sendFlags) error {
 	if s == nil {
 		return err
 	}
-	if err := c.print(raw, func(w io.Writer) error { return s.print(w, time.Now()) }); err != nil || f.wait <= 0 {
+	if err := c.print(raw, func(p *printer) { s.print(p, time.Now()) }); err != nil || f.wait <= 0 {
 		return err
 	}
 	switch waited := time.Since(start).Round(100 * time.Millisecond); {
@@ -270,7 +269,7 @@ func (c *cli) one(cmd *cobra.Command, f *commandFlags, method, id string) error 
 	if err != nil {
 		return err
 	}
-	return c.print(raw, func(w io.Writer) error { return s.print(w, time.Now()) })
+	return c.print(raw, func(p *printer) { s.print(p, time.Now()) })
 }
 
 // findCommand searches all commands for the vehicle of a command.

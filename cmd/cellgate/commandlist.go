@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,7 +42,7 @@ that is "succeeded". With --json each line is the command as a JSON object.`,
 				return err
 			}
 			last, err := watchCommand(cmd.Context(), client, path, func(raw json.RawMessage, s *commandState) error {
-				return c.print(raw, func(w io.Writer) error { return s.line(w, time.Now()) })
+				return c.print(raw, func(p *printer) { s.line(p, time.Now()) })
 			})
 			if err == nil && last.failed() {
 				return silentError{}
@@ -80,15 +79,14 @@ func watchCommand(ctx context.Context, client *apiClient, path string, tell func
 }
 
 // line prints the command's state and its reason.
-func (s *commandState) line(w io.Writer, now time.Time) error {
+func (s *commandState) line(p *printer, now time.Time) {
 	text := now.UTC().Format(time.TimeOnly) + "  " + s.State
 	for _, more := range []string{s.Cause, string(s.Result)} {
 		if more != "" {
 			text += "  " + more
 		}
 	}
-	_, err := fmt.Fprintln(w, text)
-	return err
+	p.say("%s\n", text)
 }
 
 // commandPage is GET /v1/commands.
@@ -126,23 +124,14 @@ func commandListCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-func printCommands(w io.Writer, raw *json.RawMessage, now time.Time) error {
+func printCommands(p *printer, raw *json.RawMessage, now time.Time) {
 	var page commandPage
-	if err := json.Unmarshal(*raw, &page); err != nil {
-		return fmt.Errorf("answer: %w", err)
+	if !p.decode(*raw, &page) {
+		return
 	}
-	if len(page.Commands) == 0 {
-		_, err := fmt.Fprintln(w, "none")
-		return err
-	}
-	t := table{}
-	t.row("ID", "VIN", "NAME", "STATE", "CREATED")
+	t := headed("ID", "VIN", "NAME", "STATE", "CREATED")
 	for _, s := range page.Commands {
 		t.row(s.ID, s.VIN, s.Name, s.State, whenText(s.Created, now))
 	}
-	err := t.write(w)
-	if err == nil && page.Cursor != "" {
-		_, err = fmt.Fprintf(w, "more with --cursor %s\n", page.Cursor)
-	}
-	return err
+	p.list(t, page.Cursor)
 }

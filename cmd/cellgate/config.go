@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"strings"
 
@@ -45,12 +44,11 @@ It changes nothing. The exit code is 1 if there is an error; warnings do not cou
 				return c.checkDeep(cmd.Context(), cfg)
 			}
 			result := map[string]any{"valid": true, "file": args[0], "cell": cfg.Cell.ID, "warnings": append(configs.Problems{}, cfg.Warnings...)}
-			return c.print(result, func(w io.Writer) error {
+			return c.print(result, func(p *printer) {
 				for _, warning := range cfg.Warnings {
-					fmt.Fprintf(w, "warning: %v\n", warning) //nolint:errcheck // the last write reports the error
+					p.say("warning: %v\n", warning)
 				}
-				_, err := fmt.Fprintf(w, "%s: valid, cell %s\n", args[0], cfg.Cell.ID)
-				return err
+				p.say("%s: valid, cell %s\n", args[0], cfg.Cell.ID)
 			})
 		},
 	}
@@ -64,25 +62,21 @@ func (c *cli) checkDeep(ctx context.Context, cfg *configs.Config) error {
 	found := preflight.Run(ctx, cfg)
 	bad := preflight.Worst(found) == preflight.Bad
 	result := map[string]any{"valid": !bad, "file": cfg.File, "cell": cfg.Cell.ID, "warnings": append(configs.Problems{}, cfg.Warnings...), "findings": found}
-	err := c.print(result, func(w io.Writer) error { return printChecks(w, found) })
+	err := c.print(result, func(p *printer) { printChecks(p, found) })
 	if err == nil && bad {
 		return silentError{}
 	}
 	return err
 }
 
-func printChecks(w io.Writer, found []preflight.Finding) error {
+func printChecks(p *printer, found []preflight.Finding) {
 	for _, f := range found {
 		mark := map[string]string{preflight.Good: "ok", preflight.Warning: "warn", preflight.Bad: "FAIL"}[f.Level]
-		text := fmt.Sprintf("%s%s %s: %s: %s\n", paint(w, mark, false), strings.Repeat(" ", 4-len(mark)), f.Check, f.Where, f.What)
+		p.say("%s%s %s: %s: %s\n", p.paint(mark, false), strings.Repeat(" ", 4-len(mark)), f.Check, f.Where, f.What)
 		if f.Do != "" {
-			text += "       " + f.Do + "\n"
-		}
-		if _, err := io.WriteString(w, text); err != nil {
-			return fmt.Errorf("output: %w", err)
+			p.say("       %s\n", f.Do)
 		}
 	}
-	return nil
 }
 
 func configPrintCommand(c *cli) *cobra.Command {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"io"
 	"net/url"
 	"time"
 
@@ -37,12 +36,12 @@ func devPartCommands(c *cli) []*cobra.Command {
 }
 
 func (c *cli) devParts(cmd *cobra.Command, t *target, method, path string, body any) error {
-	return call[app.PartList]{method, path, body, func(w io.Writer, answer *app.PartList, _ time.Time) error {
+	return call[app.PartList]{method, path, body, func(p *printer, answer *app.PartList, _ time.Time) {
 		out := &table{}
 		out.row("PART", "ADDRESS", "RUNS")
-		for _, p := range answer.Parts {
-			out.row(p.Name, p.Address, yes(p.Running))
+		for _, part := range answer.Parts {
+			out.row(part.Name, part.Address, yes(part.Running))
 		}
-		return out.write(w)
+		out.write(p)
 	}}.print(cmd, c, t)
 }

@@ -59,7 +59,7 @@ with exit code 1 after the given time.`,
 			if len(raw) == 0 {
 				raw = json.RawMessage(`{"draining":false}`)
 			}
-			return c.print(raw, func(w io.Writer) error { return printDrain(w, raw, time.Now()) })
+			return c.print(raw, func(p *printer) { printDrain(p, raw, time.Now()) })
 		},
 	}
 	c.callFlags(cmd, t)
@@ -115,10 +115,10 @@ func hostPort(address string) error {
 	return nil
 }
 
-func printDrain(w io.Writer, raw json.RawMessage, now time.Time) error {
+func printDrain(p *printer, raw json.RawMessage, now time.Time) {
 	var d app.DrainStatus
-	if err := json.Unmarshal(raw, &d); err != nil {
-		return fmt.Errorf("answer: %w", err)
+	if !p.decode(raw, &d) {
+		return
 	}
 	t := table{}
 	t.row("draining", yes(d.Draining))
@@ -135,5 +135,5 @@ func printDrain(w io.Writer, raw json.RawMessage, now time.Time) error {
 		t.row("sent away", many(d.SentAway, "vehicle", "vehicles"))
 	}
 	t.row("connected", many(d.Connected, "client", "clients"))
-	return t.write(w)
+	t.write(p)
 }

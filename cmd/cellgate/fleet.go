@@ -128,7 +128,7 @@ func (c *cli) fleet(cmd *cobra.Command, f *fleetFlags) error {
 	if err != nil {
 		return fmt.Errorf("fleet: %w", err)
 	}
-	if err := c.print(report, report.Print); err != nil {
+	if err := c.print(report, func(p *printer) { _ = report.Print(p) }); err != nil {
 		return err
 	}
 	if report.TakenOver() > 0 {

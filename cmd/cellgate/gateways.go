@@ -1,9 +1,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"strings"
 	"time"
@@ -34,13 +32,11 @@ func gatewaysListCommand(c *cli) *cobra.Command {
 	})
 }
 
-func printGateways(w io.Writer, list *app.GatewayList, now time.Time) error {
-	err := gatewaysTable(list.Gateways, now).write(w)
-	if err != nil || len(list.Waiting) == 0 {
-		return err
+func printGateways(p *printer, list *app.GatewayList, now time.Time) {
+	gatewaysTable(list.Gateways, now).write(p)
+	if len(list.Waiting) > 0 {
+		p.say("\nCommands are refused: %s. Start it, or `cellgate gateways forget NODE` if it does not return, with its disk.\n", waitingText(list.Waiting))
 	}
-	_, err = fmt.Fprintf(w, "\nCommands are refused: %s. Start it, or `cellgate gateways forget NODE` if it does not return, with its disk.\n", waitingText(list.Waiting))
-	return err
 }
 
 func waitingText(all []app.WaitedFor) string {
@@ -79,7 +75,7 @@ A gateway that is alive is refused. Without --yes forget only shows the effect, 
 			if err := client.do(cmd.Context(), "DELETE", "/v1/gateways/"+url.PathEscape(args[0]), nil, &done); err != nil {
 				return err
 			}
-			return c.print(done, func(w io.Writer) error { return printForgotten(w, &done) })
+			return c.print(done, func(p *printer) { printForgotten(p, &done) })
 		},
 	}
 	c.callFlags(cmd, t)
@@ -104,34 +100,28 @@ func (c *cli) wouldForget(cmd *cobra.Command, client *apiClient, node string) er
 			found.Waiting = append(found.Waiting, one)
 		}
 	}
-	if err := c.print(found, func(w io.Writer) error { return printWouldForget(w, node, &found, time.Now()) }); err != nil {
+	if err := c.print(found, func(p *printer) { printWouldForget(p, node, &found, time.Now()) }); err != nil {
 		return err
 	}
 	return silentError{}
 }
 
-func printWouldForget(w io.Writer, node string, found *app.GatewayList, now time.Time) error {
-	errs := []error{gatewaysTable(found.Gateways, now).write(w)}
-	say := func(format string, args ...any) {
-		_, err := fmt.Fprintf(w, format, args...)
-		errs = append(errs, err)
-	}
+func printWouldForget(p *printer, node string, found *app.GatewayList, now time.Time) {
+	gatewaysTable(found.Gateways, now).write(p)
 	if len(found.Waiting) > 0 {
-		say("commands are %s\n", waitingText(found.Waiting))
+		p.say("commands are %s\n", waitingText(found.Waiting))
 	}
-	say("would be lost: state that only %s has; commands queued so far may end as unknown\n", node)
-	say("\nNothing was changed. `cellgate gateways forget %s --yes` does it; first make sure that the gateway is stopped and does not return.\n", node)
-	return errors.Join(errs...)
+	p.say("would be lost: state that only %s has; commands queued so far may end as unknown\n", node)
+	p.say("\nNothing was changed. `cellgate gateways forget %s --yes` does it; first make sure that the gateway is stopped and does not return.\n", node)
 }
 
-func printForgotten(w io.Writer, done *app.ForgottenGateway) error {
-	text := fmt.Sprintf("%s is forgotten in %s; state that only it had is lost\n", done.Node, many(done.Slots, "slot", "slots"))
+func printForgotten(p *printer, done *app.ForgottenGateway) {
 	if done.Slots == 0 {
-		text = done.Node + " is no longer a member of the cell: it was forgotten earlier\n"
+		p.say("%s is no longer a member of the cell: it was forgotten earlier\n", done.Node)
+	} else {
+		p.say("%s is forgotten in %s; state that only it had is lost\n", done.Node, many(done.Slots, "slot", "slots"))
 	}
 	if len(done.Waiting) > 0 {
-		text += "commands are still " + waitingText(done.Waiting) + "\n"
+		p.say("commands are still %s\n", waitingText(done.Waiting))
 	}
-	_, err := io.WriteString(w, text)
-	return err
 }

@@ -63,7 +63,7 @@ func (c *cli) inspectJournal(dir string, inspect func(string) (journal.Report, e
 	if err != nil {
 		return journalError(dir, err)
 	}
-	if err := c.print(reportOf(&r), func(w io.Writer) error { return printJournal(w, &r) }); err != nil {
+	if err := c.print(reportOf(&r), func(p *printer) { printJournal(p, &r) }); err != nil {
 		return err
 	}
 	if len(r.Corruptions) > 0 {
@@ -83,7 +83,7 @@ func journalError(dir string, err error) error {
 	return err
 }
 
-func printJournal(w io.Writer, r *journal.Report) error {
+func printJournal(p *printer, r *journal.Report) {
 	head := table{}
 	head.row("directory", r.Dir)
 	head.row("epoch", fmt.Sprint(r.Epoch))
@@ -100,28 +100,20 @@ func printJournal(w io.Writer, r *journal.Report) error {
 	head.row("torn tail", torn)
 	head.row("corruptions", fmt.Sprint(len(r.Corruptions)))
 	head.row("clock steps", fmt.Sprint(r.StepsInAll))
-	if err := errors.Join(head.write(w), newline(w)); err != nil {
-		return err
-	}
+	head.write(p)
+	p.say("\n")
 	t := table{}
 	t.row("SEGMENT", "FIRST", "LAST", "USED", "SIZE", "BATCHES READ", "CREATED")
 	for _, s := range r.Segments {
 		t.row(s.Name, fleet.Count(s.First), fleet.Count(s.Last), human.Size(s.Used), human.Size(s.Bytes), fleet.Count(uint64(max(s.Batches, 0))), timeText(s.Created))
 	}
-	if err := t.write(w); err != nil {
-		return err
-	}
+	t.write(p)
 	for _, s := range r.Steps {
-		if _, err := fmt.Fprintf(w, "clock step: record %d: from %s to %s\n", s.Seq, millisText(s.From), millisText(s.To)); err != nil {
-			return err
-		}
+		p.say("clock step: record %d: from %s to %s\n", s.Seq, millisText(s.From), millisText(s.To))
 	}
 	for _, bad := range r.Corruptions {
-		if _, err := fmt.Fprintf(w, "corruption: %s\n", bad); err != nil {
-			return err
-		}
+		p.say("corruption: %s\n", bad)
 	}
-	return nil
 }
 
 // millisText formats a time of the journal.

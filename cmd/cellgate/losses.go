@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,36 +28,20 @@ messages each sink lost with the journal. /readyz is degraded until an operator 
 	return cmd
 }
 
-func printLosses(w io.Writer, a *app.LossAnswer, now time.Time) error {
+func printLosses(p *printer, a *app.LossAnswer, now time.Time) {
 	if len(a.Losses)+len(a.Dropped) == 0 {
-		_, err := io.WriteString(w, "nothing was lost\n")
-		return err
+		p.say("nothing was lost\n")
 	}
-	found, dropped := &table{}, &table{}
+	found, dropped := headed("FOUND", "PART", "ACKNOWLEDGED", "WHAT"), headed("SINK", "REASON", "MESSAGES", "ACKNOWLEDGED")
 	for i := range a.Losses {
-		if i == 0 {
-			found.row("FOUND", "PART", "ACKNOWLEDGED", "WHAT")
-		}
 		one, acknowledged := &a.Losses[i], "NO"
 		if !one.Acknowledged.IsZero() {
 			acknowledged = whenText(one.Acknowledged, now) + " by " + one.By
 		}
 		found.row(whenText(one.Found, now), one.Part, acknowledged, one.What)
 	}
-	for i, d := range a.Dropped {
-		if i == 0 {
-			dropped.row("SINK", "REASON", "MESSAGES", "ACKNOWLEDGED")
-		}
+	for _, d := range a.Dropped {
 		dropped.row(d.Sink, d.Reason, fleet.Count(d.Messages), fleet.Count(d.Acknowledged))
 	}
-	if len(found.rows) == 0 {
-		return dropped.write(w)
-	}
-	if err := found.write(w); err != nil || len(dropped.rows) == 0 {
-		return err
-	}
-	if _, err := fmt.Fprintln(w); err != nil {
-		return err
-	}
-	return dropped.write(w)
+	p.sections(found, dropped)
 }

@@ -3,7 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"io"
+	"errors"
 	"path/filepath"
 	"testing"
 	"time"
@@ -35,9 +35,9 @@ const fullStatus = `{"cell":"cell-1","node":"gw-2","build":{"version":"dev","com
 "journal":{"epoch":7,"first":1,"durable":0,"bytes":0,"max_bytes":0,"full":"journal: full","corruptions":[{}]},
 "rules":{"hash":"","rules":0,"error":"a.rules.yaml:1:8: error[R001] a: not closed\nbogus: [\n       ^"},"sinks":[],"dependencies":null,"commands":{"open":0,"kept":0,"events_waiting":0}}`
 
-func page(status string, ledger []sink.SinkLedger) func(*testing.T, io.Writer, time.Time) error {
-	return func(_ *testing.T, w io.Writer, now time.Time) error {
-		return printStatus(w, json.RawMessage(status), ledger, now)
+func page(status string, ledger []sink.SinkLedger) func(*testing.T, *printer, time.Time) {
+	return func(_ *testing.T, p *printer, now time.Time) {
+		printStatus(p, json.RawMessage(status), ledger, now)
 	}
 }
 
@@ -49,56 +49,57 @@ func TestPages(t *testing.T) {
 		{Sink: "kafka", Received: 120345, Delivered: 120300, Filtered: 45, Balanced: true},
 		{Sink: "redis", Received: 120345, Delivered: 100000, Filtered: 19000, Dropped: map[string]uint64{"retention": 90, "expired": 5}, Pending: 1249, Unevaluated: 1000, Balanced: false},
 	}
-	for name, print := range map[string]func(*testing.T, io.Writer, time.Time) error{
+	for name, print := range map[string]func(*testing.T, *printer, time.Time){
 		"status":       page(healthyStatus, ledger),
 		"status-empty": page(fullStatus, nil),
-		"status-narrow": func(_ *testing.T, w io.Writer, now time.Time) error {
-			return printStatus(&screen{w, 60, false}, json.RawMessage(healthyStatus), ledger, now)
+		"status-narrow": func(_ *testing.T, p *printer, now time.Time) {
+			p.columns = 60
+			printStatus(p, json.RawMessage(healthyStatus), ledger, now)
 		},
-		"vehicles": func(t *testing.T, w io.Writer, now time.Time) error {
-			var p app.VehiclePage
+		"vehicles": func(t *testing.T, p *printer, now time.Time) {
+			var list app.VehiclePage
 			unmarshal(t, `{"vehicles":[{"vin":"LTEST000000000001","connected":true,"ready":true,"mqtt":"3.1.1","since":"2026-11-20T21:09:30.5Z","queued":1200},
-				{"vin":"LTEST000000000002","connected":false,"ready":false,"since":"2026-11-18T21:09:30Z","queued":0}],"next":"LTEST000000000002"}`, &p)
-			return printVehicles(w, &p, "", now)
+				{"vin":"LTEST000000000002","connected":false,"ready":false,"since":"2026-11-18T21:09:30Z","queued":0}],"next":"LTEST000000000002"}`, &list)
+			printVehicles(p, &list, "", now)
 		},
-		"vehicles-none": func(_ *testing.T, w io.Writer, now time.Time) error {
-			return printVehicles(w, &app.VehiclePage{}, "", now)
+		"vehicles-none": func(_ *testing.T, p *printer, now time.Time) {
+			printVehicles(p, &app.VehiclePage{}, "", now)
 		},
-		"vehicles-end": func(_ *testing.T, w io.Writer, now time.Time) error {
-			return printVehicles(w, &app.VehiclePage{}, "LTEST9", now)
+		"vehicles-end": func(_ *testing.T, p *printer, now time.Time) {
+			printVehicles(p, &app.VehiclePage{}, "LTEST9", now)
 		},
-		"vehicle": func(_ *testing.T, w io.Writer, now time.Time) error {
-			return printVehicle(w, raw(`{"vin":"LTEST000000000001","connected":true,"ready":true,"mqtt":"5","since":"2026-11-20T21:09:30Z","token_ends":"2026-11-20T22:09:30Z",
+		"vehicle": func(_ *testing.T, p *printer, now time.Time) {
+			printVehicle(p, raw(`{"vin":"LTEST000000000001","connected":true,"ready":true,"mqtt":"5","since":"2026-11-20T21:09:30Z","token_ends":"2026-11-20T22:09:30Z",
 				"session_expiry":"1h0m0s","queued":1,"inflight":1,"queued_bytes":2048,"will":true,"subscriptions":[{"filter":"v1/LTEST000000000001/cmd/#","qos":1},{"filter":"v1/LTEST000000000001/sys/#","qos":0}]}`), now)
 		},
-		"vehicle-away": func(_ *testing.T, w io.Writer, now time.Time) error {
-			return printVehicle(w, raw(`{"vin":"LTEST000000000001","since":"2026-11-20T21:00:00Z","session_ends":"2026-11-20T22:00:00Z","session_expiry":"1h0m0s","queued":3,"queued_bytes":300}`), now)
+		"vehicle-away": func(_ *testing.T, p *printer, now time.Time) {
+			printVehicle(p, raw(`{"vin":"LTEST000000000001","since":"2026-11-20T21:00:00Z","session_ends":"2026-11-20T22:00:00Z","session_expiry":"1h0m0s","queued":3,"queued_bytes":300}`), now)
 		},
-		"command": func(t *testing.T, w io.Writer, now time.Time) error {
+		"command": func(t *testing.T, p *printer, now time.Time) {
 			var s commandState
 			unmarshal(t, `{"id":"C1","vin":"LTEST000000000001","name":"unlock","state":"succeeded","payload":{"doors":"all"},"ttl":"1m","created_at":"2026-11-20T21:09:30.000Z",
 				"expires_at":"2026-11-20T21:10:30.000Z","sent_at":"2026-11-20T21:09:30.001Z","delivered_at":"2026-11-20T21:09:30.059Z","accepted_at":"2026-11-20T21:09:30.005Z",
 				"finished_at":"2026-11-20T21:09:30.204Z","result":{"took_ms":121},"origin":"http","by":"cli:ann"}`, &s)
-			return s.print(w, now)
+			s.print(p, now)
 		},
-		"command-queued": func(t *testing.T, w io.Writer, now time.Time) error {
+		"command-queued": func(t *testing.T, p *printer, now time.Time) {
 			var s commandState
 			unmarshal(t, `{"id":"C2","vin":"LTEST000000000001","name":"honk","state":"queued","created_at":"2026-11-20T21:09:30.000Z","expires_at":"2026-11-20T21:10:30.000Z","origin":"kafka"}`, &s)
-			return s.print(w, now)
+			s.print(p, now)
 		},
-		"drain": func(_ *testing.T, w io.Writer, now time.Time) error {
-			return printDrain(w, json.RawMessage(`{"draining":true,"rate":2.5,"since":"2026-11-20T21:09:00Z","sent_away":1,"connected":80}`), now)
+		"drain": func(_ *testing.T, p *printer, now time.Time) {
+			printDrain(p, json.RawMessage(`{"draining":true,"rate":2.5,"since":"2026-11-20T21:09:00Z","sent_away":1,"connected":80}`), now)
 		},
-		"sync": func(t *testing.T, w io.Writer, now time.Time) error {
+		"sync": func(t *testing.T, p *printer, now time.Time) {
 			const gap = `"topic":"central.p0","partition":2,"from":1000,"next":1980,"records":980,"since":"2026-11-20T21:00:00Z","reason":"gone"`
 			var s app.SyncAnswer
 			unmarshal(t, `{"lanes":[{"lane":"p0","known":true,"lag_records":120,"lag_seconds":75,"lag_bytes":48480,"drain_seconds":65,"headroom_seconds":86400,"records_per_second":120.4,"in_flight":4100,"wire_bytes":1048576,"retries":{"connection":2,"timeout":3},"raw_bytes":4194304,"gaps":[{"lane":"p0",`+gap+`}]},{"lane":"p1","known":false,"lag_records":null,"lag_seconds":null,"paused":true}],
 				"skipped":[{"lane":"p0",`+gap+`,"at":"2026-11-20T21:05:00Z","by":"operator ann","done":true},
 				{"lane":"p2","topic":"central.p2","partition":0,"from":70,"next":0,"records":null,"anew":true,"at":"2026-11-18T21:05:00Z","by":"operator ann","done":false}]}`, &s)
-			return printSync(w, &s, now)
+			printSync(p, &s, now)
 		},
-		"journal": func(_ *testing.T, w io.Writer, _ time.Time) error {
-			return printJournal(w, &journal.Report{
+		"journal": func(_ *testing.T, p *printer, _ time.Time) {
+			printJournal(p, &journal.Report{
 				Dir: "data/journal", Epoch: 7, First: 1, Last: 120345, Bytes: 134217728, Spares: 1, TornBytes: 48,
 				Segments:    []journal.SegmentInfo{{Name: "0000000000000001.log", First: 1, Last: 120345, Bytes: 67108864, Used: 48480123, Created: now, Batches: 1131}},
 				Corruptions: []wal.Corruption{{File: "0000000000000001.log", Offset: 4096, Length: 48, First: 7, Last: 9, Reason: "checksum"}},
@@ -109,7 +110,9 @@ func TestPages(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var got bytes.Buffer
-			check.OK(t, print(t, &got, now))
+			p := newPrinter(&got)
+			print(t, p, now)
+			check.OK(t, errors.Join(p.err, p.Flush()))
 			check.Golden(t, filepath.Join("testdata", "golden", name+".txt"), got.String())
 		})
 	}

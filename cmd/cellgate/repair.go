@@ -2,9 +2,7 @@ package main
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"strings"
 
@@ -44,7 +42,7 @@ The exit code is 1 if there is a problem and nothing was repaired.`,
 			if len(r.Findings) == 0 {
 				r.Backup = ""
 			}
-			if err := c.print(r, func(w io.Writer) error { return printRepair(w, r) }); err != nil {
+			if err := c.print(r, func(p *printer) { printRepair(p, r) }); err != nil {
 				return err
 			}
 			if len(r.Findings) > 0 && !r.Repaired {
@@ -60,28 +58,22 @@ The exit code is 1 if there is a problem and nothing was repaired.`,
 	return cmd
 }
 
-func printRepair(w io.Writer, r *repair.Report) error {
+func printRepair(p *printer, r *repair.Report) {
 	if len(r.Findings) == 0 {
-		_, err := fmt.Fprintf(w, "%s: nothing in it prevents a start\n", r.Dir)
-		return err
-	}
-	var errs []error
-	say := func(format string, args ...any) {
-		_, err := fmt.Fprintf(w, format, args...)
-		errs = append(errs, err)
+		p.say("%s: nothing in it prevents a start\n", r.Dir)
+		return
 	}
 	will, lost := "remedy", "would be lost"
 	if r.Repaired {
 		will, lost = "done", "lost"
 	}
 	for _, f := range r.Findings {
-		say("%s\n  problem: %s\n  %s: %s\n", f.Path, strings.ReplaceAll(f.Problem, "\n", "; "), will, f.Action)
+		p.say("%s\n  problem: %s\n  %s: %s\n", f.Path, strings.ReplaceAll(f.Problem, "\n", "; "), will, f.Action)
 		if f.Lost != "" {
-			say("  %s: %s\n", lost, f.Lost)
+			p.say("  %s: %s\n", lost, f.Lost)
 		}
 	}
 	if !r.Repaired {
-		say("\nNothing was changed. To carry it out, stop the gateway, check the disk, and run `cellgate repair %s --yes`.\n", r.Dir)
+		p.say("\nNothing was changed. To carry it out, stop the gateway, check the disk, and run `cellgate repair %s --yes`.\n", r.Dir)
 	}
-	return errors.Join(errs...)
 }

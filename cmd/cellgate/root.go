@@ -57,9 +57,14 @@ func (c *cli) callFlags(cmd *cobra.Command, t *target) {
 }
 
 // print writes a result: as JSON with --json, else with text.
-func (c *cli) print(v any, text func(w io.Writer) error) error {
+func (c *cli) print(v any, text func(p *printer)) error {
 	if !c.json {
-		return text(onScreen(c.out))
+		p := newPrinter(c.out)
+		text(p)
+		if err := p.Flush(); err != nil {
+			return fmt.Errorf("output: %w", err)
+		}
+		return p.err
 	}
 	enc := json.NewEncoder(c.out)
 	enc.SetEscapeHTML(false)

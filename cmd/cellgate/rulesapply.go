@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -121,20 +119,16 @@ func (c *cli) changeRules(ctx context.Context, t *target, method, path string, b
 	if err := client.do(ctx, method, path, body, &s); err != nil {
 		return err
 	}
-	return c.print(s, func(w io.Writer) error {
-		if err := printRulesState(w, &s); err != nil || method != "GET" {
-			return err
+	return c.print(s, func(p *printer) {
+		if printRulesState(p, &s); method == "GET" {
+			ruleTable(&s).write(p)
 		}
-		out := ruleTable(&s)
-		return out.write(w)
 	})
 }
 
 // printRulesState prints the rules in force and their problems.
-func printRulesState(w io.Writer, s *app.RuleSet) error {
-	if err := s.Warnings.Write(w); err != nil {
-		return err
-	}
+func printRulesState(p *printer, s *app.RuleSet) {
+	_ = s.Warnings.Write(p)
 	from := "from " + s.Path
 	switch {
 	case s.Applied:
@@ -142,22 +136,19 @@ func printRulesState(w io.Writer, s *app.RuleSet) error {
 	case s.Broken:
 		from = "not from " + s.Path
 	}
-	_, err := fmt.Fprintf(w, "%s in force, set %.12s, since %s, %s\n", many(len(s.Rules), "rule", "rules"), s.Hash, whenText(s.Since, time.Now()), from)
-	if err == nil && s.Error != "" && !s.Applied {
-		_, err = fmt.Fprintf(w, "the files are not in force: %s\n", s.Error)
+	p.say("%s in force, set %.12s, since %s, %s\n", many(len(s.Rules), "rule", "rules"), s.Hash, whenText(s.Since, time.Now()), from)
+	if s.Error != "" && !s.Applied {
+		p.say("the files are not in force: %s\n", s.Error)
 	}
 	for i := range s.Held {
 		h := &s.Held[i]
-		if err == nil {
-			_, err = fmt.Fprintf(w, "rule %s sends nothing since %s: %d of %d messages were errors, its limit is %s\n",
-				h.Rule, whenText(h.Since, time.Now()), h.Errors, h.Messages, h.Limit)
-		}
+		p.say("rule %s sends nothing since %s: %d of %d messages were errors, its limit is %s\n",
+			h.Rule, whenText(h.Since, time.Now()), h.Errors, h.Messages, h.Limit)
 	}
-	return err
 }
 
-func ruleTable(s *app.RuleSet) table {
-	out := table{}
+func ruleTable(s *app.RuleSet) *table {
+	out := &table{}
 	out.row("RULE", "MODE", "FROM", "TO")
 	for i := range s.Rules {
 		r := &s.Rules[i]
@@ -200,5 +191,5 @@ func (c *cli) explainLive(ctx context.Context, f *explainFlags, args []string) e
 	if err := client.do(ctx, "POST", "/v1/rules/explain", body, &x); err != nil {
 		return err
 	}
-	return c.print(x, x.Write)
+	return c.print(x, func(p *printer) { _ = x.Write(p) })
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"io"
 	"net/url"
 	"time"
 
@@ -30,15 +29,15 @@ force, with --json also its files. rollback HASH puts it in force.`,
 	return cmd
 }
 
-func printRan(w io.Writer, ran *app.RanRules, _ time.Time) error {
+func printRan(p *printer, ran *app.RanRules, _ time.Time) {
 	if ran.Diff == nil {
-		_, err := io.WriteString(w, "it cannot come back: "+ran.Error+"\n")
-		return err
+		p.say("it cannot come back: %s\n", ran.Error)
+		return
 	}
-	return ran.Diff.Write(w)
+	_ = ran.Diff.Write(p)
 }
 
-func printHistory(w io.Writer, all *app.RuleHistory, now time.Time) error {
+func printHistory(p *printer, all *app.RuleHistory, now time.Time) {
 	out := &table{}
 	out.row("RULE SET", "PUT IN FORCE", "FROM", "")
 	for _, s := range all.Sets {
@@ -51,5 +50,5 @@ func printHistory(w io.Writer, all *app.RuleHistory, now time.Time) error {
 		}
 		out.row(s.Hash, whenText(s.At, now), from, state)
 	}
-	return out.write(w)
+	out.write(p)
 }

@@ -37,9 +37,8 @@ gives. If the rule has an error or its test fails, it writes nothing.`,
 			if err != nil {
 				return err
 			}
-			return c.print(map[string][]string{"files": names}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s\ncellgate rules test %s\n", strings.Join(names, "\n"), paths[0])
-				return err
+			return c.print(map[string][]string{"files": names}, func(p *printer) {
+				p.say("%s\ncellgate rules test %s\n", strings.Join(names, "\n"), paths[0])
 			})
 		},
 	}

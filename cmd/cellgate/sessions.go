@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"net/url"
 	"strings"
 	"time"
@@ -46,22 +45,13 @@ func sessionsListCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-func printSessions(w io.Writer, page *app.SessionPage, now time.Time) error {
-	if len(page.Sessions) == 0 {
-		_, err := fmt.Fprintln(w, "none")
-		return err
-	}
-	t := table{}
-	t.row("CLIENT", "ROLE", "CONNECTED", "SINCE", "ENDS", "QUEUED")
+func printSessions(p *printer, page *app.SessionPage, now time.Time) {
+	t := headed("CLIENT", "ROLE", "CONNECTED", "SINCE", "ENDS", "QUEUED")
 	for i := range page.Sessions {
 		s := &page.Sessions[i]
 		t.row(s.Client, s.Role, yes(s.Connected), whenText(s.Since, now), dash(whenText(s.SessionEnds, now)), countText(s.Queued))
 	}
-	err := t.write(w)
-	if err == nil && page.Next != "" {
-		_, err = fmt.Fprintf(w, "more with --cursor %s\n", page.Next)
-	}
-	return err
+	p.list(t, page.Next)
 }
 
 // sessionName identifies the role and issuer of a session.
@@ -97,7 +87,7 @@ func sessionsShowCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-func printSession(w io.Writer, s *app.Session, now time.Time) error {
+func printSession(p *printer, s *app.Session, now time.Time) {
 	t := table{}
 	t.row("client", s.Client)
 	t.row("role", s.Role)
@@ -115,7 +105,7 @@ func printSession(w io.Writer, s *app.Session, now time.Time) error {
 		}
 		t.row(name, fmt.Sprintf("%s  QoS %d", sub.Filter, sub.QoS))
 	}
-	return t.pairs(w)
+	t.pairs(p)
 }
 
 func sessionsEndCommand(c *cli) *cobra.Command {

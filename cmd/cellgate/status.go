@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -42,7 +41,7 @@ ledger does not add up.`,
 				return err
 			}
 			both := map[string]any{"status": status, "ledger": ledger.Sinks}
-			if err := c.print(both, func(w io.Writer) error { return printStatus(w, status, ledger.Sinks, time.Now()) }); err != nil {
+			if err := c.print(both, func(p *printer) { printStatus(p, status, ledger.Sinks, time.Now()) }); err != nil {
 				return err
 			}
 			for _, s := range ledger.Sinks {
@@ -59,25 +58,13 @@ ledger does not add up.`,
 
 // printStatus prints the state as a page: a header, the figures, and tables of dependencies, sinks with their ledgers,
 // and lanes.
-func printStatus(w io.Writer, raw json.RawMessage, ledger []sink.SinkLedger, now time.Time) error {
+func printStatus(p *printer, raw json.RawMessage, ledger []sink.SinkLedger, now time.Time) {
 	var s app.Status
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return fmt.Errorf("answer: %w", err)
+	if !p.decode(raw, &s) {
+		return
 	}
-	var b strings.Builder
-	b.WriteString(headline(w, header(&s)...) + "\n\n")
-	page := &screen{&b, columnsOf(w), coloursOf(w)}
-	for _, t := range []*table{figures(&s, now), gatewaysTable(s.Gateways, now), dependencyTable(&s, now), sinkTable(&s, ledger), parkedTable(&s, now), laneTable(s.Lanes)} {
-		if len(t.rows) == 0 {
-			continue
-		}
-		if err := t.write(page); err != nil {
-			return err
-		}
-		b.WriteString("\n")
-	}
-	_, err := io.WriteString(w, strings.TrimSuffix(b.String(), "\n"))
-	return err
+	p.headline(header(&s)...)
+	p.sections(figures(&s, now), gatewaysTable(s.Gateways, now), dependencyTable(&s, now), sinkTable(&s, ledger), parkedTable(&s, now), laneTable(s.Lanes))
 }
 
 // header returns the gateway's name and state.
@@ -169,11 +156,8 @@ func journalFigures(t *table, j *app.JournalStatus, now time.Time) {
 }
 
 func dependencyTable(s *app.Status, now time.Time) *table {
-	t := &table{}
+	t := headed("DEPENDENCY", "OK", "SINCE", "REASON")
 	for _, d := range s.Dependencies {
-		if len(t.rows) == 0 {
-			t.row("DEPENDENCY", "OK", "SINCE", "REASON")
-		}
 		t.row(d.Name, yesNO(d.OK), whenText(d.Since, now), d.Reason)
 	}
 	return t
@@ -181,11 +165,8 @@ func dependencyTable(s *app.Status, now time.Time) *table {
 
 // gatewaysTable has a line for each gateway, in a cell of several.
 func gatewaysTable(gateways []app.GatewayStatus, now time.Time) *table {
-	t := &table{}
+	t := headed("GATEWAY", "LIVES", "PHASE", "CONNECTIONS", "VERSION", "STARTED", "ADDRESS", "DIFFERS IN")
 	for _, g := range gateways {
-		if len(t.rows) == 0 {
-			t.row("GATEWAY", "LIVES", "PHASE", "CONNECTIONS", "VERSION", "STARTED", "ADDRESS", "DIFFERS IN")
-		}
 		t.row(g.Node, yesNO(g.Lives), g.Phase, fmt.Sprint(g.Connections), g.Version, whenText(g.Started, now), g.Address, strings.Join(g.Differs, ", "))
 	}
 	return t
@@ -197,11 +178,8 @@ func sinkTable(s *app.Status, ledger []sink.SinkLedger) *table {
 	for _, l := range s.Sinks {
 		loads[l.Sink] = l
 	}
-	t := &table{}
+	t := headed("SINK", "RECEIVED", "DELIVERED", "FILTERED", "DEAD-LETTERED", "DROPPED", "PENDING", "UNEVALUATED", "BEHIND", "LOG", "ADDS UP")
 	for _, l := range ledger {
-		if len(t.rows) == 0 {
-			t.row("SINK", "RECEIVED", "DELIVERED", "FILTERED", "DEAD-LETTERED", "DROPPED", "PENDING", "UNEVALUATED", "BEHIND", "LOG", "ADDS UP")
-		}
 		load := loads[l.Sink]
 		t.row(l.Sink, fleet.Count(l.Received), fleet.Count(l.Delivered), fleet.Count(l.Filtered), fleet.Count(l.DeadLettered), droppedText(&l),
 			fleet.Count(l.Pending), fleet.Count(l.Unevaluated), secondsText(load.LagSeconds), human.Size(load.LogBytes), yesNO(l.Balanced))
@@ -211,11 +189,8 @@ func sinkTable(s *app.Status, ledger []sink.SinkLedger) *table {
 
 // parkedTable has a line for each destination that takes no messages.
 func parkedTable(s *app.Status, now time.Time) *table {
-	t := &table{}
+	t := headed("PARKED", "SINCE", "MESSAGES", "OLDEST", "LOG", "REASON")
 	for _, p := range s.Parked {
-		if len(t.rows) == 0 {
-			t.row("PARKED", "SINCE", "MESSAGES", "OLDEST", "LOG", "REASON")
-		}
 		oldest := "-"
 		if !p.Oldest.IsZero() {
 			oldest = whenText(p.Oldest, now)
@@ -242,11 +217,8 @@ func droppedText(l *sink.SinkLedger) string {
 }
 
 func laneTable(lanes []app.LaneLoad) *table {
-	t := &table{}
+	t := headed("LANE TO CENTRE", "LAG", "BEHIND", "STATE")
 	for _, l := range lanes {
-		if len(t.rows) == 0 {
-			t.row("LANE TO CENTRE", "LAG", "BEHIND", "STATE")
-		}
 		lag, behind, state := "unknown", "unknown", "unknown"
 		if l.LagRecords != nil && l.LagSeconds != nil {
 			lag, behind, state = countText(*l.LagRecords), secondsText(*l.LagSeconds), "forwards"

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -101,7 +100,7 @@ func syncPauseCommand(c *cli, verb, short, long string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: verb + " [LANE]", Short: short, Long: long, Example: "  cellgate sync " + verb + " p2", Args: mayTake("LANE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return call[app.SyncAnswer]{"POST", "/v1/sync/" + verb, lanesOf(args, centre), func(w io.Writer, s *app.SyncAnswer, _ time.Time) error { return laneTable(s.Lanes).write(w) }}.print(cmd, c, t)
+			return call[app.SyncAnswer]{"POST", "/v1/sync/" + verb, lanesOf(args, centre), func(p *printer, s *app.SyncAnswer, _ time.Time) { laneTable(s.Lanes).write(p) }}.print(cmd, c, t)
 		},
 	}
 	c.callFlags(cmd, t)
@@ -122,7 +121,7 @@ applies to all gateways of the cell, also after restarts.`,
   cellgate sync skip`,
 		Args: mayTake("LANE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return call[app.SkipAnswer]{"POST", "/v1/sync/skip", lanesOf(args, centre), func(w io.Writer, s *app.SkipAnswer, now time.Time) error { return printSkipped(w, s.Skipped, now) }}.print(cmd, c, t)
+			return call[app.SkipAnswer]{"POST", "/v1/sync/skip", lanesOf(args, centre), func(p *printer, s *app.SkipAnswer, now time.Time) { skippedTable(s.Skipped, now).write(p) }}.print(cmd, c, t)
 		},
 	}
 	c.callFlags(cmd, t)
@@ -165,51 +164,24 @@ func reasonsText(counts map[string]uint64) string {
 // shownSkips is how many of the last skips are shown.
 const shownSkips = 20
 
-func printSync(w io.Writer, s *app.SyncAnswer, now time.Time) error {
-	if err := laneTable(s.Lanes).write(w); err != nil {
-		return err
-	}
-	if _, err := fmt.Fprintln(w); err != nil {
-		return err
-	}
-	if err := flowTable(s.Lanes).write(w); err != nil {
-		return err
-	}
-	gaps := &table{}
+func printSync(p *printer, s *app.SyncAnswer, now time.Time) {
+	gaps := headed("GAP", "TOPIC", "PARTITION", "GONE", "GOES ON AT", "SINCE")
 	for _, l := range s.Lanes {
 		for i := range l.Gaps {
 			g := &l.Gaps[i]
-			if len(gaps.rows) == 0 {
-				gaps.row("GAP", "TOPIC", "PARTITION", "GONE", "GOES ON AT", "SINCE")
-			}
 			gaps.row(g.Lane, g.Topic, fmt.Sprint(g.Partition), goneText(g), fleet.Count(uint64(g.Next)), whenText(g.Since, now))
 		}
 	}
-	if len(gaps.rows) > 0 {
-		if _, err := fmt.Fprintln(w); err != nil {
-			return err
-		}
-		if err := gaps.write(w); err != nil {
-			return err
-		}
-	}
-	if len(s.Skipped) == 0 {
-		return nil
-	}
-	if _, err := fmt.Fprintln(w); err != nil {
-		return err
-	}
-	return printSkipped(w, s.Skipped[:min(len(s.Skipped), shownSkips)], now)
+	p.sections(laneTable(s.Lanes), flowTable(s.Lanes), gaps, skippedTable(s.Skipped[:min(len(s.Skipped), shownSkips)], now))
 }
 
-func printSkipped(w io.Writer, all []app.SkippedGap, now time.Time) error {
-	t := &table{}
-	t.row("SKIPPED", "TOPIC", "PARTITION", "GONE", "WENT ON AT", "BY", "AT", "DONE")
+func skippedTable(all []app.SkippedGap, now time.Time) *table {
+	t := headed("SKIPPED", "TOPIC", "PARTITION", "GONE", "WENT ON AT", "BY", "AT", "DONE")
 	for i := range all {
 		s := &all[i]
 		t.row(s.Lane, s.Topic, fmt.Sprint(s.Partition), goneText(&s.LaneGap), fleet.Count(uint64(s.Next)), s.By, whenText(s.At, now), yesNO(s.Done))
 	}
-	return t.write(w)
+	return t
 }
 
 // goneText returns which records are missing.

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"strings"
 	"testing"
+
+	"cellgate/test/check"
 )
 
 // TestColours: on a screen important text is coloured and stays in its column; in a file nothing is coloured.
@@ -17,8 +20,10 @@ func TestColours(t *testing.T) {
 		return tb
 	}
 	var plain, coloured bytes.Buffer
-	_ = made().write(&plain)
-	_ = made().write(&screen{&coloured, 80, true})
+	for _, p := range []*printer{newPrinter(&plain), {Writer: bufio.NewWriter(&coloured), columns: 80, colour: true}} {
+		made().write(p)
+		check.OK(t, p.Flush())
+	}
 	if strings.Contains(plain.String(), "\x1b") {
 		t.Errorf("colours in a file: %q", plain.String())
 	}

@@ -173,12 +173,10 @@ func (c *cli) printTokens(all []issued, one bool) error {
 	if c.json && one {
 		return c.print(all[0], nil)
 	}
-	return c.print(all, func(w io.Writer) error {
-		b := bufio.NewWriter(w)
+	return c.print(all, func(p *printer) {
 		for _, t := range all {
-			b.WriteString(t.Token + "\n") //nolint:errcheck // Flush reports the error
+			p.say("%s\n", t.Token)
 		}
-		return b.Flush()
 	})
 }
 
@@ -309,9 +307,8 @@ func (c *cli) inspect(t *target, args []string, cert string) error {
 	defer closeAuthority(a)
 	id, err := a.Verify([]byte(strings.TrimSpace(token)), peer)
 	if err != nil {
-		return errors.Join(c.print(inspected{Why: err.Error()}, func(w io.Writer) error {
-			_, werr := fmt.Fprintf(w, "not accepted: %s%s\n", err, refusalHint(err, token))
-			return werr
+		return errors.Join(c.print(inspected{Why: err.Error()}, func(p *printer) {
+			p.say("not accepted: %s%s\n", err, refusalHint(err, token))
 		}), silentError{})
 	}
 	out := inspected{
@@ -324,7 +321,7 @@ func (c *cli) inspect(t *target, args []string, cert string) error {
 	if id.Expires.Before(now) {
 		expires += ", accepted within the leeway"
 	}
-	return c.print(out, func(w io.Writer) error {
+	return c.print(out, func(p *printer) {
 		t := table{}
 		t.row("accepted", "yes")
 		t.row("subject", out.Subject)
@@ -338,7 +335,7 @@ func (c *cli) inspect(t *target, args []string, cert string) error {
 		t.row("issued at", whenText(id.IssuedAt, now))
 		t.row("expires", expires)
 		t.row("bound to", out.Bound)
-		return t.pairs(w)
+		t.pairs(p)
 	})
 }
 
@@ -384,7 +381,7 @@ prevent this until a given time, use --before with that time.`,
 			if err != nil {
 				return err
 			}
-			return c.print(done, func(w io.Writer) error {
+			return c.print(done, func(p *printer) {
 				of := ""
 				if done.Issuer != "" {
 					of = ", for tokens of the issuer " + done.Issuer
@@ -392,8 +389,7 @@ prevent this until a given time, use --before with that time.`,
 				if done.Subject != "" && !done.IssuedBefore.After(time.Now()) {
 					of += "; a new token may be issued, unless --before is in the future"
 				}
-				_, err := fmt.Fprintf(w, "revoked, in force until %s%s\n", timeText(done.Until), of)
-				return err
+				p.say("revoked, in force until %s%s\n", timeText(done.Until), of)
 			})
 		},
 	}
@@ -464,7 +460,7 @@ then they are deleted. --list shows the keys and changes nothing.`,
 				}
 			}
 			keys := a.Keys()
-			return c.print(keys, func(w io.Writer) error { return printKeys(w, keys) })
+			return c.print(keys, func(p *printer) { printKeys(p, keys) })
 		},
 	}
 	t.localFlags(cmd)
@@ -475,7 +471,7 @@ then they are deleted. --list shows the keys and changes nothing.`,
 	return cmd
 }
 
-func printKeys(w io.Writer, keys []auth.KeyInfo) error {
+func printKeys(p *printer, keys []auth.KeyInfo) {
 	t := table{}
 	t.row("KID", "ALG", "CREATED", "SIGNS FROM", "VERIFIES UNTIL", "SIGNING")
 	for _, k := range keys {
@@ -485,5 +481,5 @@ func printKeys(w io.Writer, keys []auth.KeyInfo) error {
 		}
 		t.row(k.KID, k.Alg, timeText(k.Created), timeText(k.SignFrom), until, yes(k.Signing))
 	}
-	return t.write(w)
+	t.write(p)
 }

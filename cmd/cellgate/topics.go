@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -195,7 +194,7 @@ func (l *topicLine) make(ctx context.Context, k *configs.Kafka, dry bool) {
 
 // printTopics prints the topics. Missing topics, and those that could not be created, make the answer no.
 func (c *cli) printTopics(lines []topicLine) error {
-	err := c.print(lines, func(w io.Writer) error {
+	err := c.print(lines, func(p *printer) {
 		t := table{}
 		t.row("TOPIC", "CLUSTER", "FOR", "PARTITIONS", "STATE")
 		for i := range lines {
@@ -206,7 +205,7 @@ func (c *cli) printTopics(lines []topicLine) error {
 			}
 			t.row(l.Name, l.Cluster, l.For, partitions, l.State)
 		}
-		return t.write(w)
+		t.write(p)
 	})
 	for i := range lines {
 		if err == nil && (lines[i].failed || lines[i].State == topicMissing) {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -33,8 +32,8 @@ func vehiclesCommand(c *cli) *cobra.Command {
 			if len(args) == 1 {
 				return c.showVehicle(cmd, t, args[0])
 			}
-			return call[app.VehiclePage]{"GET", "/v1/vehicles?" + query.Encode(), nil, func(w io.Writer, found *app.VehiclePage, now time.Time) error {
-				return printVehicles(w, found, page.cursor, now)
+			return call[app.VehiclePage]{"GET", "/v1/vehicles?" + query.Encode(), nil, func(p *printer, found *app.VehiclePage, now time.Time) {
+				printVehicles(p, found, page.cursor, now)
 			}}.print(cmd, c, t)
 		},
 	}
@@ -73,23 +72,21 @@ revoke its tokens.`,
 }
 
 // printVehicles prints a page of the list. after is the cursor that it began at.
-func printVehicles(w io.Writer, page *app.VehiclePage, after string, now time.Time) error {
+func printVehicles(p *printer, page *app.VehiclePage, after string, now time.Time) {
 	t := table{}
 	t.row("VIN", "CONNECTED", "READY", "MQTT", "SINCE", "QUEUED")
 	for _, v := range page.Vehicles {
 		t.row(v.VIN, yes(v.Connected), yes(v.Ready), dash(v.MQTT), whenText(v.Since, now), countText(v.Queued))
 	}
-	err := t.write(w)
+	t.write(p)
 	switch {
-	case err != nil:
 	case len(page.Vehicles) == 0 && after != "":
-		_, err = fmt.Fprintf(w, "none after %s: the list ends there\n", after)
+		p.say("none after %s: the list ends there\n", after)
 	case len(page.Vehicles) == 0:
-		_, err = fmt.Fprintln(w, "none: no vehicle has a session here")
+		p.say("none: no vehicle has a session here\n")
 	case page.Next != "":
-		_, err = fmt.Fprintf(w, "more with --cursor %s\n", page.Next)
+		p.say("more with --cursor %s\n", page.Next)
 	}
-	return err
 }
 
 func dash(s string) string {
@@ -108,10 +105,10 @@ func (c *cli) showVehicle(cmd *cobra.Command, t *target, vin string) error {
 	return err
 }
 
-func printVehicle(w io.Writer, raw *json.RawMessage, now time.Time) error {
+func printVehicle(p *printer, raw *json.RawMessage, now time.Time) {
 	var v app.Vehicle
-	if err := json.Unmarshal(*raw, &v); err != nil {
-		return fmt.Errorf("answer: %w", err)
+	if !p.decode(*raw, &v) {
+		return
 	}
 	parts := []string{v.VIN, "not connected"}
 	if v.Connected {
@@ -123,9 +120,7 @@ func printVehicle(w io.Writer, raw *json.RawMessage, now time.Time) error {
 	} else if !v.Connected {
 		ready = "commands wait until it connects"
 	}
-	if _, err := fmt.Fprintf(w, "%s\n\n", headline(w, append(parts, ready)...)); err != nil {
-		return err
-	}
+	p.headline(append(parts, ready)...)
 	t := table{}
 	t.row("since", whenText(v.Since, now))
 	t.row("token ends", whenText(v.TokenEnds, now))
@@ -145,5 +140,5 @@ func printVehicle(w io.Writer, raw *json.RawMessage, now time.Time) error {
 		}
 		t.row(name, fmt.Sprintf("%s  QoS %d", s.Filter, s.QoS))
 	}
-	return t.pairs(w)
+	t.pairs(p)
 }

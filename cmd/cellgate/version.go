@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"io"
 	"runtime"
 	"runtime/debug"
 
@@ -47,9 +45,8 @@ func versionCommand(c *cli) *cobra.Command {
 		Args:    takes(),
 		RunE: func(*cobra.Command, []string) error {
 			b := thisBuild()
-			return c.print(b, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "cellgate %s (commit %s, %s, %s, built %s)\n", b.Version, b.Commit, b.Go, b.System, b.Built)
-				return err
+			return c.print(b, func(p *printer) {
+				p.say("cellgate %s (commit %s, %s, %s, built %s)\n", b.Version, b.Commit, b.Go, b.System, b.Built)
 			})
 		},
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"net/http"
 	"net/http/httptest"
@@ -56,7 +57,7 @@ func TestTablesFitTheScreen(t *testing.T) {
 		t.Run(line, func(t *testing.T) {
 			t.Parallel()
 			var out, errOut bytes.Buffer
-			code := run(append(strings.Fields(line), "--api", s.URL, "--token", "t"), nil, strings.NewReader(""), &screen{&out, 80, false}, &errOut)
+			code := run(append(strings.Fields(line), "--api", s.URL, "--token", "t"), nil, strings.NewReader(""), &printer{Writer: bufio.NewWriter(&out), columns: 80}, &errOut)
 			if code == exitUsage || out.Len() == 0 {
 				t.Fatalf("exit %d: %s", code, errOut.String())
 			}
