@@ -69,9 +69,7 @@ func (f *forwarder) wasForwarded(ctx context.Context, topic string, offset int64
 			t.looked = true
 			break
 		}
-		select {
-		case <-time.After(remote.Backoff(try, 50*time.Millisecond, 2*time.Second)):
-		case <-ctx.Done():
+		if !remote.Pause(ctx, remote.Backoff(try, 50*time.Millisecond, 2*time.Second)) {
 			return false, ctx.Err()
 		}
 	}

@@ -100,14 +100,12 @@ const longestRepeat = 500 * time.Millisecond
 
 // repeat retries until there is an answer; it returns errClosed when the service closes.
 func (s *Service) repeat(ctx context.Context, try func() error) error {
-	pause := newBackoff()
-	for {
-		pause.next = min(pause.next, longestRepeat)
+	for n := 1; ; n++ {
 		err := try()
 		if !errors.Is(err, errUnknown) {
 			return err
 		}
-		if !pause.sleep(ctx) {
+		if !again(ctx, n, longestRepeat) {
 			return errClosed
 		}
 	}

@@ -150,7 +150,7 @@ type kafkaCommand struct {
 // Consume accepts commands from Kafka until ctx ends or the service is closed. The position is written in the
 // transaction of the commands: none is lost or read twice. Errors of the consumer are logged and retried.
 func (s *Service) Consume(ctx context.Context, c Consumer) error {
-	wait, resumed := newBackoff(), false
+	failed, resumed := 0, false
 	for {
 		var err error
 		if !resumed {
@@ -166,11 +166,11 @@ func (s *Service) Consume(ctx context.Context, c Consumer) error {
 			return err
 		case err != nil:
 			s.o.Log.Warn("reading vehicle.commands failed, trying again", "partition", c.Partition(), "err", err)
-			if !wait.sleep(ctx) {
+			if failed++; !again(ctx, failed, longestBackoff) {
 				return ctx.Err()
 			}
 		default:
-			wait.reset()
+			failed = 0
 		}
 	}
 }

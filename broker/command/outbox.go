@@ -2,9 +2,9 @@ package command
 
 import (
 	"context"
-	"math/rand/v2"
 	"time"
 
+	"cellgate/broker/shared/remote"
 	"cellgate/broker/shared/statefile"
 )
 
@@ -30,26 +30,24 @@ const (
 // deliverAll empties an outbox, with retries. some delivers the oldest entries, removes them and returns their number;
 // what names the outbox in the log.
 func (s *Service) deliverAll(ctx context.Context, what string, more <-chan struct{}, some func(context.Context) (int, error)) {
-	wait, failing := newBackoff(), false
+	failed := 0
 	for {
 		n, err := some(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			if !failing {
+			if failed++; failed == 1 {
 				s.o.Log.Warn("command events not published, trying again", "what", what, "err", err)
 			}
-			failing = true
-			if !wait.sleep(ctx) {
+			if !again(ctx, failed, longestBackoff) {
 				return
 			}
 			continue
-		case failing:
+		case failed > 0:
 			s.o.Log.Info("command events published again", "what", what)
-			failing = false
+			failed = 0
 		}
-		wait.reset()
 		if n > 0 {
 			continue
 		}
@@ -95,28 +93,13 @@ func (s *Service) oldest() ([]Event, error) {
 	return events, err
 }
 
-// backoff is a growing, jittered pause.
-type backoff struct{ next time.Duration }
-
+// Pauses between tries.
 const (
 	firstBackoff   = 100 * time.Millisecond
 	longestBackoff = 10 * time.Second
 )
 
-func newBackoff() *backoff { return &backoff{next: firstBackoff} }
-
-func (b *backoff) reset() { b.next = firstBackoff }
-
-// sleep pauses; it returns false if ctx ended.
-func (b *backoff) sleep(ctx context.Context) bool {
-	d := b.next/2 + rand.N(b.next/2)
-	b.next = min(2*b.next, longestBackoff)
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+// again pauses before try n; false if ctx ended.
+func again(ctx context.Context, n int, longest time.Duration) bool {
+	return remote.Pause(ctx, remote.Backoff(n, firstBackoff, longest))
 }

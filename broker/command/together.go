@@ -76,10 +76,11 @@ func (s *Service) sendNotices(ctx context.Context) {
 
 // listen handles notices of other gateways.
 func (s *Service) listen(ctx context.Context) {
-	pause := newBackoff()
-	s.o.Cell.Store.ListenCommands(ctx, func() { pause.reset() }, s.onNotice, func(err error) bool {
+	failed := 0
+	s.o.Cell.Store.ListenCommands(ctx, func() { failed = 0 }, s.onNotice, func(err error) bool {
 		s.o.Log.Debug("notices from other gateways not received", "err", err)
-		return pause.sleep(ctx)
+		failed++
+		return again(ctx, failed, longestBackoff)
 	})
 }
 

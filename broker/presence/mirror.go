@@ -85,9 +85,6 @@ func (m *mirror) run(ctx context.Context, ending <-chan struct{}) {
 		if failed++; failed == 1 && ctx.Err() == nil {
 			m.o.Log.Warn("presence not written to Redis, trying again", "err", err)
 		}
-		select {
-		case <-time.After(remote.Backoff(failed, 100*time.Millisecond, 5*time.Second)):
-		case <-ctx.Done():
-		}
+		remote.Pause(ctx, remote.Backoff(failed, 100*time.Millisecond, 5*time.Second))
 	}
 }

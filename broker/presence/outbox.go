@@ -163,9 +163,7 @@ func (b *Outbox) loseLocked(vin string) {
 // can connect.
 func (b *Outbox) Expire(ctx context.Context) {
 	for wait := b.o.Grace; ; wait = gather {
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		if !remote.Pause(ctx, wait) {
 			return
 		}
 		b.mu.Lock()
@@ -314,10 +312,7 @@ func (b *Outbox) publishAll(ctx context.Context) {
 		if failed++; failed == 1 && ctx.Err() == nil {
 			b.o.Log.Warn("presence not published, trying again", "err", err)
 		}
-		select {
-		case <-time.After(remote.Backoff(failed, 100*time.Millisecond, 5*time.Second)):
-		case <-ctx.Done():
-		}
+		remote.Pause(ctx, remote.Backoff(failed, 100*time.Millisecond, 5*time.Second))
 	}
 }
 

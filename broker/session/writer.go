@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cellgate/broker/shared/remote"
 	"cellgate/broker/shared/statefile"
 )
 
@@ -138,9 +139,7 @@ func (w *writer) store(b *batch) bool {
 	for err := w.commit(b); err != nil; err = w.commit(b) {
 		w.m.metrics.commitErrors.Inc()
 		w.m.log.Error("session state not written, trying again", "err", err, "retry_in", commitRetry)
-		select {
-		case <-time.After(commitRetry):
-		case <-w.m.closed.Done():
+		if !remote.Pause(w.m.closed, commitRetry) {
 			return false
 		}
 	}

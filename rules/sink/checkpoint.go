@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"cellgate/broker/shared/remote"
 	"cellgate/broker/shared/statefile"
 	"cellgate/broker/wal"
 	"cellgate/rules/engine"
@@ -77,9 +78,7 @@ func (d *Dispatcher) checkpoints(ctx context.Context) {
 	failing := false
 	for wait := firstCheckpoint; ; wait *= 2 {
 		wait = min(wait, d.o.CheckpointInterval)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		if !remote.Pause(ctx, wait) {
 			return
 		}
 		err := d.Checkpoint()

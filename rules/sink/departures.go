@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/remote"
 	"cellgate/rules/state"
 )
 
@@ -116,7 +117,7 @@ func (d *Dispatcher) answerExport(rec *message.Record) {
 // CaughtUp waits until everything in the journal is evaluated.
 func (d *Dispatcher) CaughtUp(ctx context.Context) error {
 	for d.ticker.evaluated.Load() < d.o.Journal.Last() {
-		if sleep(ctx, 2*time.Millisecond); ctx.Err() != nil {
+		if remote.Pause(ctx, 2*time.Millisecond); ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", errNotReached, ctx.Err())
 		}
 	}

@@ -333,7 +333,7 @@ func (d *Dispatcher) awaitRules(ctx context.Context, seq uint64) bool {
 		}
 		d.setHealth(errNoneGoverns)
 		d.evalMu.Unlock() // E is at a boundary
-		sleep(ctx, 20*time.Millisecond)
+		remote.Pause(ctx, 20*time.Millisecond)
 		d.evalMu.Lock()
 	}
 	return false
@@ -372,7 +372,7 @@ func (d *Dispatcher) endBatch(ctx context.Context, seq uint64) {
 		}
 		for ; err != nil; err = p.endBatch(seq) {
 			d.setHealth(err)
-			sleep(ctx, 500*time.Millisecond)
+			remote.Pause(ctx, 500*time.Millisecond)
 			if ctx.Err() != nil {
 				d.torn = true
 				return

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/remote"
 	"cellgate/rules/engine"
 )
 
@@ -152,7 +153,7 @@ func (d *Dispatcher) Lift(ctx context.Context, rule string) error {
 		return fmt.Errorf("lift the limit of rule %s: %w", rule, err)
 	}
 	for d.Position() < seq && ctx.Err() == nil {
-		sleep(ctx, 5*time.Millisecond)
+		remote.Pause(ctx, 5*time.Millisecond)
 	}
 	return nil
 }

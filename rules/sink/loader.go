@@ -8,6 +8,7 @@ import (
 
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/remote"
 	"cellgate/rules/engine"
 )
 
@@ -27,7 +28,7 @@ func (l *loader) run(ctx context.Context) {
 		again, err := l.step(ctx)
 		if err != nil && ctx.Err() == nil {
 			l.p.loadFailed(err)
-			sleep(ctx, time.Second)
+			remote.Pause(ctx, time.Second)
 			continue
 		}
 		if again {
@@ -299,14 +300,4 @@ func (s *recordSource) close() {
 		_ = s.r.Close()
 	}
 	s.r, s.b = nil, nil
-}
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

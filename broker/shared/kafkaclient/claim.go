@@ -44,9 +44,7 @@ func (p *Assignment) Committed(ctx context.Context) (Mark, error) {
 			p.remember(m)
 			return Mark{next, m.Topic, m.Gap}, nil
 		}
-		select {
-		case <-time.After(remote.Backoff(try, 50*time.Millisecond, 2*time.Second)):
-		case <-ctx.Done():
+		if !remote.Pause(ctx, remote.Backoff(try, 50*time.Millisecond, 2*time.Second)) {
 			return Mark{}, ctx.Err()
 		}
 	}

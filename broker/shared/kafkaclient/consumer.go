@@ -112,9 +112,7 @@ func (c *Consumer) Run(ctx context.Context, handle func(ctx context.Context, p *
 			failed = 0
 			c.follow(ctx, parts, counts, handle)
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		if !remote.Pause(ctx, wait) {
 			return
 		}
 	}
@@ -243,9 +241,7 @@ func (p *Assignment) Fetch(ctx context.Context, maxBytes int, wait time.Duration
 			p.short = false
 			return recs, high, nil
 		}
-		select {
-		case <-time.After(remote.Backoff(try, 50*time.Millisecond, 2*time.Second)):
-		case <-ctx.Done():
+		if !remote.Pause(ctx, remote.Backoff(try, 50*time.Millisecond, 2*time.Second)) {
 			return nil, 0, ctx.Err()
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
+
+	"cellgate/broker/shared/remote"
 )
 
 // identity is the producer id shared by the writers of a producer with a transactional id. No transaction is ever
@@ -64,7 +66,7 @@ func (p *Producer) renewLocked(ctx context.Context) error {
 		if err == nil {
 			err = res.Error
 		}
-		if errors.Is(err, kafka.ConcurrentTransactions) && wait(ctx, markerPause) {
+		if errors.Is(err, kafka.ConcurrentTransactions) && remote.Pause(ctx, markerPause) {
 			continue
 		}
 		if err != nil {
@@ -72,16 +74,6 @@ func (p *Producer) renewLocked(ctx context.Context) error {
 		}
 		p.identity.state, p.identity.known = producerState{id: int64(res.Producer.ProducerID), epoch: int16(res.Producer.ProducerEpoch)}, true
 		return nil
-	}
-}
-
-// wait pauses; it returns false if ctx ended.
-func wait(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -132,7 +124,7 @@ func (p *Producer) markLocked(ctx context.Context, c *kafka.Client, topic string
 				err = errors.Join(err, part.Error)
 			}
 		}
-		if errors.Is(err, kafka.ConcurrentTransactions) && wait(ctx, markerPause) {
+		if errors.Is(err, kafka.ConcurrentTransactions) && remote.Pause(ctx, markerPause) {
 			continue
 		}
 		if err != nil {

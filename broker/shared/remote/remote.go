@@ -17,6 +17,16 @@ func Backoff(n int, least, most time.Duration) time.Duration {
 	return d/2 + rand.N(d/2+1) //nolint:gosec // jitter
 }
 
+// Pause waits for d. It returns false if ctx ends first.
+func Pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
 // Finish waits for the goroutines counted in wg. If ctx ends first, it calls cutOff, which must make them stop, waits
 // for them, and returns ctx's error. cutOff is called in any case.
 func Finish(ctx context.Context, wg *sync.WaitGroup, cutOff func()) error {

@@ -3,6 +3,7 @@
 package stable
 
 import (
+	"cellgate/broker/shared/remote"
 	"context"
 	"fmt"
 	"time"
@@ -44,10 +45,8 @@ func readEvery[T any](ctx context.Context, gap time.Duration, read func() (T, st
 			return value, err
 		}
 		last = digest
-		select {
-		case <-ctx.Done():
+		if !remote.Pause(ctx, gap) {
 			return none, ctx.Err()
-		case <-time.After(gap):
 		}
 	}
 	return none, &ChangingError{Reads: maxReads}

@@ -11,6 +11,7 @@ import (
 
 	"cellgate/broker/cell"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/remote"
 	"cellgate/configs"
 )
 
@@ -302,7 +303,7 @@ func (c *claims) left(ctx context.Context, t cell.Successor) bool {
 			case <-ctx.Done():
 				return false
 			}
-		case !pause(ctx, 5*time.Millisecond): // it is being decided which of the two has the vehicle
+		case !remote.Pause(ctx, 5*time.Millisecond): // it is being decided which of the two has the vehicle
 			return false
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cellgate/auth"
+	"cellgate/broker/shared/remote"
 	"cellgate/broker/shared/statefile"
 	"cellgate/configs"
 )
@@ -87,7 +88,7 @@ func (k *peerKeys) run(ctx context.Context) {
 			}
 			logged = err != nil
 		}
-		if !pause(ctx, configs.CellBeat/2) {
+		if !remote.Pause(ctx, configs.CellBeat/2) {
 			return
 		}
 	}

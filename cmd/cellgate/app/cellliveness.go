@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cellgate/broker/cell"
+	"cellgate/broker/shared/remote"
 	"cellgate/configs"
 )
 
@@ -48,7 +49,7 @@ func (l *liveness) begin(ctx context.Context, runs func() string) error {
 			l.log.Warn("Redis does not say whether another gateway runs; starting anyway", slog.Any("err", err))
 			return nil
 		}
-		if !pause(limit, configs.CellBeat/3) {
+		if !remote.Pause(limit, configs.CellBeat/3) {
 			return refusal(refused)
 		}
 	}
@@ -91,7 +92,7 @@ func (l *liveness) beat(ctx context.Context, limit time.Duration) error {
 
 // run sends heartbeats until ctx ends. It calls fatal when the gateway was replaced or may not run next to another one.
 func (l *liveness) run(ctx context.Context, fatal func(error)) {
-	for pause(ctx, configs.CellBeat) {
+	for remote.Pause(ctx, configs.CellBeat) {
 		var refused *cell.RefusedError
 		if err := l.beat(ctx, configs.CellBeat); errors.As(err, &refused) && l.final(refused) {
 			fatal(refusal(refused))

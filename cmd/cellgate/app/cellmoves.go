@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cellgate/broker/cell"
+	"cellgate/broker/shared/remote"
 	"cellgate/configs"
 	"cellgate/rules/sink"
 )
@@ -195,7 +196,7 @@ func (t *stateMoves) look(ctx context.Context, vin string, former cell.Connectio
 		case boot == "" && err == nil:
 			left <- nil
 			return
-		case !pause(ctx, wait):
+		case !remote.Pause(ctx, wait):
 			return
 		}
 	}
@@ -287,7 +288,7 @@ func (t *stateMoves) leave(ctx context.Context) error {
 // run periodically forgets what the rules remember of vehicles that other gateways have, in case those could not ask
 // for it.
 func (t *stateMoves) run(ctx context.Context) {
-	for pause(ctx, configs.CellWalk) {
+	for remote.Pause(ctx, configs.CellWalk) {
 		if !t.m.away.Load() {
 			_ = t.m.note(t.sweep(ctx, configs.CellOperatorsForgetAfter))
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cellgate/broker/cell"
+	"cellgate/broker/shared/remote"
 	"cellgate/configs"
 )
 
@@ -18,7 +19,7 @@ func (c *claims) run(ctx context.Context) {
 	const tick = 250 * time.Millisecond
 	last, swept, away := time.Now(), time.Now(), true
 	wills := c.sessions.RestoredWills()
-	for pause(ctx, tick) {
+	for remote.Pause(ctx, tick) {
 		now := time.Now()
 		if now.Sub(last) > configs.CellPause {
 			c.current.Store(false)

@@ -10,13 +10,14 @@ import (
 	"cellgate/broker/cell"
 	"cellgate/broker/presence"
 	"cellgate/broker/session"
+	"cellgate/broker/shared/remote"
 	"cellgate/configs"
 )
 
 // watch publishes the ends of sessions that no other gateway publishes: those of dead gateways, when this is the first
 // of the living ones, and its own that only Redis has.
 func (c *cellPresence) watch(ctx context.Context) {
-	for pause(ctx, time.Second) {
+	for remote.Pause(ctx, time.Second) {
 		all, answered := c.live.gateways()
 		if answered.IsZero() || c.m.away.Load() || !c.m.steady() {
 			continue

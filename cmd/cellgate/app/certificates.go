@@ -121,7 +121,7 @@ func (w *certificates) adopt() {
 
 // run looks at the dates until ctx ends.
 func (w *certificates) run(ctx context.Context) {
-	for pause(ctx, lookAtCertificates) {
+	for remote.Pause(ctx, lookAtCertificates) {
 		w.look()
 	}
 }

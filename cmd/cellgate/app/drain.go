@@ -10,6 +10,7 @@ import (
 
 	"cellgate/auth"
 	"cellgate/broker/shared/problem"
+	"cellgate/broker/shared/remote"
 )
 
 // drainer sends the vehicles away at a rate and refuses new ones, so that another gateway or another cell can take
@@ -167,7 +168,7 @@ func (a *gateway) evict(ctx context.Context) {
 		found := a.sessions.List(after, maxPage)
 		if len(found) == 0 {
 			a.drain.passed(vehicles)
-			if after, vehicles = "", 0; !pause(ctx, time.Second) {
+			if after, vehicles = "", 0; !remote.Pause(ctx, time.Second) {
 				return
 			}
 			continue

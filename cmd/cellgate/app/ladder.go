@@ -69,7 +69,7 @@ func newLadder(c *configs.Journal, state string, j *journal.Journal, reg prometh
 func (l *ladder) run(ctx context.Context, running func() *configs.Config) {
 	for {
 		l.look(&running().Uplink.Journal)
-		if !pause(ctx, ladderEvery) {
+		if !remote.Pause(ctx, ladderEvery) {
 			return
 		}
 	}

@@ -83,13 +83,3 @@ func (l *lifecycle) one(ctx context.Context, s step) error {
 	l.log.Debug("stopped", slog.String("part", s.name), slog.Duration("took", time.Since(begin)), slog.Any("err", err))
 	return err
 }
-
-// pause waits for d. It returns false when ctx ends first.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
-}

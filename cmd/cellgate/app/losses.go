@@ -205,7 +205,7 @@ func (l *losses) save() error {
 func (l *losses) run(ctx context.Context) {
 	failing := false
 	for again := true; again; {
-		again = pause(ctx, saveLosses)
+		again = remote.Pause(ctx, saveLosses)
 		err := l.save()
 		if err != nil && !failing {
 			l.log.Error("losses not recorded, trying again", slog.Any("err", err))

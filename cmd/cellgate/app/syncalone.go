@@ -145,7 +145,7 @@ func (w *SyncWorker) Run(ctx context.Context, limit time.Duration) error {
 
 // keepClock saves the time while the worker runs.
 func (w *SyncWorker) keepClock(ctx context.Context) {
-	for again := true; again; again = pause(ctx, saveClock) {
+	for again := true; again; again = remote.Pause(ctx, saveClock) {
 		if err := w.clock.store(); err != nil {
 			w.log.Error("time not saved", slog.Any("err", err))
 		}

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"cellgate/broker/shared/remote"
 )
 
 const (
@@ -41,7 +43,7 @@ func (v *vehicle) live(ctx context.Context) {
 		}
 		v.account(err)
 		v.backoff = min(max(v.backoff*2, firstBackoff), v.f.o.ReconnectMax)
-		if !sleep(ctx, time.Duration(rand.Int64N(int64(v.backoff)))) { //nolint:gosec // jitter
+		if !remote.Pause(ctx, time.Duration(rand.Int64N(int64(v.backoff)))) { //nolint:gosec // jitter
 			return
 		}
 	}

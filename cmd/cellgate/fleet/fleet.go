@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"cellgate/broker/shared/remote"
 )
 
 // fleet is one run of the simulator.
@@ -144,7 +146,7 @@ func (f *fleet) cancelDelayed() {
 func (f *fleet) run(ctx context.Context) {
 	if f.o.WaitConnected {
 		for f.stats.connected.Load() < int64(len(f.vehicles)) {
-			if !sleep(ctx, 10*time.Millisecond) {
+			if !remote.Pause(ctx, 10*time.Millisecond) {
 				return
 			}
 		}
@@ -195,7 +197,7 @@ func (v *vehicle) pour(ctx context.Context) {
 		conn := v.conn
 		v.in.Unlock()
 		if conn == nil {
-			if !sleep(ctx, 10*time.Millisecond) {
+			if !remote.Pause(ctx, 10*time.Millisecond) {
 				return
 			}
 			continue
@@ -228,7 +230,7 @@ func (f *fleet) schedule(ctx context.Context, part []*vehicle) {
 		v := part[i%len(part)]
 		now := f.now()
 		if wait := v.due - now; wait > tick {
-			if !sleep(ctx, wait) {
+			if !remote.Pause(ctx, wait) {
 				return
 			}
 			now = f.now()
@@ -244,7 +246,7 @@ func (f *fleet) schedule(ctx context.Context, part []*vehicle) {
 
 // keepalive sends pings for all vehicles.
 func (f *fleet) keepalive(ctx context.Context) {
-	for sleep(ctx, max(f.o.Keepalive/8, 10*time.Millisecond)) {
+	for remote.Pause(ctx, max(f.o.Keepalive/8, 10*time.Millisecond)) {
 		for _, v := range f.vehicles {
 			v.ping(f.now())
 		}
@@ -258,7 +260,7 @@ func (f *fleet) progress(ctx context.Context) {
 		defer fmt.Fprintln(f.o.Progress) //nolint:errcheck // a terminal
 	}
 	before, last := f.stats.acked.Load(), time.Now()
-	for sleep(ctx, f.o.Every) {
+	for remote.Pause(ctx, f.o.Every) {
 		now := time.Now()
 		line := f.stats.summary(len(f.vehicles), before, now.Sub(last))
 		before, last = f.stats.acked.Load(), now

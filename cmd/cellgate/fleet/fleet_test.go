@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"cellgate/broker/shared/remote"
 	"cellgate/test/check"
 	"cellgate/test/options"
 )
@@ -24,7 +25,7 @@ func run(t *testing.T, o Options, done func() bool) Report {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	go func() {
-		for !done() && sleep(ctx, 2*time.Millisecond) {
+		for !done() && remote.Pause(ctx, 2*time.Millisecond) {
 		}
 		cancel()
 	}()

@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"context"
 	"crypto/tls"
 	"math/rand/v2"
 	"net"
@@ -210,16 +209,4 @@ func (v *vehicle) hangUp() {
 		v.out.Unlock()
 	}
 	_ = conn.Close()
-}
-
-// sleep waits for d. It returns false when ctx ends first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

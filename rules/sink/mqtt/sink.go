@@ -136,7 +136,7 @@ func (s *Sink) run() {
 		if err == nil {
 			continue
 		}
-		if tries++; !s.pause(tries) {
+		if tries++; !remote.Pause(s.ctx, remote.Backoff(tries, s.o.BackoffMin, s.o.BackoffMax)) {
 			return
 		}
 		batch = drop(batch)
@@ -210,18 +210,6 @@ func drop(batch []job) []job {
 		kept = append(kept, j)
 	}
 	return kept
-}
-
-// pause waits before the next try; false if no time is left.
-func (s *Sink) pause(tries int) bool {
-	t := time.NewTimer(remote.Backoff(tries, s.o.BackoffMin, s.o.BackoffMax))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-s.ctx.Done():
-		return false
-	}
 }
 
 // Close implements sink.Sink.
