@@ -21,20 +21,20 @@ func (d *Dispatcher) enter(hash string, seq uint64) {
 		return
 	}
 	d.use(set, index)
-	d.o.Log.Info("rule set in use", "hash", hash, "seq", seq, "rules", len(set.ruleIDs()))
+	d.o.Log.Info("rule set in use", "hash", hash, "seq", seq, "rules", len(set.ids))
 }
 
-func (d *Dispatcher) use(set ruleSet, index uint32) {
-	ids := set.ruleIDs()
+func (d *Dispatcher) use(set *ruleSet, index uint32) {
+	ids := set.ids
 	d.counts.before = d.countRules()
 	workers := set.workers(d.state, d.o.Workers)
-	s := setInUse{set: set, index: index, hash: set.hash(), worker: workers[0]}
+	s := setInUse{set: set, index: index, hash: set.hash, worker: workers[0]}
 	d.rounds.use(workers)
 	counters := make([]engine.Counter, len(workers))
 	for i, w := range workers {
 		counters[i] = w
 	}
-	d.limits.Use(set.rules(), counters)
+	d.limits.Use(set.Compiled, counters)
 	d.env.deliveries.use(ids)
 	d.o.Metrics.forget(d.current.set, ids)
 	for _, id := range ids {
@@ -42,15 +42,15 @@ func (d *Dispatcher) use(set ruleSet, index uint32) {
 		s.failed = append(s.failed, d.o.Metrics.ruleErrors.WithLabelValues(id))
 	}
 	d.current = s
-	d.departures.remembers.Store(len(set.language().OperKeys) > 0)
+	d.departures.remembers.Store(len(set.Set.OperKeys) > 0)
 	d.noteLimits()
 	d.announce(set)
 }
 
 // announce passes the set's topics to the sinks.
-func (d *Dispatcher) announce(set ruleSet) {
+func (d *Dispatcher) announce(set *ruleSet) {
 	for _, p := range d.pipelines {
-		p.sink.Announce(set.topics(p.sink.Kind()))
+		p.sink.Announce(Topics(set.Set, p.sink.Kind()))
 	}
 }
 
@@ -66,7 +66,7 @@ func (d *Dispatcher) ApplyRules(ctx context.Context, src *lang.Source) error {
 	if err != nil {
 		return err
 	}
-	if set.hash() == d.applied && !d.unsure {
+	if set.hash == d.applied && !d.unsure {
 		return nil
 	}
 	for _, k := range set.kinds() {
@@ -78,7 +78,7 @@ func (d *Dispatcher) ApplyRules(ctx context.Context, src *lang.Source) error {
 	if err := d.sets.announce(set, source); err != nil {
 		return err
 	}
-	recs := []message.Record{{Kind: message.KindRuleSet, Payload: []byte(set.hash())}}
+	recs := []message.Record{{Kind: message.KindRuleSet, Payload: []byte(set.hash)}}
 	seq, err := d.o.Journal.Append(recs, nil)
 	if err != nil {
 		return fmt.Errorf("apply rules: %w", err)
@@ -87,7 +87,7 @@ func (d *Dispatcher) ApplyRules(ctx context.Context, src *lang.Source) error {
 		return fmt.Errorf("apply rules: %w", err)
 	}
 	d.announce(set)
-	d.applied, d.unsure = set.hash(), false
+	d.applied, d.unsure = set.hash, false
 	return d.o.DB.Update(func(tx *statefile.Tx) error {
 		b := tx.Bucket(bucketDispatch)
 		return errors.Join(b.Put(keyApplied, []byte(d.applied)), b.Delete(keyApplying))

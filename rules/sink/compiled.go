@@ -13,7 +13,7 @@ import (
 // rulesCompiler compiles rule sets with package lang. Their sources are stored or about to be, and were checked when
 // applied.
 func rulesCompiler(o lang.Options) compiler {
-	return func(source []byte) (ruleSet, error) {
+	return func(source []byte) (*ruleSet, error) {
 		src, err := lang.UnmarshalSource(source)
 		if err != nil {
 			return nil, err
@@ -22,37 +22,32 @@ func rulesCompiler(o lang.Options) compiler {
 		if diags.HasErrors() {
 			return nil, diags
 		}
-		return compiled{engine.NewRenderer(set), set, set.Rules()}, nil
+		return newRuleSet(set), nil
 	}
 }
 
-// compiled adapts a lang.Set to ruleSet.
-type compiled struct {
+// ruleSet is a compiled rule set as the dispatcher uses it.
+type ruleSet struct {
 	*engine.Renderer
-	set  *lang.Set
+	*lang.Set
+	hash string
 	info []lang.RuleInfo
+	ids  []string // by index
 }
 
-func (c compiled) hash() string { return c.set.Hash() }
-
-func (c compiled) language() *lang.Set { return c.set }
-
-func (c compiled) ruleIDs() []string {
-	ids := make([]string, len(c.info))
-	for i := range c.info {
-		ids[i] = c.info[i].ID
+func newRuleSet(set *lang.Set) *ruleSet {
+	s := &ruleSet{Renderer: engine.NewRenderer(set), Set: set, hash: set.Hash(), info: set.Rules()}
+	for i := range s.info {
+		s.ids = append(s.ids, s.info[i].ID)
 	}
-	return ids
+	return s
 }
 
-func (c compiled) rules() []*lang.Rule { return c.set.Compiled }
-
-func (c compiled) sinkOf(d *engine.Decision) op.SinkKind { return c.Sink(*d) }
-
-func (c compiled) kinds() []op.SinkKind {
+// kinds returns the sinks that the targets need.
+func (s *ruleSet) kinds() []op.SinkKind {
 	var out []op.SinkKind
-	for i := range c.info {
-		for _, t := range c.info[i].Targets {
+	for i := range s.info {
+		for _, t := range s.info[i].Targets {
 			if !slices.Contains(out, t.Sink) {
 				out = append(out, t.Sink)
 			}
@@ -60,8 +55,6 @@ func (c compiled) kinds() []op.SinkKind {
 	}
 	return out
 }
-
-func (c compiled) topics(kind op.SinkKind) []string { return Topics(c.set, kind) }
 
 // Topics returns the topic names of a set's targets that are not templates, and for Kafka also the error topics.
 func Topics(set *lang.Set, kind op.SinkKind) []string {
@@ -85,8 +78,9 @@ func Topics(set *lang.Set, kind op.SinkKind) []string {
 	return slices.Compact(out)
 }
 
-func (c compiled) workers(state *state.State, n int) []evaluator {
-	e, workers := engine.NewEngine(c.set, state), make([]evaluator, n)
+// workers returns n evaluators, each for one goroutine at a time. Creating them adapts state to the set.
+func (s *ruleSet) workers(state *state.State, n int) []evaluator {
+	e, workers := engine.NewEngine(s.Set, state), make([]evaluator, n)
 	for i := range workers {
 		workers[i] = e.NewWorker()
 	}

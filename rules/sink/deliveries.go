@@ -57,7 +57,7 @@ func (d *deliveries) find(set uint32) []*atomic.Uint64 {
 		d.gone.Add(1)
 		return nil
 	}
-	ids := s.ruleIDs()
+	ids := s.ids
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	counters := make([]*atomic.Uint64, len(ids))

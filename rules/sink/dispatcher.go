@@ -69,7 +69,7 @@ type Dispatcher struct {
 
 // setInUse is the rule set in force at E.
 type setInUse struct {
-	set     ruleSet
+	set     *ruleSet
 	index   uint32
 	hash    string
 	worker  evaluator
@@ -87,7 +87,7 @@ func New(o Options) (*Dispatcher, error) {
 	compile := rulesCompiler(stored)
 	d := &Dispatcher{
 		o:      o,
-		sets:   &ruleSets{db: o.DB, compile: compile, compiled: map[string]ruleSet{}},
+		sets:   &ruleSets{db: o.DB, compile: compile, compiled: map[string]*ruleSet{}},
 		state:  state.NewState(o.State),
 		health: remote.Health{Name: "dispatch", OK: true, Since: time.Now()},
 	}
@@ -442,7 +442,7 @@ func (d *Dispatcher) offer(rec *message.Record) {
 // pipelineFor returns a decision's pipeline. If the sink was removed from the configuration after the set came into
 // force, that is the one for dead letters.
 func (d *Dispatcher) pipelineFor(dec *engine.Decision) *pipeline {
-	kind := d.current.set.sinkOf(dec)
+	kind := d.current.set.Sink(*dec)
 	if p := d.pipelineOf(kind); p != nil {
 		return p
 	}

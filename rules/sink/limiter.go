@@ -110,7 +110,7 @@ func (d *Dispatcher) noteLimits() {
 	var rules []LimitedRule
 	if d.current.set != nil {
 		limits := map[string]string{}
-		for _, r := range d.current.set.rules() {
+		for _, r := range d.current.set.Compiled {
 			if r.Limit != nil {
 				limits[r.Info.ID] = r.Limit.String()
 			}

@@ -94,7 +94,7 @@ func (l *loader) chunk(ctx context.Context, data []byte) error {
 	if err != nil {
 		return err
 	}
-	var set ruleSet
+	var set *ruleSet
 	for {
 		l.p.notify()
 		var seq uint64
@@ -150,7 +150,7 @@ func (p *pipeline) takeLocked(seq uint64, at int64, n int) uint64 {
 }
 
 // record waits for room and delivers the messages of one record, in bursts.
-func (l *loader) record(ctx context.Context, set ruleSet, index uint32, seq uint64) error {
+func (l *loader) record(ctx context.Context, set *ruleSet, index uint32, seq uint64) error {
 	p := l.p
 	if err := l.room(ctx); err != nil {
 		return err

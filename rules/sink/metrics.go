@@ -60,7 +60,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 }
 
 // forget removes the metrics of rules that the next set does not have.
-func (m *Metrics) forget(before ruleSet, ids []string) {
+func (m *Metrics) forget(before *ruleSet, ids []string) {
 	if before == nil {
 		return
 	}
@@ -68,7 +68,7 @@ func (m *Metrics) forget(before ruleSet, ids []string) {
 	for _, id := range ids {
 		stay[id] = true
 	}
-	for _, id := range before.ruleIDs() {
+	for _, id := range before.ids {
 		if !stay[id] {
 			m.ruleMatched.DeleteLabelValues(id)
 			m.ruleErrors.DeleteLabelValues(id)

@@ -181,7 +181,7 @@ func (d *Dispatcher) render(l *workerResult, rec *message.Record, dec *engine.De
 	if dec.Shadow || l.used >= maxReady || l.bytes >= maxReadyBytes {
 		return nil
 	}
-	kind := d.current.set.sinkOf(dec)
+	kind := d.current.set.Sink(*dec)
 	i := slices.IndexFunc(d.pipelines, func(p *pipeline) bool { return p.kind == kind })
 	if i < 0 || !d.rounds.live[i] {
 		return nil

@@ -39,7 +39,7 @@ func (d *Dispatcher) countRules() map[string]engine.RuleCounts {
 	if d.current.set == nil {
 		return out
 	}
-	ids := d.current.set.ruleIDs()
+	ids := d.current.set.ids
 	counts := make([]engine.RuleCounts, len(ids))
 	for i := range d.rounds.results {
 		d.rounds.results[i].worker.Counts(counts)

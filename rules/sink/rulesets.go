@@ -12,31 +12,7 @@ import (
 	"cellgate/broker/shared/statefile"
 	"cellgate/rules/engine"
 	"cellgate/rules/lang"
-	"cellgate/rules/op"
-	"cellgate/rules/state"
 )
-
-// ruleSet is a compiled rule set as the dispatcher uses it.
-type ruleSet interface {
-	renderer
-	hash() string
-	// language returns the set as compiled by package lang.
-	language() *lang.Set
-	// ruleIDs returns the rules' ids by index.
-	ruleIDs() []string
-	// rules returns the rules by index.
-	rules() []*lang.Rule
-	// RenderDeadLetter renders the message for the rule's error topic when a target cannot take the record.
-	RenderDeadLetter(d engine.Decision, reason string, rec *message.Record, out *op.Rendered) error
-	// kinds returns the sinks that the targets need.
-	kinds() []op.SinkKind
-	// sinkOf returns the kind of a decision's sink.
-	sinkOf(d *engine.Decision) op.SinkKind
-	// topics returns the topics of a kind of sink that are known in advance.
-	topics(kind op.SinkKind) []string
-	// workers returns n evaluators, each for one goroutine at a time. Creating them adapts state to the set.
-	workers(state *state.State, n int) []evaluator
-}
 
 // evaluator decides. It must get the records of a VIN in journal order, and one goroutine at a time may evaluate a
 // shard.
@@ -47,7 +23,7 @@ type evaluator interface {
 }
 
 // compiler compiles a stored source.
-type compiler func(source []byte) (ruleSet, error)
+type compiler func(source []byte) (*ruleSet, error)
 
 // errNoRules means that a rule set's source is not stored.
 var errNoRules = errors.New("rule set is not stored")
@@ -67,8 +43,8 @@ type ruleSets struct {
 	compile compiler
 
 	mu       sync.Mutex
-	table    []setEntry         // by index
-	compiled map[string]ruleSet // by hash
+	table    []setEntry          // by index
+	compiled map[string]*ruleSet // by hash
 	// announced are hashes in the journal that the evaluator has not reached.
 	announced []string
 	// entered are those reached since the last stored checkpoint, which may still list them as announced.
@@ -76,7 +52,7 @@ type ruleSets struct {
 }
 
 // get returns the set at an index.
-func (s *ruleSets) get(index uint32) (ruleSet, error) {
+func (s *ruleSets) get(index uint32) (*ruleSet, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.table {
@@ -88,7 +64,7 @@ func (s *ruleSets) get(index uint32) (ruleSet, error) {
 }
 
 // byHashLocked returns a stored set, compiled on first use.
-func (s *ruleSets) byHashLocked(hash string) (ruleSet, error) {
+func (s *ruleSets) byHashLocked(hash string) (*ruleSet, error) {
 	if set := s.compiled[hash]; set != nil {
 		return set, nil
 	}
@@ -138,7 +114,7 @@ func (s *ruleSets) source(hash string) (*lang.Source, error) {
 }
 
 // enter puts the set of a hash in force from seq on, and returns it with its index.
-func (s *ruleSets) enter(hash string, seq uint64) (ruleSet, uint32, error) {
+func (s *ruleSets) enter(hash string, seq uint64) (*ruleSet, uint32, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	set, err := s.byHashLocked(hash)
@@ -158,7 +134,7 @@ func (s *ruleSets) enter(hash string, seq uint64) (ruleSet, uint32, error) {
 }
 
 // announce stores a source and its hash until a checkpoint is past the place where the evaluator reaches it.
-func (s *ruleSets) announce(set ruleSet, source []byte) error {
+func (s *ruleSets) announce(set *ruleSet, source []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err := s.db.Update(func(tx *statefile.Tx) error {
@@ -168,16 +144,16 @@ func (s *ruleSets) announce(set ruleSet, source []byte) error {
 			return err
 		}
 		return errors.Join(
-			b.Bucket(bucketSources).Put([]byte(set.hash()), source),
-			putJSON(b, keyAnnounced, append(announced, set.hash())),
-			b.Put(keyApplying, []byte(set.hash())),
+			b.Bucket(bucketSources).Put([]byte(set.hash), source),
+			putJSON(b, keyAnnounced, append(announced, set.hash)),
+			b.Put(keyApplying, []byte(set.hash)),
 		)
 	})
 	if err != nil {
 		return fmt.Errorf("store rule set: %w", err)
 	}
-	s.announced = append(s.announced, set.hash())
-	s.compiled[set.hash()] = set
+	s.announced = append(s.announced, set.hash)
+	s.compiled[set.hash] = set
 	return nil
 }
 

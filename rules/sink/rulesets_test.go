@@ -8,15 +8,7 @@ import (
 	"cellgate/test/check"
 )
 
-// namedSet is a rule set identified by its hash; it is its own source.
-type namedSet struct {
-	ruleSet
-	name string
-}
-
-func (s namedSet) hash() string { return s.name }
-
-// setsRig is rule sets in a database, with checkpoints and restarts.
+// setsRig is rule sets in a database, with checkpoints and restarts. Their sources are their hashes.
 type setsRig struct {
 	t    *testing.T
 	db   *statefile.DB
@@ -47,15 +39,15 @@ func (r *setsRig) update(f func(*statefile.Tx) error) {
 
 func (r *setsRig) restart() {
 	r.t.Helper()
-	r.sets = &ruleSets{db: r.db, compiled: map[string]ruleSet{}, compile: func(source []byte) (ruleSet, error) {
-		return namedSet{name: string(source)}, nil
+	r.sets = &ruleSets{db: r.db, compiled: map[string]*ruleSet{}, compile: func(source []byte) (*ruleSet, error) {
+		return &ruleSet{hash: string(source)}, nil
 	}}
 	r.update(func(tx *statefile.Tx) error { return r.sets.load(tx.Bucket(bucketDispatch)) })
 }
 
 func (r *setsRig) announce(hash string) {
 	r.t.Helper()
-	check.OK(r.t, r.sets.announce(namedSet{name: hash}, []byte(hash)))
+	check.OK(r.t, r.sets.announce(&ruleSet{hash: hash}, []byte(hash)))
 }
 
 func (r *setsRig) enter(hash string, seq uint64) {

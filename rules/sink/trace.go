@@ -42,8 +42,8 @@ func (d *Dispatcher) traced(rec *message.Record) {
 func (d *Dispatcher) evaluationOf(rec *message.Record) *trace.Evaluation {
 	own := rec.Clone()
 	own.Topic, own.Client = strings.Clone(rec.Topic), strings.Clone(rec.Client)
-	set, known := d.current.set.language(), d.known(rec.VIN())
-	e := &trace.Evaluation{Record: &own, Rules: d.current.set.ruleIDs()}
+	set, known := d.current.set.Set, d.known(rec.VIN())
+	e := &trace.Evaluation{Record: &own, Rules: d.current.set.ids}
 	e.Explain = func() []trace.Step { return d.o.Explain(set, &own, known) }
 	return e
 }
