@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -24,6 +25,9 @@ type attackPlan struct {
 	commands bool
 	// prepare runs before the gateway starts, for topics and files.
 	prepare func(t *testing.T, g *harness.Gateway, kafka *harness.Kafka)
+	// beside is load that belongs to the honest side: it runs from before the first figures until the stop, so that
+	// what it costs is in the figures before the attack too. May be nil.
+	beside func(stop <-chan struct{}, c *cell)
 	// attack returns when ctx ends.
 	attack func(ctx context.Context, t *testing.T, c *cell)
 	// until returns an error until the attack has had its effect, which extends the attack on a slow machine. May be
@@ -65,6 +69,7 @@ func attackUntilDone(t *testing.T, s attackPlan) {
 		orders = startCommander(t, c)
 	}
 	fleet.start(t)
+	endBeside := s.runBeside(t, c)
 	span := s.span()
 	fleet.takeFigures()
 	watch(t, c, span, "before the attack")
@@ -88,6 +93,7 @@ func attackUntilDone(t *testing.T, s attackPlan) {
 	if orders != nil {
 		orders.end(t)
 	}
+	endBeside()
 	fleet.end()
 	s.report(t, before, during, rssBefore, peak)
 	fleet.audit(t, consumer)
@@ -110,6 +116,18 @@ func (s *attackPlan) start(t *testing.T) *cell {
 	}
 	g.Start()
 	return &cell{Gateway: g, kafka: s.options.Kafka, operator: g.OperatorToken()}
+}
+
+// runBeside starts beside and returns the function that stops it and waits for its end.
+func (s *attackPlan) runBeside(t *testing.T, c *cell) (end func()) {
+	stop := make(chan struct{})
+	var running sync.WaitGroup
+	if s.beside != nil {
+		running.Go(func() { s.beside(stop, c) })
+	}
+	end = sync.OnceFunc(func() { close(stop); running.Wait() })
+	t.Cleanup(end)
+	return end
 }
 
 // span is how long the honest clients are measured without the attack.

@@ -18,7 +18,7 @@ import (
 // requests.
 func TestBareSockets(t *testing.T) {
 	t.Parallel()
-	web, descriptors, sockets := harness.FreeAddr(t), 300, 150
+	web, descriptors, sockets, rolled := harness.FreeAddr(t), 300, 150, 0
 	if full() {
 		descriptors, sockets = 8000, 3500
 	}
@@ -29,20 +29,23 @@ func TestBareSockets(t *testing.T) {
 			Listeners: []string{fmt.Sprintf("{name: web, address: %q, protocol: ws}", web)},
 		},
 		lasts: 5 * time.Minute,
+		// Each roll creates and syncs a file: it needs descriptors, and it delays what is committed after it, with or
+		// without bare sockets.
+		beside: func(stop <-chan struct{}, c *cell) { rolled = rollSegments(stop, c.Lab) },
 		attack: func(ctx context.Context, t *testing.T, c *cell) {
 			bare := &attack{held: map[string]int{}, opened: map[string]int{}, stop: make(chan struct{})}
 			for _, addr := range []string{c.TokenAPI, web, c.HTTP, c.MQTTS} {
 				bare.hold("no byte to "+addr, sockets, addr, nil, nil)
 			}
-			rolled := 0
-			bare.all.Go(func() { rolled = rollSegments(bare.stop, c.Lab) })
 			asked := askOperators(ctx, c)
 			bare.end()
-			if rolled < 2 {
-				t.Errorf("%d segments of the journal were filled", rolled)
-			}
 			if asked.good == 0 || len(asked.bad) > 0 {
 				t.Errorf("%d answers of the HTTP APIs, and: %v", asked.good, errors.Join(asked.bad...))
+			}
+		},
+		afterwards: func(t *testing.T, _ *cell) {
+			if rolled < 2 {
+				t.Errorf("%d segments of the journal were filled", rolled)
 			}
 		},
 	})
