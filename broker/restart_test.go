@@ -2,7 +2,6 @@ package broker
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 
@@ -10,24 +9,6 @@ import (
 	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
-
-// A service receives vehicles' messages with every QoS and acknowledges them completely.
-func TestDelivery(t *testing.T) {
-	t.Parallel()
-	versions(t, func(t *testing.T, version byte) {
-		h := newHarness(t)
-		service := h.connect("lab", "service", version, mqtt.Connect{})
-		service.Subscribe(mqtt.Filter("v1/+/up/#", 2))
-		car := h.connect("cars", testVIN, version, mqtt.Connect{})
-		for qos := range byte(3) {
-			car.Publish(mqtt.Publish{Topic: "v1/" + testVIN + "/up/x", Payload: fmt.Sprint(qos), QoS: qos})
-		}
-		if got := service.Messages(3); !slices.Equal(got, []string{"0", "1", "2"}) {
-			t.Errorf("received %q", got)
-		}
-		service.Ping() // handled after the last acknowledgement
-	})
-}
 
 // Messages queued for an absent client arrive in order when it returns, also after a restart of the gateway.
 func TestResume(t *testing.T) {

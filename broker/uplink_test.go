@@ -57,81 +57,23 @@ func TestPublishQoS2(t *testing.T) {
 	})
 }
 
-func TestProperties(t *testing.T) {
-	t.Parallel()
-	h := newHarness(t)
-	c := vehicle(h, 5)
-	props := []byte{0x01, 1, 0x02, 0, 0, 0, 60, 0x26, 0, 1, 'k', 0, 1, 'v', 0x26, 0, 1, 'k', 0, 1, 'w'}
-	props = append(append(props, 0x03), mqtt.Text("application/json")...)
-	props = append(append(props, 0x08), mqtt.Text("r/t")...)
-	props = append(append(props, 0x09), mqtt.Text("id")...)
-	c.Send(publishFrame(5, 1, 1, "v1/"+testVIN+"/up/event", "{}", props...))
-	c.ExpectFrame(0x40, puback(1)...)
-	p := h.records(1)[0].Props
-	if p.ContentType != "application/json" || p.ResponseTopic != "r/t" || string(p.Correlation) != "id" || !p.UTF8Payload ||
-		p.Expiry != 60 || !p.HasExpiry || len(p.User) != 2 || p.User[0] != (message.UserProperty{Name: "k", Value: "v"}) {
-		t.Errorf("properties %+v", p)
-	}
-}
-
-func TestTopicAlias(t *testing.T) {
-	t.Parallel()
-	h := newHarness(t)
-	c := vehicle(h, 5)
-	topic := "v1/" + testVIN + "/up/event"
-	c.Send(publishFrame(5, 1, 1, topic, "a", 0x23, 0, 3), publishFrame(5, 1, 2, "", "b", 0x23, 0, 3))
-	c.ExpectFrame(0x40, puback(1)...)
-	c.ExpectFrame(0x40, puback(2)...)
-	for _, r := range h.records(2) {
-		if r.Topic != topic {
-			t.Errorf("topic %q", r.Topic)
-		}
-	}
-	c.Send(publishFrame(5, 1, 3, "", "c", 0x23, 0, 4))
-	if reason := c.Ended().Reason; reason != frame.ReasonProtocolError {
-		t.Errorf("unknown alias: reason %#x", reason)
-	}
-	c = vehicle(h, 5)
-	c.Send(publishFrame(5, 1, 3, topic, "c", 0x23, 0, 17))
-	if reason := c.Ended().Reason; reason != frame.ReasonTopicAliasInvalid {
-		t.Errorf("alias above the maximum: reason %#x", reason)
-	}
-}
-
 func TestRefusedPublish(t *testing.T) {
 	t.Parallel()
-	other := "v1/LTEST000000000002/up/telemetry"
-	t.Run("v5", func(t *testing.T) {
-		t.Parallel()
-		h := newHarness(t)
-		c := vehicle(h, 5)
-		own := "v1/" + testVIN + "/up/telemetry"
-		c.Send(publishFrame(5, 0, 0, other, "x"), publishFrame(5, 1, 1, own, "x"), publishFrame(5, 1, 2, other, "x"),
-			publishFrame(5, 2, 3, other, "x"), publishFrame(5, 1, 4, own, "x"), publishFrame(5, 1, 5, "$SYS/x", "x"))
-		c.ExpectFrame(0x40, puback(1)...)
-		c.ExpectAck(mqtt.PUBACK, 2, 0x87)
-		c.ExpectAck(mqtt.PUBREC, 3, 0x87)
-		c.ExpectFrame(0x40, puback(4)...)
-		c.ExpectAck(mqtt.PUBACK, 5, 0x87)
-		if last := h.journal.Last(); last != 2 {
-			t.Errorf("%d records", last)
-		}
-		if n := h.rejected("publish_not_authorized"); n != 4 {
-			t.Errorf("%v refusals counted", n)
-		}
-	})
-	for _, qos := range []byte{0, 1, 2} {
-		t.Run("v4", func(t *testing.T) {
-			t.Parallel()
-			h := newHarness(t)
-			c := vehicle(h, 4)
-			c.Send(publishFrame(4, 1, 1, "v1/"+testVIN+"/up/telemetry", "x"), publishFrame(4, qos, 2, other, "x"))
-			c.ExpectFrame(0x40, puback(1)...)
-			c.Ended()
-			if last := h.journal.Last(); last != 1 {
-				t.Errorf("%d records", last)
-			}
-		})
+	h := newHarness(t)
+	c := vehicle(h, 5)
+	own, other := "v1/"+testVIN+"/up/telemetry", "v1/LTEST000000000002/up/telemetry"
+	c.Send(publishFrame(5, 0, 0, other, "x"), publishFrame(5, 1, 1, own, "x"), publishFrame(5, 1, 2, other, "x"),
+		publishFrame(5, 2, 3, other, "x"), publishFrame(5, 1, 4, own, "x"), publishFrame(5, 1, 5, "$SYS/x", "x"))
+	c.ExpectFrame(0x40, puback(1)...)
+	c.ExpectAck(mqtt.PUBACK, 2, 0x87)
+	c.ExpectAck(mqtt.PUBREC, 3, 0x87)
+	c.ExpectFrame(0x40, puback(4)...)
+	c.ExpectAck(mqtt.PUBACK, 5, 0x87)
+	if last := h.journal.Last(); last != 2 {
+		t.Errorf("%d records", last)
+	}
+	if n := h.rejected("publish_not_authorized"); n != 4 {
+		t.Errorf("%v refusals counted", n)
 	}
 }
 

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +38,8 @@ func testFirstPacket(t *testing.T, e *env, v byte) {
 	each(t, map[string][]byte{
 		"PUBLISH": mqtt.Publish{Topic: "a"}.Encode(v), "PINGREQ": mqtt.Pingreq(), "DISCONNECT": mqtt.Disconnect(),
 		"SUBSCRIBE": mqtt.Subscribe(v, 1, nil, mqtt.Filter("a", 0)), "no MQTT at all": []byte("GET / HTTP/1.1\r\n\r\n"),
-		"AUTH": mqtt.Frame(mqtt.AUTH<<4, []byte{0x18}, mqtt.Properties(mqtt.String(mqtt.AuthMethod, "x"))),
+		"AUTH":             mqtt.Frame(mqtt.AUTH<<4, []byte{0x18}, mqtt.Properties(mqtt.String(mqtt.AuthMethod, "x"))),
+		"flags of CONNECT": slices.Concat([]byte{mqtt.CONNECT<<4 | 1}, mqtt.Connect{Version: v, ID: "x"}.Encode()[1:]), "256 MiB": {mqtt.CONNECT << 4, 0xFF, 0xFF, 0xFF, 0x7F},
 	}, func(t *testing.T, p []byte) {
 		c := e.dial(t, v)
 		c.Send(p)
@@ -63,10 +65,16 @@ func testProtocolName(t *testing.T, e *env, v byte) {
 // testProtocolLevel sends unsupported protocol levels. A CONNACK is optional on MQTT 5 and has the form of 3.1.1, which
 // clients of other levels know best.
 func testProtocolLevel(t *testing.T, e *env, v byte) {
+	name, before := "MQIsdp", byte(3) // MQTT 3.1
+	connects := map[string]mqtt.Connect{"3.1": {Name: &name, Level: &before}}
 	for _, level := range []byte{0, 3, 6, 0x84, 255} {
-		t.Run(fmt.Sprint(level), func(t *testing.T) {
+		connects[fmt.Sprint(level)] = mqtt.Connect{Level: &level}
+	}
+	for what, o := range connects {
+		t.Run(what, func(t *testing.T) {
 			c := e.dial(t, mqtt.V4)
-			c.Send(mqtt.Connect{Version: v, ID: "x", Level: &level}.Encode())
+			o.Version, o.ID = v, "x"
+			c.Send(o.Encode())
 			if p := c.Expect(mqtt.CONNACK); p.Reason != 1 || p.Present != 0 {
 				t.Errorf("return code %d, session present %d", p.Reason, p.Present)
 			}

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"strings"
 	"testing"
 
 	"cellgate/test/check"
@@ -170,8 +171,9 @@ func testProblemInformation(t *testing.T, e *env, v byte) {
 func testResponseInformation(t *testing.T, e *env, v byte) {
 	for _, asked := range []uint32{0, 1} {
 		c := e.dialTo(t, v, e.vehicles)
-		ack := c.Open(mqtt.Connect{Version: v, ID: e.unique(), Props: [][]byte{mqtt.Number(mqtt.RequestResponse, asked)}})
-		if info, there := ack.Prop(mqtt.ResponseInformation); there != (asked == 1) {
+		id := e.unique()
+		ack := c.Open(mqtt.Connect{Version: v, ID: id, Props: [][]byte{mqtt.Number(mqtt.RequestResponse, asked)}})
+		if info, there := ack.Prop(mqtt.ResponseInformation); there != (asked == 1) || there && !strings.HasPrefix(info.Value, "v1/"+id+"/") {
 			t.Errorf("asked %d, response information %q", asked, info.Value)
 		}
 	}

@@ -148,7 +148,10 @@ func testExpiry(t *testing.T, e *env, v byte) {
 		t.Errorf("session expiry changed to %d", p.Num)
 	}
 	c.Drop()
-	k, _ := e.open(t, keep)
+	k, ack := e.open(t, keep)
+	if p, _ := ack.Prop(mqtt.SessionExpiry); p.Num != 7*24*3600 {
+		t.Errorf("session expiry %d, want the most that is kept", p.Num)
+	}
 	k.Drop()
 	waitOut(2200 * time.Millisecond)
 	_, ack = e.open(t, o)
