@@ -31,15 +31,22 @@ type stateMoves struct {
 
 	looks sync.Mutex // one look at the living gateways at a time
 
-	mu sync.Mutex
-	// answers is when a gateway last answered. unresponsive is until when no vehicle waits for a gateway that did not.
-	answers, unresponsive map[string]time.Time
+	mu           sync.Mutex
+	answers      map[string]time.Time // when a gateway last answered
+	unresponsive map[string]silence   // gateways that did not
+}
+
+// silence is until when no vehicle waits for a boot of a gateway that did not answer. It may have been killed, and the next boot
+// has vehicles of its own.
+type silence struct {
+	boot  string
+	until time.Time
 }
 
 func newStateMoves(p *peers, rules *sink.Dispatcher) *stateMoves {
 	t := &stateMoves{
 		m: p.member, live: p.liveness, asks: p.asks, claims: p.claims, rules: rules, metrics: p.cellStats, log: p.log,
-		places: make(chan struct{}, configs.CellOperatorMoves), answers: map[string]time.Time{}, unresponsive: map[string]time.Time{},
+		places: make(chan struct{}, configs.CellOperatorMoves), answers: map[string]time.Time{}, unresponsive: map[string]silence{},
 	}
 	t.wait.Store(int64(configs.CellOperatorsWait))
 	return t
@@ -94,8 +101,8 @@ func (h *hold) ended() bool {
 // arrive imports what the previous gateway's rules remember of a vehicle, and then ends the hold. The hold waits askLimit
 // for a gateway that listens, and briefly for one that does not. The rules merge state that comes later with their own.
 func (t *stateMoves) arrive(ctx context.Context, vin string, got *cell.Claimed, h *hold) {
-	former := got.Former.Node
-	if former == "" || former == t.m.self.Node || !t.rules.Remembers() {
+	former := got.Former
+	if former.Node == "" || former.Node == t.m.self.Node || !t.rules.Remembers() {
 		h.end()
 		return
 	}
@@ -224,19 +231,20 @@ func (t *stateMoves) bootOf(node string) string {
 	return ""
 }
 
-func (t *stateMoves) isUnresponsive(node string) bool {
+func (t *stateMoves) isUnresponsive(former cell.Connection) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return time.Now().Before(t.unresponsive[node])
+	s := t.unresponsive[former.Node]
+	return s.boot == former.Boot && time.Now().Before(s.until)
 }
 
 // isLate lets the vehicles of a gateway not wait for it for a while when it has not answered since a time: it may just
 // have been killed.
-func (t *stateMoves) isLate(node string, since time.Time) {
+func (t *stateMoves) isLate(former cell.Connection, since time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.answers[node].Before(since) {
-		t.unresponsive[node] = time.Now().Add(configs.CellTTL)
+	if t.answers[former.Node].Before(since) {
+		t.unresponsive[former.Node] = silence{former.Boot, time.Now().Add(configs.CellTTL)}
 	}
 }
 

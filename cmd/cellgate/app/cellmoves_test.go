@@ -187,7 +187,7 @@ func TestRollingRestart(t *testing.T) {
 }
 
 // TestSlowStateIsAwaited: a gateway that has received the question, but takes longer than a vehicle waits for one that
-// has not, is waited for.
+// has not, is waited for, also if its boot before has just been killed.
 func TestSlowStateIsAwaited(t *testing.T) {
 	t.Parallel()
 	const vin = "LSLOW000000000001"
@@ -222,6 +222,11 @@ func TestSlowStateIsAwaited(t *testing.T) {
 		_, _ = store.Notify(t.Context(), q.From, "answer "+q.ID+" "+string(body))
 	})
 	<-listening
+	killed := cell.Connection{Node: slow.Node, Boot: "a"}
+	asks.moves.isLate(killed, time.Now())
+	if !asks.moves.isUnresponsive(killed) {
+		t.Error("vehicles wait for a gateway that has not answered")
+	}
 	_, err = store.Claim(t.Context(), vin, cell.Connection{Node: slow.Node, Boot: slow.Boot, Number: 1}, 0, false)
 	check.OK(t, err)
 
