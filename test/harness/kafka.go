@@ -212,8 +212,9 @@ func (n *kafkaNode) format(t testing.TB) {
 	check.OK(t, os.MkdirAll(n.dir, 0o750))
 	file := filepath.Join(n.dir, "server.properties")
 	check.OK(t, os.WriteFile(file, []byte(n.properties()), 0o600))
-	const cluster = "Y2VsbGdhdGUtdGVzdC0wMQ"                                                                                                     // any base64 of 16 bytes
-	cmd := exec.Command("java", "-XX:TieredStopAtLevel=1", "-cp", n.classpath(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", file) //nolint:gosec // our own paths
+	const cluster = "Y2VsbGdhdGUtdGVzdC0wMQ" // any base64 of 16 bytes
+	argv := java(n.dir, "-XX:TieredStopAtLevel=1", "-cp", n.classpath(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", file)
+	cmd := exec.Command(argv[0], argv[1:]...) //nolint:gosec // our own paths
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("format kafka storage: %v\n%s", err, out)
 	}
@@ -229,8 +230,14 @@ func (n *kafkaNode) tuning() string {
 
 func (n *kafkaNode) start(t testing.TB) *Process {
 	t.Helper()
-	return StartProcess(t, fmt.Sprintf("kafka-%d", n.id), n.dir, nil, "java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", n.tuning(),
-		"-cp", n.classpath(), "kafka.Kafka", filepath.Join(n.dir, "server.properties"))
+	return StartProcess(t, fmt.Sprintf("kafka-%d", n.id), n.dir, nil, java(n.dir, "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", n.tuning(),
+		"-cp", n.classpath(), "kafka.Kafka", filepath.Join(n.dir, "server.properties"))...)
+}
+
+// java returns the command line of a JVM that leaves nothing outside of a folder, also if it is killed: neither libraries that it
+// unpacked nor its performance counters.
+func java(dir string, args ...string) []string {
+	return append([]string{"java", "-Djava.io.tmpdir=" + dir, "-XX:-UsePerfData"}, args...)
 }
 
 // fetching serializes downloads within one process.

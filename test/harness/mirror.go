@@ -43,7 +43,7 @@ centre.producer.buffer.memory=67108864
 %[1]s.consumer.max.poll.records=5000
 `, name, strings.Join(cell, ","), strings.Join(centre, ","), topics, tasks)), 0o600))
 	// Without an SLF4J binding its clients log nothing.
-	return StartProcess(t, "mirrormaker", dir, nil, "java", "-Xms256M", "-Xmx2G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
+	return StartProcess(t, "mirrormaker", dir, nil, java(dir, "-Xms256M", "-Xmx2G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
 		"-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent", "-Djava.awt.headless=true",
-		"-cp", filepath.Join(kafkaJars(t, "connect-mirror", version), "*"), "org.apache.kafka.connect.mirror.MirrorMaker", file)
+		"-cp", filepath.Join(kafkaJars(t, "connect-mirror", version), "*"), "org.apache.kafka.connect.mirror.MirrorMaker", file)...)
 }
