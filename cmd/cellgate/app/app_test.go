@@ -26,6 +26,9 @@ import (
 	"cellgate/test/options"
 )
 
+// smallJournal are settings: a start preallocates two segments of the journal, by default 64 MiB each.
+const smallJournal = "uplink: {journal: {segment_bytes: 1MiB}}\n"
+
 // write makes a configuration whose Kafka, Redis and centre are away, and returns its path. Without a rules folder it
 // creates one with no rules.
 func write(t *testing.T, dir, extra string) string {
@@ -34,7 +37,7 @@ func write(t *testing.T, dir, extra string) string {
 		check.Write(t, filepath.Join(dir, "rules", "none.rules.yaml"), "rules: []\n")
 	}
 	file := filepath.Join(dir, "cell.yaml")
-	harness.WriteConfig(t, file, fmt.Sprintf("central: {kafka: {brokers: [%q], timeout: 1s}}\n", harness.FreeAddr(t))+extra)
+	harness.WriteConfig(t, file, fmt.Sprintf("central: {kafka: {brokers: [%q], timeout: 1s}}\n", harness.FreeAddr(t))+smallJournal+extra)
 	return file
 }
 

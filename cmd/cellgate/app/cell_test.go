@@ -21,11 +21,12 @@ import (
 	"cellgate/test/check"
 )
 
-// place creates a data folder with a configuration for a gateway name and a Redis.
+// place creates a data folder with a configuration for a gateway name and a Redis. Redis may take long to answer: it is in the
+// test's process, which gets little processor time on a busy machine.
 func place(t *testing.T, node, mode, redis string) string {
 	t.Helper()
 	dir := t.TempDir()
-	file := write(t, dir, "")
+	file := write(t, dir, "limits: {connect_timeout: 5m}\n")
 	settings := "cell: {id: cell-1, node: " + node + "}"
 	if mode == "several" {
 		settings = "cell: {id: cell-1, node: " + node + ", gateways: several, join_key: join.key}"
@@ -35,7 +36,7 @@ func place(t *testing.T, node, mode, redis string) string {
 	text := check.Read(t, file)
 	_, rest, _ := strings.Cut(string(text), "redis: {addresses: [")
 	old, _, _ := strings.Cut(rest, "]")
-	check.Replace(t, file, "redis: {addresses: ["+old+"]", `redis: {addresses: ["`+redis+`"]`)
+	check.Replace(t, file, "redis: {addresses: ["+old+"], timeout: 1s", `redis: {addresses: ["`+redis+`"], timeout: 1m, confirm_timeout: 10s`)
 	return file
 }
 
@@ -96,7 +97,7 @@ func TestTwoOfSeveral(t *testing.T) {
 	a, _ := boot(t, place(t, "gw-1", "several", addr))
 	b, _ := boot(t, place(t, "gw-2", "several", addr))
 	for _, one := range []*App{a, b} {
-		check.Within(t, 10*time.Second, "both are known", func() error { return knows(one, "gw-1", "gw-2") })
+		check.Within(t, check.Patience, "both are known", func() error { return knows(one, "gw-1", "gw-2") })
 	}
 	halt(t, b)
 	check.OK(t, a.liveness.beat(t.Context(), time.Second))
@@ -157,7 +158,7 @@ func TestReplaced(t *testing.T) {
 		if !strings.Contains(err.Error(), "a later start of this data_dir has taken over") {
 			t.Error(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(check.Patience):
 		t.Error("it goes on")
 	}
 }
@@ -177,7 +178,7 @@ func TestAwayAtTheStart(t *testing.T) {
 		}
 	case err := <-a.Fatal():
 		t.Errorf("the first one ends: %v", err)
-	case <-time.After(30 * time.Second):
+	case <-time.After(check.Patience):
 		t.Error("both go on")
 	}
 }
@@ -189,9 +190,9 @@ func TestOpening(t *testing.T) {
 	file := place(t, "gw-1", "several", server.Addr())
 	a, _ := boot(t, file)
 	isOpen := func(a *App) func() error { return func() error { return a.member.ready(0) } }
-	check.Within(t, 20*time.Second, "the cell begins", isOpen(a))
+	check.Within(t, check.Patience, "the cell begins", isOpen(a))
 	server.FlushAll()
-	check.Within(t, 10*time.Second, "after the flush", func() error {
+	check.Within(t, check.Patience, "after the flush", func() error {
 		answer, err := a.member.store.Look(t.Context(), "V", "c")
 		if err == nil && answer.Verdict == cell.Closed {
 			a.member.closed(0)
@@ -200,14 +201,14 @@ func TestOpening(t *testing.T) {
 		return err
 	})
 	server.SetError("LOADING")
-	check.Within(t, 10*time.Second, "Redis is away", func() error {
+	check.Within(t, check.Patience, "Redis is away", func() error {
 		if err := a.member.ready(0); err != errCellAway { //nolint:errorlint // it is this one
 			return fmt.Errorf("it says %w", errors.Join(errCellClosed, err))
 		}
 		return nil
 	})
 	server.SetError("")
-	check.Within(t, 10*time.Second, "Redis is back", isOpen(a))
+	check.Within(t, check.Patience, "Redis is back", isOpen(a))
 	halt(t, a)
 	b, _ := boot(t, file)
 	if !b.member.memory[0].Remembers {

@@ -18,7 +18,7 @@ import (
 func (r *rig) opened() {
 	r.t.Helper()
 	for _, a := range r.gw {
-		check.Within(r.t, 30*time.Second, "the cell decides", func() error { return a.member.ready(0) })
+		check.Within(r.t, check.Patience, "the cell decides", func() error { return a.member.ready(0) })
 	}
 }
 

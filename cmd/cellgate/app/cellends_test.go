@@ -23,7 +23,7 @@ import (
 func (r *rig) ends(vin string, n int) map[int64][]presenceRecord {
 	r.t.Helper()
 	var all map[int64][]presenceRecord
-	check.Within(r.t, 40*time.Second, "ends", func() error {
+	check.Within(r.t, check.Patience, "ends", func() error {
 		all = map[int64][]presenceRecord{}
 		for _, e := range r.events(vin, n) {
 			if e.Event == "disconnected" {
@@ -106,7 +106,7 @@ func TestEndForgottenByRedis(t *testing.T) {
 	if len(e) != 1 || e[0].Reason != "gateway_lost" || e[0].Node != "gw-1" || e[0].Seq != ready.Seq+1 {
 		t.Errorf("%+v", e)
 	}
-	check.Within(t, 10*time.Second, "nothing is left", func() error {
+	check.Within(t, check.Patience, "nothing is left", func() error {
 		if last, known := again.presence.Last(roamer); known {
 			return fmt.Errorf("%+v", last)
 		}
@@ -167,7 +167,7 @@ func TestOldBackup(t *testing.T) {
 		}
 		return some
 	}
-	check.Within(t, 20*time.Second, "the end to be told", func() error {
+	check.Within(t, check.Patience, "the end to be told", func() error {
 		if some := republishAfter(); len(some) != 1 {
 			return fmt.Errorf("%v", some)
 		}
@@ -187,7 +187,7 @@ func TestOldBackup(t *testing.T) {
 		t.Errorf("the end of a session that the backup does not have: %+v", e)
 	}
 	r.lost("LLOST000000000001", 2*time.Second) // after that the gateways look who is missing
-	check.Within(t, 20*time.Second, "Redis to have one session", func() error {
+	check.Within(t, check.Patience, "Redis to have one session", func() error {
 		if some := republishAfter(); len(some) != 1 || some[0] != other {
 			return fmt.Errorf("%v", some)
 		}

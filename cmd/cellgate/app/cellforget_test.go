@@ -130,7 +130,7 @@ func TestForgetAfterAFlush(t *testing.T) {
 	r.opened()
 	r.remembers(0, "gw-2", false)
 	r.redis.FlushAll()
-	check.Within(t, 30*time.Second, "commands go on", func() error {
+	check.Within(t, check.Patience, "commands go on", func() error {
 		if status, _, text := r.command(0, "later"); status != 202 {
 			return fmt.Errorf("%d: %s", status, text)
 		}
@@ -157,7 +157,7 @@ func TestForgottenCommandsAreUnknown(t *testing.T) {
 	}
 	r.remembers(0, "gw-2", false)
 	r.remembers(2, "gw-2", false)
-	check.Within(t, 30*time.Second, "commands go on", func() error {
+	check.Within(t, check.Patience, "commands go on", func() error {
 		if status, _, text := r.command(2, "after"); status != 202 {
 			return fmt.Errorf("%d: %s", status, text)
 		}
@@ -197,7 +197,7 @@ func TestForgetRefuses(t *testing.T) {
 		t.Errorf("%d %+v", status, list)
 	}
 	r.redis.SetError("")
-	check.Within(t, 30*time.Second, "Redis is back", func() error {
+	check.Within(t, check.Patience, "Redis is back", func() error {
 		if r.gw[0].member.away.Load() {
 			return errors.New("away")
 		}

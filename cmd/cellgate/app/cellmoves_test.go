@@ -79,7 +79,7 @@ func (r *movingVehicles) alarms() []string {
 	r.t.Helper()
 	for _, a := range r.gw {
 		check.OK(r.t, a.dispatch.CaughtUp(r.t.Context()))
-		check.Within(r.t, 20*time.Second, "all is delivered", func() error {
+		check.Within(r.t, check.Patience, "all is delivered", func() error {
 			for _, l := range a.dispatch.Ledger() {
 				if l.Pending > 0 {
 					return fmt.Errorf("%+v", l)

@@ -64,10 +64,10 @@ func newRigWith(t *testing.T, n int, rules string) *rig {
 // patient makes a gateway wait longer for Redis, for busy machines.
 func (r *rig) patient(a *App) {
 	r.t.Helper()
-	a.claims.wait.Store(int64(10 * time.Second))
-	a.moves.wait.Store(int64(10 * time.Second))
-	a.asks.limit.Store(int64(20 * time.Second))
-	check.Within(r.t, 10*time.Second, "Redis is known to be there", func() error {
+	a.claims.wait.Store(int64(time.Minute))
+	a.moves.wait.Store(int64(time.Minute))
+	a.asks.limit.Store(int64(time.Minute))
+	check.Within(r.t, check.Patience, "Redis is known to be there", func() error {
 		if a.member.away.Load() {
 			return errCellAway
 		}
@@ -99,7 +99,7 @@ func (r *rig) connect(gw int, vin string, version byte) *mqtt.T {
 func (r *rig) events(vin string, n int) []presenceRecord {
 	r.t.Helper()
 	var out []presenceRecord
-	check.Within(r.t, 40*time.Second, "presence", func() error {
+	check.Within(r.t, check.Patience, "presence", func() error {
 		out = nil
 		seen := map[presenceRecord]bool{}
 		for _, rec := range r.kafka.Read(topicPresence) {
@@ -144,7 +144,7 @@ func TestRoaming(t *testing.T) {
 	if !known || len(info.Subscriptions) != 1 || !info.Ready {
 		t.Errorf("its session there: %+v", info)
 	}
-	check.Within(t, 5*time.Second, "the first gateway drops what it has", func() error {
+	check.Within(t, check.Patience, "the first gateway drops what it has", func() error {
 		if info, known := r.gw[0].sessions.Get(roamer); known {
 			return fmt.Errorf("it has %+v", info)
 		}
@@ -187,7 +187,7 @@ func TestWillOfAMovedVehicle(t *testing.T) {
 	halt(t, r.gw[0])
 	r.connect(1, roamer, mqtt.V5)
 	r.start(0)
-	check.Within(t, 10*time.Second, "its will and its session are dropped", func() error {
+	check.Within(t, check.Patience, "its will and its session are dropped", func() error {
 		if info, known := r.gw[0].sessions.Get(roamer); known {
 			return fmt.Errorf("it has %+v", info)
 		}
@@ -275,7 +275,7 @@ func TestAwayRedis(t *testing.T) {
 	first.Subscribe(mqtt.Filter("v1/"+roamer+"/cmd/#", 1))
 	r.redis.SetError("LOADING")
 	for _, a := range r.gw {
-		check.Within(t, 20*time.Second, "Redis is known to be away", func() error {
+		check.Within(t, check.Patience, "Redis is known to be away", func() error {
 			if !a.member.away.Load() {
 				return errCellClosed
 			}
@@ -291,13 +291,13 @@ func TestAwayRedis(t *testing.T) {
 	r.redis.SetError("")
 	first.ExpectEnd(0x8E)
 	second.Ping()
-	check.Within(t, 20*time.Second, "the younger connection has the vehicle", func() error {
+	check.Within(t, check.Patience, "the younger connection has the vehicle", func() error {
 		if conn, held := r.gw[1].claims.connection(roamer); !held || conn.Node != "gw-2" {
 			return fmt.Errorf("held %v %+v", held, conn)
 		}
 		return nil
 	})
-	check.Within(t, 20*time.Second, "the session of the younger connection is stored", func() error {
+	check.Within(t, check.Patience, "the session of the younger connection is stored", func() error {
 		v, _, err := r.gw[0].member.store.Vehicle(t.Context(), roamer)
 		if err == nil && !strings.Contains(string(v.Session), "/sys/#") {
 			err = fmt.Errorf("it is %q", v.Session)
@@ -337,7 +337,7 @@ func TestGatewayLost(t *testing.T) {
 	if events[0].Event != "disconnected" || events[0].Reason != "gateway_lost" || events[1].Event != "connected" {
 		t.Errorf("of the one that came back: %+v", events)
 	}
-	check.Within(t, 10*time.Second, "all is told", func() error {
+	check.Within(t, check.Patience, "all is told", func() error {
 		for one, err := range store.Sessions(t.Context(), 0) {
 			if err != nil || one.Node != "gw-1" {
 				return fmt.Errorf("%+v %w", one, errors.Join(err, errCellClosed))
@@ -363,7 +363,7 @@ func TestPeerKeys(t *testing.T) {
 		return err
 	}
 	for i := range r.gw {
-		check.Within(t, 20*time.Second, "the other's token is accepted", func() error { return accepts(r.gw[i], issue(r.gw[1-i])) })
+		check.Within(t, check.Patience, "the other's token is accepted", func() error { return accepts(r.gw[i], issue(r.gw[1-i])) })
 	}
 	forger, err := auth.Open(r.gw[0].forgery(t))
 	check.OK(t, err)
@@ -438,7 +438,7 @@ func TestAnyGateway(t *testing.T) {
 	halt(t, r.gw[1])
 	check.Replace(t, r.files[1], "rules: {path: rules, watch: false}", "rules: {path: rules, watch: false}\nsessions: {max_inflight: 5}")
 	again, _ := boot(t, r.files[1])
-	check.Within(t, 20*time.Second, "the difference is named", func() error {
+	check.Within(t, check.Patience, "the difference is named", func() error {
 		var ready readiness
 		get(t, r.gw[0], "/readyz", "", &ready)
 		for _, d := range ready.Degraded {

@@ -76,7 +76,7 @@ func TestRefusedLoginsAreNamed(t *testing.T) {
 			dir := t.TempDir()
 			writeRules(t, dir, "a")
 			file := filepath.Join(dir, "cell.yaml")
-			harness.WriteConfig(t, file, c.settings)
+			harness.WriteConfig(t, file, smallJournal+c.settings)
 			store, _, _ := strings.Cut(c.settings, ":")
 			a, log := boot(t, file)
 			var body []byte

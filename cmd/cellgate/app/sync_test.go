@@ -45,7 +45,7 @@ func writeCentre(t *testing.T, dir string, cell, central *kfake.Cluster, extra s
 	t.Helper()
 	writeRules(t, dir, "a")
 	file := filepath.Join(dir, "cell.yaml")
-	harness.WriteConfig(t, file, fmt.Sprintf("kafka: {brokers: [%q], timeout: 2s, auto_create_topics: true}\ncentral: {kafka: {brokers: [%q], timeout: 2s%s}}\n",
+	harness.WriteConfig(t, file, smallJournal+fmt.Sprintf("kafka: {brokers: [%q], timeout: 2s, auto_create_topics: true}\ncentral: {kafka: {brokers: [%q], timeout: 2s%s}}\n",
 		cell.ListenAddrs()[0], central.ListenAddrs()[0], extra))
 	return file
 }
