@@ -13,7 +13,7 @@ import (
 )
 
 // Patience is how long a client waits for an expected packet.
-const Patience = 30 * time.Second
+const Patience = 2 * time.Minute
 
 // Client is one connection. It reads only when a method needs a packet, on one goroutine at a time.
 type Client struct {
