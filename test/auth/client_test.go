@@ -3,13 +3,9 @@ package authtest
 import (
 	"crypto/tls"
 	"testing"
-	"time"
 
 	"cellgate/test/mqtt"
 )
-
-// patience is the longest time that an expected event may take on a loaded machine.
-const patience = 20 * time.Second
 
 // Reason codes of MQTT 5.
 const (
@@ -63,7 +59,6 @@ func open(t testing.TB, addr string, c connect) (*mqtt.T, byte) {
 func tryOpen(t testing.TB, addr string, c connect) (*mqtt.T, mqtt.Packet) {
 	t.Helper()
 	m := mqtt.DialT(t, addr, c.version, c.tls)
-	m.Client.Patience = patience
 	ack, err := m.Connect(c.packet())
 	if err != nil {
 		ack = mqtt.Packet{}

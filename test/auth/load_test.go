@@ -145,7 +145,7 @@ func TestDevPrintsNoToken(t *testing.T) {
 	if err != nil || !strings.HasPrefix(token, "eyJ") {
 		t.Fatalf("the banner's command printed %q, %v", token, err)
 	}
-	if err := p.Stop(patience); err != nil {
+	if err := p.Stop(check.Patience); err != nil {
 		t.Error(err)
 	}
 	if strings.Contains(p.Tail(100_000), "eyJ") {

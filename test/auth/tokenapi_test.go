@@ -37,7 +37,7 @@ func call(t *testing.T, g *harness.Gateway, cert *tls.Certificate, version uint1
 	if cert != nil {
 		config.Certificates = []tls.Certificate{*cert}
 	}
-	client := http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+	client := http.Client{Timeout: check.Patience, Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
 	req, err := http.NewRequestWithContext(t.Context(), method, "https://"+g.TokenAPI+path, bytes.NewReader([]byte(body)))
 	check.OK(t, err)
 	resp, err := client.Do(req)

@@ -88,14 +88,14 @@ func TestRefusedCommandsOverMQTT311(t *testing.T) {
 		{"b1", "{}"}, {"b1", `{"doors":"all"}`}, {"b2", `"` + strings.Repeat("x", 64) + `"`}, {"b3", "{}"}, {"b4", "{}"}, {"b5", "{}"},
 	} {
 		sent := c.Publish(commandTopic(vin, m[0]), 1, false, m[1])
-		if !sent.WaitTimeout(20*time.Second) || sent.Error() != nil {
+		if !sent.WaitTimeout(check.Patience) || sent.Error() != nil {
 			t.Fatalf("%s: not acknowledged: %v", m[0], sent.Error())
 		}
 	}
 	g.Kill()
 	g.Start()
 	want := map[string]string{"b1": "queued", "b2": "rejected", "b3": "queued", "b4": "queued", "b5": "rejected"}
-	cell.Await("vehicle.command-results", 30*time.Second, func(all []harness.Record) error {
+	cell.Await("vehicle.command-results", check.Patience, func(all []harness.Record) error {
 		got := map[string]string{}
 		for _, r := range all {
 			var e struct{ ID, State, By, Origin string }
@@ -120,7 +120,7 @@ func TestRefusedCommandsOverMQTT311(t *testing.T) {
 	c.Publish(commandTopic(vin, "b 6"), 1, false, "{}")
 	select {
 	case <-lost:
-	case <-time.After(20 * time.Second):
+	case <-time.After(check.Patience):
 		t.Error("a bad id is neither refused nor ends the connection")
 	}
 }
@@ -146,7 +146,7 @@ func TestInflightCommands(t *testing.T) {
 
 func subscribe(t *testing.T, v *scenario.V5, filter string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), check.Patience)
 	defer cancel()
 	_, err := v.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: filter, QoS: 1}}})
 	check.OK(t, err)
@@ -161,7 +161,7 @@ func receive(t *testing.T, v *scenario.V5, topic string) *paho.Publish {
 			t.Fatalf("got %s on %s, want one on %s", m.Payload, m.Topic, topic)
 		}
 		return m
-	case <-time.After(20 * time.Second):
+	case <-time.After(check.Patience):
 		t.Fatalf("nothing on %s", topic)
 		return nil
 	}
@@ -178,7 +178,7 @@ func TestCommandWithResponseTopic(t *testing.T) {
 	service := scenario.MustV5(t, g, "control", serviceToken(g, "control"))
 	subscribe(t, service, "v1/+/res/+/outcome")
 	ask := func(c *scenario.V5, id, topic string) byte {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), check.Patience)
 		defer cancel()
 		p := &paho.Publish{QoS: 1, Topic: commandTopic(vin, id), Payload: []byte("{}"), Properties: &paho.PublishProperties{
 			ResponseTopic: topic, CorrelationData: []byte("trip-" + id), User: paho.UserProperties{{Key: "trace", Value: "t-1"}},
@@ -285,7 +285,7 @@ func TestLimitedSender(t *testing.T) {
 		"f3": "command mqtt service loader refused not_permitted", "k1": "command kafka kafka accepted",
 		"k2": "command kafka kafka refused not_permitted", "k3": "command kafka kafka refused not_permitted",
 	}
-	check.Within(t, 30*time.Second, "every request audited", func() error {
+	check.Within(t, check.Patience, "every request audited", func() error {
 		for id, line := range want {
 			if got := audits(g, id); len(got) != 1 || got[0] != line {
 				return fmt.Errorf("%s: %q, want %q", id, got, line)

@@ -87,18 +87,19 @@ func payload(size int) []byte {
 	return []byte(`{"soc": 50, "pad": "` + strings.Repeat("x", size) + `"}`)
 }
 
-// climb publishes until the ladder is at a rung.
+// climb publishes until the ladder is at a rung. It waits until the ladder has noticed each step, which is small compared with
+// the distance of two marks.
 func (l *ladderTest) climb(rung float64) {
 	l.t.Helper()
-	for range 400 {
-		// The ladder is updated twice a second; a step is small compared with the distance of two marks.
-		for range 8 {
+	for range 100 {
+		before := l.metric(`cellgate_journal_pressure\{.*what="used"`)
+		for range 32 {
 			if code := l.fill.Send(l.t, telemetry(l.filler), string(payload(32<<10))); code != 0 {
 				l.t.Fatalf("PUBACK 0x%02x below the last rung", code)
 			}
 			l.acked++
 		}
-		time.Sleep(100 * time.Millisecond)
+		check.Eventually(l.t, "the ladder has noticed a step", func() bool { return l.metric(`cellgate_journal_pressure\{.*what="used"`) > before })
 		switch at := l.metric(`cellgate_journal_pressure\{.*what="rung"`); {
 		case at == rung:
 			return
@@ -146,7 +147,7 @@ func (l *ladderTest) qos0(dropped float64, when string) {
 	if code := l.v5.Send(l.t, telemetry(l.vins[0]), string(payload(1))); code != 0 {
 		l.t.Errorf("%s: PUBACK 0x%02x", when, code)
 	}
-	if token := l.v3.Publish(telemetry(l.vins[1]), 1, false, payload(1)); !token.WaitTimeout(10*time.Second) || token.Error() != nil {
+	if token := l.v3.Publish(telemetry(l.vins[1]), 1, false, payload(1)); !token.WaitTimeout(check.Patience) || token.Error() != nil {
 		l.t.Fatalf("%s: 3.1.1 is not acknowledged: %v", when, token.Error())
 	}
 	l.acked += 2

@@ -56,7 +56,7 @@ func listen(t *testing.T, g *harness.Gateway) listener {
 	check.OK(t, err)
 	l.lost = lost
 	take := func(_ mqtt3.Client, m mqtt3.Message) { l.notice <- m.Payload() }
-	if token := c.Subscribe("v1/"+l.vin+"/sys/#", 1, take); !token.WaitTimeout(10*time.Second) || token.Error() != nil {
+	if token := c.Subscribe("v1/"+l.vin+"/sys/#", 1, take); !token.WaitTimeout(check.Patience) || token.Error() != nil {
 		t.Fatalf("subscribe: %v", token.Error())
 	}
 	return l
@@ -64,7 +64,7 @@ func listen(t *testing.T, g *harness.Gateway) listener {
 
 func (l *listener) await(t *testing.T, endpoint, reason string) {
 	t.Helper()
-	limit := time.After(20 * time.Second)
+	limit := time.After(check.Patience)
 	select {
 	case <-l.lost:
 	case <-limit:

@@ -36,7 +36,7 @@ func TestReloadTakesChangedCertificatePaths(t *testing.T) {
 		g.Signal(syscall.SIGHUP)
 	}
 	edit("cert: tls/server.crt, key: tls/server.key", "cert: other/server.crt, key: other/server.key")
-	check.Within(t, 10*time.Second, "the other certificate", func() error {
+	check.Within(t, check.Patience, "the other certificate", func() error {
 		for name, addr := range map[string]string{"vehicles": g.MQTTS, "token_api": g.TokenAPI} {
 			if shown(addr) == before {
 				return fmt.Errorf("%s shows the old one", name)
@@ -46,7 +46,7 @@ func TestReloadTakesChangedCertificatePaths(t *testing.T) {
 	})
 	after := shown(g.MQTTS)
 	edit("client_ca: tls/vehicles-ca.crt", "client_ca: gone/ca.crt")
-	check.Within(t, 10*time.Second, "the refusal in the log", func() error {
+	check.Within(t, check.Patience, "the refusal in the log", func() error {
 		log, err := os.ReadFile(g.Log)
 		if err != nil || !strings.Contains(string(log), "gone/ca.crt") {
 			return fmt.Errorf("not there: %w", err)
@@ -84,7 +84,7 @@ func TestHangupDuringTheStart(t *testing.T) {
 		t.Error("reloaded before it served")
 	}
 	stopped := make(chan error, 1)
-	go func() { stopped <- p.Stop(20 * time.Second) }()
+	go func() { stopped <- p.Stop(check.Patience) }()
 	for {
 		select {
 		case err := <-stopped:

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/eclipse/paho.golang/paho"
 
@@ -65,7 +64,7 @@ limits: {max_topic_levels: 8}
 	hold("a large one that nobody has room for", v.Send(t, "v1/"+vin+"/up/a", strings.Repeat("x", 4<<10)), 0)
 
 	names := []string{"subject_sessions", "subject_subscriptions", "subject_bytes", "retained_share"}
-	check.Within(t, 10*time.Second, "what /readyz names", func() error {
+	check.Within(t, check.Patience, "what /readyz names", func() error {
 		_, body, err := g.Get("/readyz", "")
 		for _, name := range names {
 			if err == nil && !strings.Contains(string(body), name) {
@@ -78,7 +77,7 @@ limits: {max_topic_levels: 8}
 	b := check.Read(t, g.Config)
 	check.OK(t, os.WriteFile(g.Config, []byte(strings.ReplaceAll(string(b), settings, "")), 0o600))
 	g.Signal(syscall.SIGHUP)
-	check.Within(t, 10*time.Second, "a third session after the reload", func() error {
+	check.Within(t, check.Patience, "a third session after the reload", func() error {
 		_, err := scenario.DialV5(t, g, "billing/3", token)
 		return err
 	})

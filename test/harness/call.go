@@ -7,7 +7,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"time"
+
+	"cellgate/test/check"
 )
 
 // Call calls an HTTP API with a bearer token ("" for none) and a JSON body (nil for none). It keeps no idle connection,
@@ -31,7 +32,7 @@ func Call(ctx context.Context, method, url, token string, body any) (status int,
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: check.Patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Do(req)
 	if err != nil {
 		return 0, nil, nil, err

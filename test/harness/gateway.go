@@ -219,7 +219,7 @@ func (g *Gateway) Launch() {
 func (g *Gateway) Start() {
 	g.t.Helper()
 	g.Launch()
-	check.Within(g.t, 30*time.Second, "gateway ready", func() error {
+	check.Within(g.t, check.Patience, "gateway ready", func() error {
 		select {
 		case <-g.Done():
 			g.t.Fatalf("the gateway ended while starting:\n%s", g.Tail(40))

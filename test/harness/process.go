@@ -67,7 +67,7 @@ func StartProcess(t testing.TB, name, dir string, env []string, argv ...string) 
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Kill sends SIGKILL and waits for the process to end. It does nothing if the process has ended.
-func (p *Process) Kill() { p.signalAndWait(syscall.SIGKILL, 10*time.Second) }
+func (p *Process) Kill() { p.signalAndWait(syscall.SIGKILL, check.Patience) }
 
 // Stop terminates the process, waits up to limit and returns how it ended.
 func (p *Process) Stop(limit time.Duration) error {

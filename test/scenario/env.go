@@ -7,13 +7,13 @@ import (
 	"math/rand/v2"
 	"net"
 	"testing"
-	"time"
 
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
 	mqtt3 "github.com/eclipse/paho.mqtt.golang"
 	"github.com/redis/go-redis/v9"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 )
 
@@ -64,7 +64,7 @@ type V5 struct {
 // DialV5 connects over TLS. A refused CONNECT is an error, with Connack set.
 func DialV5(t *testing.T, g *harness.Gateway, clientID, token string, change ...func(*paho.ClientConfig)) (*V5, error) {
 	t.Helper()
-	dialer := tls.Dialer{Config: g.ClientTLS(), NetDialer: &net.Dialer{Timeout: 10 * time.Second}}
+	dialer := tls.Dialer{Config: g.ClientTLS(), NetDialer: &net.Dialer{Timeout: check.Patience}}
 	conn, err := dialer.DialContext(t.Context(), "tcp", g.MQTTS)
 	if err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ func DialV5(t *testing.T, g *harness.Gateway, clientID, token string, change ...
 	}
 	config := paho.ClientConfig{
 		// paho writes a packet in several pieces, and its pings from a goroutine of their own.
-		Conn: packets.NewThreadSafeConn(conn), ClientID: clientID,
+		Conn: packets.NewThreadSafeConn(conn), ClientID: clientID, PacketTimeout: 2 * check.Patience, // else 10 s, whatever a context says
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(r paho.PublishReceived) (bool, error) {
 			v.Messages <- r.Packet
 			return true, nil
@@ -90,7 +90,7 @@ func DialV5(t *testing.T, g *harness.Gateway, clientID, token string, change ...
 		c(&config)
 	}
 	v.Client = paho.NewClient(config)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), check.Patience)
 	defer cancel()
 	connect := &paho.Connect{ClientID: clientID, KeepAlive: 60, CleanStart: true}
 	if token != "" {
@@ -119,7 +119,7 @@ func MustV5(t *testing.T, g *harness.Gateway, clientID, token string) *V5 {
 // Send publishes with QoS 1 and returns the PUBACK's reason code.
 func (v *V5) Send(t *testing.T, topic string, payload string) byte {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), check.Patience)
 	defer cancel()
 	ack, err := v.Publish(ctx, &paho.Publish{QoS: 1, Topic: topic, Payload: []byte(payload)})
 	if err != nil && ack == nil {
@@ -133,14 +133,14 @@ func DialV3(t *testing.T, g *harness.Gateway, clientID, token string) (c mqtt3.C
 	t.Helper()
 	lost := make(chan struct{})
 	o := mqtt3.NewClientOptions().AddBroker("ssl://" + g.MQTTS).SetClientID(clientID).SetTLSConfig(g.ClientTLS()).
-		SetProtocolVersion(4).SetAutoReconnect(false).SetConnectRetry(false).SetConnectTimeout(10 * time.Second).
+		SetProtocolVersion(4).SetAutoReconnect(false).SetConnectRetry(false).SetConnectTimeout(check.Patience).
 		SetConnectionLostHandler(func(mqtt3.Client, error) { close(lost) })
 	if token != "" {
 		o.SetUsername(clientID).SetPassword(token)
 	}
 	c = mqtt3.NewClient(o)
 	token3 := c.Connect()
-	if !token3.WaitTimeout(15 * time.Second) {
+	if !token3.WaitTimeout(2 * check.Patience) {
 		return nil, nil, fmt.Errorf("no CONNACK")
 	}
 	if err := token3.Error(); err != nil {
