@@ -32,7 +32,7 @@ type attackPlan struct {
 	attack func(ctx context.Context, t *testing.T, c *cell)
 	// until returns an error until the attack has had its effect, which extends the attack on a slow machine. May be
 	// nil.
-	until func() error
+	until func(t *testing.T, c *cell) error
 	// afterwards checks the gateway after the attack, when nothing is pending.
 	afterwards func(t *testing.T, c *cell)
 	// worstCommand is the highest acceptable latency of a command at full length; 0: not checked.
@@ -83,7 +83,7 @@ func attackUntilDone(t *testing.T, s attackPlan) {
 	begin := time.Now()
 	peak := watch(t, c, length, "under attack")
 	if s.until != nil {
-		check.Within(t, 2*time.Minute, "the attack", s.until)
+		check.Within(t, 2*check.Patience, "the attack", func() error { return s.until(t, c) })
 	}
 	fleet.awaitDelivery(t, consumer) // the attack is still running
 	during := collect(time.Since(begin), fleet, consumer, orders)

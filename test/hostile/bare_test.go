@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 )
@@ -18,11 +20,18 @@ import (
 // requests.
 func TestBareSockets(t *testing.T) {
 	t.Parallel()
-	web, descriptors, sockets, rolled := harness.FreeAddr(t), 300, 150, 0
+	web, descriptors, sockets := harness.FreeAddr(t), 300, 150
 	if full() {
 		descriptors, sockets = 8000, 3500
 	}
+	var published, answered atomic.Int64
 	attackUntilDone(t, attackPlan{
+		until: func(*testing.T, *cell) error {
+			if published.Load() < 2*perSegment || answered.Load() == 0 {
+				return fmt.Errorf("%d messages, %d answers", published.Load(), answered.Load())
+			}
+			return nil
+		},
 		options: harness.Options{
 			Descriptors: descriptors, VehicleCA: harness.NewAuthority(t),
 			Extra:     "uplink: {journal: {segment_bytes: 1MiB}}\n",
@@ -31,60 +40,49 @@ func TestBareSockets(t *testing.T) {
 		lasts: 5 * time.Minute,
 		// Each roll creates and syncs a file: it needs descriptors, and it delays what is committed after it, with or
 		// without bare sockets.
-		beside: func(stop <-chan struct{}, c *cell) { rolled = rollSegments(stop, c.Lab) },
+		beside: func(stop <-chan struct{}, c *cell) { fillSegments(stop, c.Lab, &published) },
 		attack: func(ctx context.Context, t *testing.T, c *cell) {
 			bare := &attack{held: map[string]int{}, opened: map[string]int{}, stop: make(chan struct{})}
 			for _, addr := range []string{c.TokenAPI, web, c.HTTP, c.MQTTS} {
 				bare.hold("no byte to "+addr, sockets, addr, nil, nil)
 			}
-			asked := askOperators(ctx, c)
+			bad := askOperators(ctx, c, &answered)
 			bare.end()
-			if asked.good == 0 || len(asked.bad) > 0 {
-				t.Errorf("%d answers of the HTTP APIs, and: %v", asked.good, errors.Join(asked.bad...))
-			}
-		},
-		afterwards: func(t *testing.T, _ *cell) {
-			if rolled < 2 {
-				t.Errorf("%d segments of the journal were filled", rolled)
+			if len(bad) > 0 {
+				t.Errorf("%d answers of the HTTP APIs, and: %v", answered.Load(), errors.Join(bad...))
 			}
 		},
 	})
 }
 
-// rollSegments publishes a fifth of a journal segment at a time and returns the number of segments filled.
-func rollSegments(stop <-chan struct{}, lab string) (segments int) {
-	acked := 0
+// perSegment is how many messages of fillSegments fill a segment of the journal.
+const perSegment = 5
+
+// fillSegments publishes a fifth of a journal segment at a time and counts the acknowledgements.
+func fillSegments(stop <-chan struct{}, lab string, acked *atomic.Int64) {
 	payload := strings.Repeat("x", 200<<10)
 	for !stopped(stop) {
 		c, err := mqtt.Open(lab, login("ROLLER", ""), nil)
 		if err != nil {
 			continue
 		}
-		c.Patience = 5 * time.Second
 		for !stopped(stop) {
 			if _, err := c.Publish(mqtt.Publish{Topic: "v1/ROLLER/up/bulk", Payload: payload, QoS: 1}); err != nil {
 				break
 			}
-			acked++
+			acked.Add(1)
 			time.Sleep(50 * time.Millisecond)
 		}
 		_ = c.Conn.Close()
 	}
-	return acked / 5
 }
 
-// asked is the result of requests to the HTTP APIs.
-type asked struct {
-	good int
-	bad  []error
-}
-
-// askOperators calls both APIs on new connections until ctx ends.
+// askOperators calls both APIs on new connections until ctx ends, counts their answers and returns the errors.
 //
 // Each request is tried up to three times: on a slow machine a connection that has sent nothing yet may be the oldest
 // idle one and be closed for another.
-func askOperators(ctx context.Context, c *cell) (a asked) {
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: c.ClientTLS()}}
+func askOperators(ctx context.Context, c *cell, good *atomic.Int64) (bad []error) {
+	client := http.Client{Timeout: check.Patience, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: c.ClientTLS()}}
 	for ctx.Err() == nil {
 		for _, url := range []string{"http://" + c.HTTP + "/v1/status", "https://" + c.TokenAPI + "/.well-known/jwks.json"} {
 			err := ask(ctx, &client, url, c.operator)
@@ -96,9 +94,9 @@ func askOperators(ctx context.Context, c *cell) (a asked) {
 			switch {
 			case ctx.Err() != nil:
 			case err != nil:
-				a.bad = append(a.bad, err)
+				bad = append(bad, err)
 			default:
-				a.good++
+				good.Add(1)
 			}
 		}
 		select {
@@ -106,7 +104,7 @@ func askOperators(ctx context.Context, c *cell) (a asked) {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-	return a
+	return bad
 }
 
 func ask(ctx context.Context, client *http.Client, url, token string) error {

@@ -49,7 +49,7 @@ func (o *commander) drive(v *scenario.V5) {
 		select {
 		case m := <-v.Messages:
 			id := strings.Split(m.Topic, "/")[3]
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), check.Patience)
 			_, err := v.Publish(ctx, &paho.Publish{QoS: 1, Topic: "v1/" + o.vin + "/res/" + id + "/succeeded", Payload: []byte(`{}`)})
 			cancel()
 			if err != nil {
@@ -79,8 +79,8 @@ func (o *commander) send() {
 			return
 		case <-time.After(time.Until(begin)):
 		}
-		status, body, err := o.c.Do(http.MethodPost, "/v1/vehicles/"+o.vin+"/commands?wait=20s", o.c.operator,
-			map[string]any{"name": "unlock", "payload": map[string]any{}, "ttl": "30s"})
+		status, body, err := o.c.Do(http.MethodPost, "/v1/vehicles/"+o.vin+"/commands?wait=1m", o.c.operator,
+			map[string]any{"name": "unlock", "payload": map[string]any{}, "ttl": "2m"})
 		var answer struct{ State string }
 		if err == nil {
 			err = json.Unmarshal(body, &answer)

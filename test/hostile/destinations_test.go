@@ -2,6 +2,7 @@ package hostile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -119,11 +120,15 @@ func pendingAfter(named string, missing ...string) func(t *testing.T, c *cell) {
 		if l, err := c.Ledger(c.operator); err != nil || !l["kafka"].Balanced {
 			t.Errorf("ledger %+v, %v", l, err)
 		}
-		if _, body, err := c.Get("/readyz", ""); err != nil || !strings.Contains(string(body), named) {
-			t.Errorf("/readyz does not name %s: %s, %v", named, body, err)
-		}
+		check.Within(t, check.Patience, "/readyz names "+named, func() error {
+			_, body, err := c.Get("/readyz", "")
+			if err == nil && !strings.Contains(string(body), named) {
+				err = errors.New(string(body))
+			}
+			return err
+		})
 		c.kafka.MakeTopics(2, missing...)
-		check.Within(t, time.Minute, "everything settled", func() error {
+		check.Within(t, check.Patience, "everything settled", func() error {
 			if err := c.Settled(c.operator); err != nil {
 				_, body, _ := c.Get("/v1/status", c.operator)
 				return fmt.Errorf("%w; %s", err, body)

@@ -68,7 +68,7 @@ func (f *honestFleet) end() {
 const (
 	honestEvery = 500 * time.Millisecond // between messages
 	honestStays = 10                     // messages per connection
-	honestWaits = 15 * time.Second       // for a PUBACK
+	honestWaits = check.Patience         // for a CONNACK and each PUBACK
 )
 
 // vehicle runs one vehicle; i spreads the fleet over client addresses.
@@ -90,11 +90,11 @@ func (f *honestFleet) vehicle(i int, vin, token string, connected func()) {
 	}
 }
 
-// connect retries for up to 30 s and records the time to the CONNACK. It returns nil if it fails.
+// connect retries for a while and records the time to the CONNACK. It returns nil if it fails.
 func (f *honestFleet) connect(i int, vin, token string) *mqtt.Client {
 	begin := time.Now()
 	var err error
-	for tries := 0; time.Since(begin) < 30*time.Second; tries++ {
+	for tries := 0; time.Since(begin) < honestWaits; tries++ {
 		var c *mqtt.Client
 		if c, err = f.try(i, vin, token); err == nil {
 			f.mu.Lock()
@@ -110,17 +110,16 @@ func (f *honestFleet) connect(i int, vin, token string) *mqtt.Client {
 }
 
 func (f *honestFleet) try(i int, vin, token string) (*mqtt.Client, error) {
-	d := net.Dialer{Timeout: 10 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%250))}}
+	d := net.Dialer{Timeout: honestWaits, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%250))}}
 	raw, err := d.Dial("tcp", f.addr)
 	if err != nil {
 		return nil, err
 	}
 	c := mqtt.New(tls.Client(raw, f.config), mqtt.V4)
-	c.Patience = 10 * time.Second
+	c.Patience = honestWaits
 	if err := c.Enter(login(vin, token)); err != nil {
 		return nil, errors.Join(err, raw.Close())
 	}
-	c.Patience = honestWaits
 	return c, nil
 }
 
@@ -180,7 +179,7 @@ func (f *honestFleet) awaitDelivery(t *testing.T, k *consumer) {
 		}
 	}
 	f.mu.Unlock()
-	check.Within(t, 30*time.Second, "honest telemetry in Kafka", func() error {
+	check.Within(t, check.Patience, "honest telemetry in Kafka", func() error {
 		for vin, seq := range last {
 			if !k.has(vin, seq) {
 				return fmt.Errorf("message %d of %s is missing", seq, vin)
@@ -206,7 +205,7 @@ func (f *honestFleet) fail(err error) {
 	f.mu.Unlock()
 }
 
-// maxConnect is the highest acceptable p99 of an honest vehicle's CONNECT.
+// maxConnect is the highest acceptable p99 of an honest vehicle's CONNECT at full length.
 const maxConnect = 2 * time.Second
 
 func (f *honestFleet) report(t *testing.T) {
@@ -220,7 +219,7 @@ func (f *honestFleet) report(t *testing.T) {
 	}
 	t.Logf("%d honest vehicles: %d CONNECTs, %d attempts repeated, p50 %v, p99 %v, max %v; %d PUBLISHes, %d PUBACKs missing",
 		len(f.tokens), len(f.connects), f.retries, p(.5), p(.99), p(1), f.sent, f.sent-f.acked)
-	if p(.99) > maxConnect {
+	if full() && p(.99) > maxConnect {
 		t.Errorf("CONNECT p99 %v", p(.99))
 	}
 	if f.sent != f.acked || f.sent == 0 {

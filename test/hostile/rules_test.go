@@ -90,7 +90,7 @@ func (f *folder) damages(t *testing.T) map[string]func() {
 // await waits until /readyz reports whether the active rules are those of the files.
 func (f *folder) await(t *testing.T, want bool) bool {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(check.Patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		_, body, err := f.g.Get("/readyz", "")
 		if err == nil && strings.Contains(string(body), `"rules"`) != want {
 			return true
@@ -125,7 +125,7 @@ func (f *folder) afterwards(t *testing.T, c *cell) {
 	}
 	fleet, consumer := newHonestFleet(c.Gateway, vehicleTokens(t, c.Gateway, 2)), consume(t, c.kafka, "vehicle.telemetry")
 	fleet.start(t)
-	check.Within(t, 20*time.Second, "acknowledged messages", func() error {
+	check.Within(t, check.Patience, "acknowledged messages", func() error {
 		if acked, _ := fleet.takeFigures(); acked == 0 {
 			return fmt.Errorf("%d", acked)
 		}

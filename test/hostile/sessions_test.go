@@ -36,7 +36,7 @@ func TestSessionsLeftBehind(t *testing.T) {
 				tried.Add(1)
 			}
 		},
-		until: func() error {
+		until: func(*testing.T, *cell) error {
 			if n := tried.Load(); n < int64(sessions) {
 				return fmt.Errorf("%d of %d sessions were tried", n, sessions)
 			}
