@@ -258,39 +258,6 @@ func TestMaximumPacketSize(t *testing.T) {
 	}
 }
 
-func TestTopicAliases(t *testing.T) {
-	t.Parallel()
-	e := newEnv(t)
-	c, _ := e.attach("svc", func(a *Attach) { a.AliasMaximum = 2 })
-	c.subscribe(sub("#", 1))
-	for _, topic := range []string{"a", "b", "a", "c", "b"} {
-		e.say(topic, 1, "x")
-	}
-	e.say("a", 0, "x")
-	type use struct {
-		topic string
-		alias uint16
-	}
-	aliases := func(frames []sentFrame) (got []use) {
-		for _, f := range frames {
-			u := use{topic: f.topic}
-			if f.props.TopicAlias != nil {
-				u.alias = *f.props.TopicAlias
-			}
-			got = append(got, u)
-		}
-		return got
-	}
-	if got, want := aliases(c.take(6)), []use{{"a", 1}, {"b", 2}, {"", 1}, {"c", 0}, {"", 2}, {"", 1}}; !slices.Equal(got, want) {
-		t.Errorf("sent %v, want %v", got, want)
-	}
-	c.detach(false)
-	c, _ = e.attach("svc", func(a *Attach) { a.AliasMaximum = 1 }) // a new connection starts without aliases
-	if got, want := aliases(c.take(5)), []use{{"a", 1}, {"b", 0}, {"", 1}, {"c", 0}, {"b", 0}}; !slices.Equal(got, want) {
-		t.Errorf("repeated %v, want %v", got, want)
-	}
-}
-
 func TestAliasOfUnsentFrameIsUnknown(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

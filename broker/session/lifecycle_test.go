@@ -83,22 +83,6 @@ func TestSubscriptionsSurvive(t *testing.T) {
 	}
 }
 
-func TestOverlappingSubscriptionsGiveOneCopy(t *testing.T) {
-	t.Parallel()
-	e := newEnv(t)
-	c, _ := e.attach("svc")
-	c.subscribeID(1, sub("a/+", 0))
-	c.subscribeID(2, sub("a/#", 2))
-	c.subscribe(sub("a/b", 1))
-	e.say("a/b", 2, "x")
-	c.take(1)
-	c.quiet()
-	ids := e.m.lookup("svc").flow.inflight[0].ids
-	if !slices.Equal(ids, []uint32{1, 2}) {
-		t.Errorf("subscription identifiers %v", ids)
-	}
-}
-
 func TestSharedSubscriptions(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
