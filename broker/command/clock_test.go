@@ -89,46 +89,51 @@ func TestClockStepsEndNoCommand(t *testing.T) {
 		for _, by := range clockSteps {
 			t.Run(name+" "+by.String(), func(t *testing.T) {
 				t.Parallel()
-				r := newClockRig(t)
-				create(t, r.Service, Request{ID: "open", TTL: time.Minute})
-				create(t, r.Service, Request{ID: "ends", TTL: time.Minute})
-				set(r, by)
-				r.machine.Pass(30 * time.Second)
-				r.look()
-				if got := state(t, r.Service, "open"); got != Queued {
-					t.Errorf("after the step: %s", got)
-				}
-				set(r, -by)
-				r.look()
-				r.e.set(5, nil)
-				r.OnReady(vin)
-				switch late := name == "at a start" && by < 0; { // then it comes back as after a stop
-				case !late:
-					if d := r.e.next(t); d.Life != 30*time.Second {
-						t.Errorf("sent with %v left", d.Life)
-					}
-				case by == -time.Second:
-					if d := r.e.next(t); d.Life != 29*time.Second {
-						t.Errorf("sent with %v left", d.Life)
-					}
-				case len(r.e.arrived) > 0:
-					t.Error("sent although it may be too late")
-				}
-				create(t, r.Service, Request{ID: "later", TTL: time.Hour})
-				r.machine.Pass(31 * time.Second)
-				r.look()
-				check.Eventually(t, "expired", func() bool { return state(t, r.Service, "ends") == Expired })
-				if got := state(t, r.Service, "kept"); got != Rejected {
-					t.Errorf("the history: %s", got)
-				}
-				set(r, by)
-				r.machine.Pass(7*24*time.Hour + time.Minute)
-				r.look()
-				if _, err := r.Get(context.Background(), vin, "kept"); err == nil {
-					t.Error("the history is kept for good")
-				}
+				stepEndsNoCommand(t, name == "at a start", set, by)
 			})
 		}
+	}
+}
+
+func stepEndsNoCommand(t *testing.T, restarted bool, set func(*clockRig, time.Duration), by time.Duration) {
+	t.Helper()
+	r := newClockRig(t)
+	create(t, r.Service, Request{ID: "open", TTL: time.Minute})
+	create(t, r.Service, Request{ID: "ends", TTL: time.Minute})
+	set(r, by)
+	r.machine.Pass(30 * time.Second)
+	r.look()
+	if got := state(t, r.Service, "open"); got != Queued {
+		t.Errorf("after the step: %s", got)
+	}
+	set(r, -by)
+	r.look()
+	r.e.set(5, nil)
+	r.OnReady(vin)
+	switch late := restarted && by < 0; { // then it comes back as after a stop
+	case !late:
+		if d := r.e.next(t); d.Life != 30*time.Second {
+			t.Errorf("sent with %v left", d.Life)
+		}
+	case by == -time.Second:
+		if d := r.e.next(t); d.Life != 29*time.Second {
+			t.Errorf("sent with %v left", d.Life)
+		}
+	case len(r.e.arrived) > 0:
+		t.Error("sent although it may be too late")
+	}
+	create(t, r.Service, Request{ID: "later", TTL: time.Hour})
+	r.machine.Pass(31 * time.Second)
+	r.look()
+	check.Eventually(t, "expired", func() bool { return state(t, r.Service, "ends") == Expired })
+	if got := state(t, r.Service, "kept"); got != Rejected {
+		t.Errorf("the history: %s", got)
+	}
+	set(r, by)
+	r.machine.Pass(7*24*time.Hour + time.Minute)
+	r.look()
+	if _, err := r.Get(context.Background(), vin, "kept"); err == nil {
+		t.Error("the history is kept for good")
 	}
 }
 

@@ -64,16 +64,29 @@ func TestAnOldCommandIsListed(t *testing.T) {
 	}
 }
 
+type listedCommand struct {
+	vin   string
+	state State
+}
+
+// listed returns the last commands before a sequence that a filter admits.
+func listed(all map[uint64]listedCommand, f Filter, before uint64, limit int) (found []uint64) {
+	for seq, c := range all {
+		if seq < before && (f.VIN == "" || c.vin == f.VIN) && (f.State == "" || c.state == f.State) {
+			found = append(found, seq)
+		}
+	}
+	slices.Sort(found)
+	slices.Reverse(found)
+	return found[:min(limit, len(found))]
+}
+
 // TestIndexFindsWhatThereIs compares the index with a plain list, while it is built and later.
 func TestIndexFindsWhatThereIs(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
 	x := newIndex()
-	type command struct {
-		vin   string
-		state State
-	}
-	all := map[uint64]command{}
+	all := map[uint64]listedCommand{}
 	var seen []indexed
 	last := uint64(0)
 	for round := range 3000 {
@@ -95,7 +108,7 @@ func TestIndexFindsWhatThereIs(t *testing.T) {
 			c.state = ""
 			delete(all, c.seq)
 		} else {
-			all[c.seq] = command{c.vin, c.state}
+			all[c.seq] = listedCommand{c.vin, c.state}
 		}
 		x.change([]changed{c})
 		if round < 500 {
@@ -109,15 +122,7 @@ func TestIndexFindsWhatThereIs(t *testing.T) {
 			f.State = States()[r.IntN(len(States()))]
 		}
 		before, limit := 1+r.Uint64N(last+2), 1+r.IntN(20)
-		var want []uint64
-		for seq, c := range all {
-			if seq < before && (f.VIN == "" || c.vin == f.VIN) && (f.State == "" || c.state == f.State) {
-				want = append(want, seq)
-			}
-		}
-		slices.Sort(want)
-		slices.Reverse(want)
-		want = want[:min(limit, len(want))]
+		want := listed(all, f, before, limit)
 		if got, err := x.find(&f, before, limit); err != nil || !slices.Equal(got, want) {
 			t.Fatalf("round %d, %+v before %d, at most %d: %v, want %v, %v", round, f, before, limit, got, want, err)
 		}

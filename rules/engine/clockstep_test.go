@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cellgate/broker/shared/message"
+	"cellgate/rules/lang"
 	"cellgate/rules/rulestest"
 	"cellgate/rules/state"
 	"cellgate/test/check"
@@ -146,42 +147,14 @@ func TestStepsAreNoSilenceAndEndNoWindow(t *testing.T) {
 `)
 	for _, by := range clockSteps {
 		for at := int64(1); at < 60; at += 3 {
-			s := stepped{state: state.NewState(state.StateOptions{})}
-			w := NewEngine(set, s.state).NewWorker()
-			sent := map[string][]int64{}
-			eval := func(now int64, rec message.Record) {
-				s.state.Advance(rec.ReceivedAt)
-				for _, d := range w.Eval(&rec, nil) {
-					if d.Err != "" {
-						t.Fatal(d.Err)
-					}
-					id, _, _ := strings.Cut(decisionName(set, d), "/")
-					sent[id] = append(sent[id], now)
-				}
-			}
-			for now := range int64(120) {
-				if now == at || now == at+40 {
-					s.step(rulestest.Epoch+now*1000, by)
-				}
-				received := rulestest.Epoch + now*1000 + s.off
-				if now < 60 {
-					eval(now, rulestest.Telemetry(uint64(now+1), received, fmt.Sprintf(`{"a":1,"n":%d}`, now)))
-				}
-				tick := message.Tick(now == 0)
-				tick.ReceivedAt = received
-				if tick.TickBegins() {
-					s.state.Begin(received)
-				}
-				eval(now, tick)
-			}
+			sent := twoMinutes(t, set, by, at)
 			if want := []int64{20}; !slices.Equal(sent["quiet"], want) {
 				t.Errorf("%v at %d: silent sent at %v, want %v", by, at, sent["quiet"], want)
 			}
 			for id, every := range map[string]int64{"paced": 4, "beat": 7} {
-				for i, at := range sent[id] {
-					if at != int64(i)*every {
-						t.Errorf("%v at %d: %s sent at %v, want every %d s", by, at, id, sent[id], every)
-						break
+				for i, got := range sent[id] {
+					if got != int64(i)*every {
+						t.Fatalf("%v at %d: %s sent at %v, want every %d s", by, at, id, sent[id], every)
 					}
 				}
 			}
@@ -195,4 +168,39 @@ func TestStepsAreNoSilenceAndEndNoWindow(t *testing.T) {
 			}
 		}
 	}
+}
+
+// twoMinutes sends a message and a tick a second for a minute, and then ticks alone. The clock steps at a second, and 40 s
+// later. It returns when each rule sent something.
+func twoMinutes(t *testing.T, set *lang.Set, by time.Duration, at int64) map[string][]int64 {
+	t.Helper()
+	s := stepped{state: state.NewState(state.StateOptions{})}
+	w := NewEngine(set, s.state).NewWorker()
+	sent := map[string][]int64{}
+	eval := func(now int64, rec message.Record) {
+		s.state.Advance(rec.ReceivedAt)
+		for _, d := range w.Eval(&rec, nil) {
+			if d.Err != "" {
+				t.Fatal(d.Err)
+			}
+			id, _, _ := strings.Cut(decisionName(set, d), "/")
+			sent[id] = append(sent[id], now)
+		}
+	}
+	for now := range int64(120) {
+		if now == at || now == at+40 {
+			s.step(rulestest.Epoch+now*1000, by)
+		}
+		received := rulestest.Epoch + now*1000 + s.off
+		if now < 60 {
+			eval(now, rulestest.Telemetry(uint64(now+1), received, fmt.Sprintf(`{"a":1,"n":%d}`, now)))
+		}
+		tick := message.Tick(now == 0)
+		tick.ReceivedAt = received
+		if tick.TickBegins() {
+			s.state.Begin(received)
+		}
+		eval(now, tick)
+	}
+	return sent
 }

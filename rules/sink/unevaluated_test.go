@@ -2,6 +2,7 @@ package sink_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,13 +32,14 @@ func (g gate) Deliver(d *sink.Message, t sink.Ticket) {
 // slowRig is a rig whose evaluator waits while the gate is locked.
 type slowRig struct {
 	*sinktest.Rig
+	t      *testing.T
 	gate   sync.Mutex
 	ledger []sink.SinkLedger // of a dispatcher before its start
 }
 
 func newSlowRig(t *testing.T, change func(*sink.Options)) *slowRig {
 	t.Helper()
-	r := &slowRig{}
+	r := &slowRig{t: t}
 	kafka, redis, central := sinktest.NewMemory(op.SinkKafka), sinktest.NewMemory(op.SinkRedis), sinktest.NewMemory(op.SinkCentral)
 	r.Rig = sinktest.New(t, sinktest.Setup{
 		Rules:  testRules,
@@ -63,44 +65,47 @@ func TestTheLedgerHasWhatIsNotEvaluated(t *testing.T) {
 			r.gate.Lock()
 			r.Publish(100, 500)
 			r.Append(message.Record{Kind: message.KindRelease, Client: "c", PacketID: 1}) // no message
-			for _, l := range r.Dispatcher.Ledger() {
-				if l.Received != 600 || l.Pending < 499 || l.Unevaluated < 400 || !l.Balanced {
-					t.Errorf("while the evaluator is held up: %+v", l)
-				}
-			}
+			r.each("while the evaluator is held up", r.Dispatcher.Ledger(), func(l *sink.SinkLedger) bool {
+				return l.Received == 600 && l.Pending >= 499 && l.Unevaluated >= 400 && l.Balanced
+			})
 			r.Await(func() bool {
-				for _, l := range r.Dispatcher.Lag() {
-					if l.Age < 5*time.Millisecond || l.Messages < 499 || l.Unevaluated < 400 {
-						return false
-					}
-				}
-				return true
+				return !slices.ContainsFunc(r.Dispatcher.Lag(), func(l sink.SinkLag) bool {
+					return l.Age < 5*time.Millisecond || l.Messages < 499 || l.Unevaluated < 400
+				})
 			})
 			if kill {
-				dispatcher := r.Dispatcher
-				abandoned := make(chan struct{})
-				go func() { defer close(abandoned); dispatcher.Abandon() }()
-				r.gate.Unlock()
-				<-abandoned
-				r.Kill()
-				r.Open()
-				for _, l := range r.ledger {
-					if l.Received != 600 || !l.Balanced {
-						t.Errorf("before the start: %+v", l)
-					}
-				}
+				r.crash()
+				r.each("before the start", r.ledger, func(l *sink.SinkLedger) bool { return l.Received == 600 && l.Balanced })
 			} else {
 				r.gate.Unlock()
 			}
 			r.Settled()
-			for _, l := range r.Dispatcher.Ledger() {
-				if l.Received != 600 || l.Unevaluated != 0 || l.OldestSeconds != 0 {
-					t.Errorf("in the end: %+v", l)
-				}
-			}
+			r.each("in the end", r.Dispatcher.Ledger(), func(l *sink.SinkLedger) bool {
+				return l.Received == 600 && l.Unevaluated == 0 && l.OldestSeconds == 0
+			})
 			r.Stop()
 		})
 	}
+}
+
+// each checks every sink's account.
+func (r *slowRig) each(when string, ledger []sink.SinkLedger, ok func(*sink.SinkLedger) bool) {
+	r.t.Helper()
+	for i := range ledger {
+		if !ok(&ledger[i]) {
+			r.t.Errorf("%s: %+v", when, ledger[i])
+		}
+	}
+}
+
+// crash ends the dispatcher while the gate holds its evaluator, and starts another one.
+func (r *slowRig) crash() {
+	dispatcher, abandoned := r.Dispatcher, make(chan struct{})
+	go func() { defer close(abandoned); dispatcher.Abandon() }()
+	r.gate.Unlock()
+	<-abandoned
+	r.Kill()
+	r.Open()
 }
 
 // TestALaggingSinkIsReported checks that a sink with records pending for too long is reported, even if it does not

@@ -319,29 +319,36 @@ func TestProducerFindsARecreatedTopic(t *testing.T) {
 				}
 			}
 			allWritten(t, out.wait(t), records)
-			first, next := map[string]int{}, map[string]map[int32]int{}
-			seen := map[string]map[int]bool{}
-			for _, r := range fakekafka.Read(t, c, "a", int(fakekafka.Count(t, c, "a"))) {
-				k := string(r.Key)
-				n, err := strconv.Atoi(string(r.Value))
-				check.OK(t, err)
-				if next[k] == nil {
-					first[k], next[k], seen[k] = n, map[int32]int{}, map[int]bool{}
-				}
-				if n < next[k][r.Partition] || seen[k][n] {
-					t.Errorf("%s: %d after %d in partition %d", k, n, next[k][r.Partition]-1, r.Partition)
-				}
-				first[k], next[k][r.Partition], seen[k][n] = min(first[k], n), n+1, true
-			}
-			for k, all := range seen {
-				if want := records/keys - first[k]; len(all) != want || first[k] > records/keys/2 {
-					t.Errorf("%s: %d records from %d on, want %d", k, len(all), first[k], want)
-				}
-			}
-			if len(seen) != keys {
-				t.Errorf("%d keys", len(seen))
-			}
+			inOrderFromTheFirst(t, fakekafka.Read(t, c, "a", int(fakekafka.Count(t, c, "a"))), keys, records)
 		})
+	}
+}
+
+// inOrderFromTheFirst checks that each key has all its records from its first one on, which is in the first half, and in
+// order in each partition.
+func inOrderFromTheFirst(t *testing.T, all []*kgo.Record, keys, records int) {
+	t.Helper()
+	first, next := map[string]int{}, map[string]map[int32]int{}
+	seen := map[string]map[int]bool{}
+	for _, r := range all {
+		k := string(r.Key)
+		n, err := strconv.Atoi(string(r.Value))
+		check.OK(t, err)
+		if next[k] == nil {
+			first[k], next[k], seen[k] = n, map[int32]int{}, map[int]bool{}
+		}
+		if n < next[k][r.Partition] || seen[k][n] {
+			t.Errorf("%s: %d after %d in partition %d", k, n, next[k][r.Partition]-1, r.Partition)
+		}
+		first[k], next[k][r.Partition], seen[k][n] = min(first[k], n), n+1, true
+	}
+	for k, all := range seen {
+		if want := records/keys - first[k]; len(all) != want || first[k] > records/keys/2 {
+			t.Errorf("%s: %d records from %d on, want %d", k, len(all), first[k], want)
+		}
+	}
+	if len(seen) != keys {
+		t.Errorf("%d keys", len(seen))
 	}
 }
 
