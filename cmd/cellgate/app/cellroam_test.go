@@ -44,7 +44,7 @@ func newRigWith(t *testing.T, n int, rules string) *rig {
 	for i := range n {
 		file := place(t, fmt.Sprintf("gw-%d", i+1), "several", r.redis.Addr())
 		check.Write(t, filepath.Join(filepath.Dir(file), "rules", "none.rules.yaml"), rules)
-		check.Replace(t, file, `{name: local, address: "127.0.0.1:0"}`, `{name: local, address: "127.0.0.1:0", anonymous_role: vehicle}`)
+		check.Replace(t, file, `{name: local, address: "127.0.0.1:0"}`, `{name: local, address: "127.0.0.1:0", anonymous_role: vehicle}, {name: services, address: "127.0.0.1:0"}`)
 		text := check.Read(t, file)
 		_, rest, _ := strings.Cut(string(text), "kafka: {brokers: [")
 		old, _, _ := strings.Cut(rest, "]")
