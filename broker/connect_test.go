@@ -73,8 +73,8 @@ func TestTokenRefresh(t *testing.T) {
 func TestTokenEnd(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, version byte) {
-		h := newHarness(t, func(o *Options) { o.Limits.ExpiringNotice = time.Minute })
-		token, id, err := h.auth.Issue(auth.IssueRequest{Subject: testVIN, Role: auth.RoleVehicle, TTL: 4 * time.Second})
+		h := newHarness(t, func(o *Options) { o.Limits.ExpiringNotice = 2 * time.Second })
+		token, id, err := h.auth.Issue(auth.IssueRequest{Subject: testVIN, Role: auth.RoleVehicle, TTL: 10 * time.Second}) // time to subscribe
 		check.OK(t, err)
 		c := h.connect("tokens", testVIN, version, mqtt.Connect{User: testVIN, Password: token})
 		if end := time.UnixMilli(h.b.wheel.all(nil)[0].shared.endAt.Load()); end.After(id.Expires.Add(-wheelTick)) {

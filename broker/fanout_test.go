@@ -302,7 +302,7 @@ func TestFanoutBeginsWithTheSubscription(t *testing.T) {
 			Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/marker", Payload: []byte(strconv.Itoa(round)),
 		}}, nil)
 		check.OK(f.t, err)
-		for deadline := time.Now().Add(5 * time.Second); c.next(t) != marker; {
+		for deadline := time.Now().Add(testPatience); c.next(t) != marker; {
 			if time.Now().After(deadline) {
 				close(stop)
 				t.Fatalf("round %d: what was published after the SUBACK does not arrive", round)

@@ -47,7 +47,7 @@ func dial(t *testing.T, ln net.Listener) net.Conn {
 	c, err := net.Dial("tcp", ln.Addr().String())
 	check.OK(t, err)
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(testPatience))
 	return c
 }
 
@@ -141,7 +141,7 @@ func TestSocketsOfAllListenersShareABound(t *testing.T) {
 			c, err := net.Dial("tcp", addr.String())
 			check.OK(t, err)
 			t.Cleanup(func() { _ = c.Close() })
-			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+			_ = c.SetDeadline(time.Now().Add(testPatience))
 			open = append(open, c)
 		}
 	}
@@ -156,7 +156,7 @@ func TestSocketsOfAllListenersShareABound(t *testing.T) {
 	for range len(open) - most {
 		select {
 		case <-closed:
-		case <-time.After(20 * time.Second):
+		case <-time.After(testPatience):
 			t.Fatal("more are open than may be")
 		}
 	}

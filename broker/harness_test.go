@@ -192,7 +192,7 @@ func (h *harness) records(n int) []message.Record {
 	r, err := h.journal.NewReader(1)
 	check.OK(h.t, err)
 	defer func() { check.OK(h.t, r.Close()) }()
-	ctx, cancel := context.WithTimeout(h.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(h.t.Context(), testPatience)
 	defer cancel()
 	var out []message.Record
 	for len(out) < n {

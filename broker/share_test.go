@@ -260,7 +260,7 @@ func TestRetainWaitsForNoReader(t *testing.T) {
 		}()
 		select {
 		case <-stored:
-		case <-time.After(10 * time.Second):
+		case <-time.After(testPatience):
 			t.Fatal("the retained message waits for the reader")
 		}
 	})

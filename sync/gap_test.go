@@ -77,7 +77,7 @@ func (s *Syncer) awaitGaps(t *testing.T, lane string, n int) []Gap {
 func (s *Syncer) skipAll(t *testing.T, lane string) (n int64) {
 	t.Helper()
 	for _, g := range s.Gaps(lane) {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), check.Patience)
 		defer cancel()
 		done, err := s.Skip(ctx, &g)
 		check.OK(t, err)

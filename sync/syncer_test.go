@@ -85,7 +85,7 @@ func limited(rate int64) func(time.Time) kafkaclient.FlowLimits {
 
 // stop stops a worker with enough time to commit, also on a busy machine.
 func (p *pair) stop(s *Syncer) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), check.Patience)
 	defer cancel()
 	_ = s.Stop(ctx)
 }

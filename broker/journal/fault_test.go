@@ -105,7 +105,7 @@ func oneFault(t *testing.T, from, many int, err error) (hits []string, sticky er
 	m := waltest.New()
 	m.Before = f.Before
 	var p promised
-	patience := 10 * time.Second
+	patience := check.Patience
 	if many == 1<<30 {
 		patience = 300 * time.Millisecond
 	}

@@ -84,7 +84,7 @@ func appendN(t testing.TB, j *Journal, from, n int) uint64 {
 
 func waitDurable(t testing.TB, j *Journal, seq uint64) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), check.Patience)
 	defer cancel()
 	check.OK(t, j.WaitDurable(ctx, seq))
 }
@@ -105,7 +105,7 @@ func readAll(t testing.TB, j *Journal, from, to uint64) {
 	r, err := j.NewReader(from)
 	check.OK(t, err)
 	defer func() { _ = r.Close() }()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), check.Patience)
 	defer cancel()
 	for next := from; next <= to; {
 		b, err := r.Next(ctx, 0)

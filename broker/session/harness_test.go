@@ -30,7 +30,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = time.Minute
+const patience = check.Patience
 
 // env is a manager with its environment; the state file and the journal survive restarts.
 type env struct {

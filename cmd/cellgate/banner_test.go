@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"cellgate/cmd/cellgate/runfile"
 	"cellgate/test/check"
@@ -74,7 +73,7 @@ func (d *devProcess) commands() (does, lines []string) {
 
 // shell runs one line as a user would paste it.
 func (d *devProcess) shell(line string) (string, error) {
-	ctx, cancel := context.WithTimeout(d.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(d.t.Context(), check.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", line) //nolint:gosec // the banner's own commands
 	cmd.Dir = d.dir

@@ -20,7 +20,7 @@ func TestExplainOfAConsumedRecord(t *testing.T) {
 	j, _, err := journal.Open(o)
 	check.OK(t, err)
 	defer j.Close(t.Context()) //nolint:errcheck // a test
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(check.Patience)
 	for j.First() == 1 && time.Now().Before(deadline) {
 		last, err := j.Append([]message.Record{{Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/x", Payload: make([]byte, 2000)}}, nil)
 		if err == nil {

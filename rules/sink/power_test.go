@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"cellgate/broker/journal"
 	"cellgate/broker/shared/message"
@@ -206,7 +205,7 @@ func (p *power) workload() error {
 		proc := p.proc
 		p.mu.Unlock()
 		if p.rand(2) == 0 {
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), check.Patience)
 			err = errors.Join(err, proc.dispatcher.Stop(ctx))
 			cancel()
 		}

@@ -18,6 +18,7 @@ import (
 	"cellgate/rules/rulestest"
 	"cellgate/rules/sink"
 	"cellgate/rules/sink/sinktest"
+	"cellgate/test/check"
 	"cellgate/test/parts"
 )
 
@@ -205,7 +206,7 @@ func (p *process) runs(m *machine) error {
 		l := p.dispatcher.Ledger()
 		return l[0].Pending+l[1].Pending == 0
 	}
-	for end := time.Now().Add(20 * time.Second); !settled(); time.Sleep(100 * time.Microsecond) {
+	for end := time.Now().Add(check.Patience); !settled(); time.Sleep(100 * time.Microsecond) {
 		if time.Now().After(end) {
 			return fmt.Errorf("not settled: %+v, health %+v", p.dispatcher.Ledger(), p.dispatcher.Health())
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"hash/crc32"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -100,7 +99,7 @@ func TestBeyondTheEndIsLookedAtTwice(t *testing.T) {
 	m, err := NewConsumer(consumerOptions(c.ListenAddrs(), "a"))
 	check.OK(t, err)
 	defer m.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), check.Patience)
 	defer cancel()
 	m.Run(ctx, func(ctx context.Context, a *Assignment) {
 		defer cancel()

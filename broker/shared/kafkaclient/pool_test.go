@@ -3,7 +3,6 @@ package kafkaclient
 import (
 	"context"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -16,7 +15,7 @@ import (
 func TestReplacedClientIsClosedByItsLastRequest(t *testing.T) { //nolint:paralleltest // see above
 	c := fakekafka.Cluster(t)
 	before := goleak.IgnoreCurrent()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), check.Patience)
 	defer cancel()
 	p := producer(t, c)
 	early, late := p.client.take(), p.client.take()

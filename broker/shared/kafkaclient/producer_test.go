@@ -83,7 +83,7 @@ func (c *collector) wait(t *testing.T) []error {
 	go func() { c.wg.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(check.Patience):
 		t.Fatal("records have no outcome after 30 s")
 	}
 	return c.errs

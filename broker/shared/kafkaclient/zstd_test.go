@@ -4,7 +4,6 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -78,7 +77,7 @@ func TestFetchesZstd(t *testing.T) {
 	check.OK(t, err)
 	defer tail.Close()
 	n := 0
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), check.Patience)
 	defer cancel()
 	check.OK(t, tail.Read(ctx, 0, 0, 1, func(*Fetched) { n++ }))
 	if n != 1 || refused.Load() > 0 {

@@ -45,7 +45,7 @@ func produce(t *testing.T, addr, topic string, value string) {
 // consume reads n values as a consumer group, and commits them.
 func consume(t *testing.T, addr, topic, group string, n int) (values []string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), check.Patience)
 	defer cancel()
 	r := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{addr}, Topic: topic, GroupID: group, MaxWait: 100 * time.Millisecond, StartOffset: kafka.FirstOffset})
 	defer r.Close() //nolint:errcheck // a test

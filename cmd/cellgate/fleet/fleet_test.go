@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // run starts a fleet and stops it when done returns true.
 func run(t *testing.T, o Options, done func() bool) Report {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), check.Patience)
 	defer cancel()
 	go func() {
 		for !done() && remote.Pause(ctx, 2*time.Millisecond) {
