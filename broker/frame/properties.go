@@ -24,12 +24,8 @@ const (
 	propReceiveMaximum   byte = 0x21
 	propAliasMaximum     byte = 0x22
 	propAlias            byte = 0x23
-	propMaximumQoS       byte = 0x24
-	propRetainAvailable  byte = 0x25
 	propUser             byte = 0x26
 	propMaximumPacket    byte = 0x27
-	propWildcard         byte = 0x28
-	propSubIDAvailable   byte = 0x29
 	propSharedAvailable  byte = 0x2A
 	propLast                  = propSharedAvailable
 )
