@@ -54,6 +54,7 @@ type claim struct {
 	conn     cell.Connection // Epoch is 0 until the cell has answered
 	until    int64           // epoch of its records until the cell answers: later than earlier connections', before its own
 	asking   bool            // a script is under way
+	turning  bool            // the epoch is another one, and the end of the session before is not queued yet
 	former   *claim          // the connection before, while its end has not been reported
 	attached bool            // the connection has its session
 	ended    bool            // the connection has ended
@@ -164,6 +165,7 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 		return got, false
 	}
 	if got.Verdict == cell.OK {
+		one.turning = known != 0 && known != got.Epoch
 		one.conn.Epoch, one.conn.Since = got.Epoch, got.Since
 		c.ahead.Store(got.Since + time.Since(one.began).Milliseconds() - time.Since(c.began).Milliseconds())
 		one.stored = c.hash(got.Session)
@@ -209,6 +211,9 @@ func (c *claims) claimed(one *claim, before int64, attached bool) {
 	}
 	if again {
 		c.presence.again(one, before, forgot, attached)
+		c.mu.Lock()
+		one.turning = false
+		c.mu.Unlock()
 	}
 	if info, known := c.sessions.Get(one.vin); attached && known && info.Ready {
 		c.onClaimed(one.vin)
@@ -379,6 +384,13 @@ func (c *claims) state(one *claim) (conn cell.Connection, asking, lost, ended bo
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return one.conn, one.asking, one.lost, one.ended
+}
+
+// isTurning reports whether the end of the session before has to be queued before any event of the connection is numbered.
+func (c *claims) isTurning(one *claim) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return one.turning
 }
 
 // presenceReported handles the presence reported by sessions, in order per vehicle.

@@ -257,3 +257,37 @@ func TestEndReportedLate(t *testing.T) {
 		t.Errorf("%q in %d sessions", got, len(epochs))
 	}
 }
+
+// TestEndBeforeAnotherEpoch: a connection ends while its claim, which Redis has lost, gets another epoch. The end of the session before
+// is published first; that of the outbox's last session only is known here.
+func TestEndBeforeAnotherEpoch(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	c, m := r.gw[0].claims, r.gw[0].member
+	first := c.Claim(t.Context(), roamer)
+	event := func(connected bool) {
+		c.presenceReported(&session.Presence{Key: roamer, Vehicle: true, Claim: first.Number, Connected: connected, At: time.Now(), Reason: session.ReasonClient})
+	}
+	event(true)
+	c.Attached(roamer, first.Number)
+	before := r.events(roamer, 1)[0].Epoch
+
+	// Redis has lost the session: what claims.ask does until it queues the end.
+	one, _ := c.of(roamer)
+	c.renew(one)
+	_, conn := c.of(roamer)
+	got, err := m.store.Claim(t.Context(), roamer, conn, 0, true)
+	check.OK(t, err)
+	r.redis.HDel("cellgate:cell-1:sessions", fmt.Sprintf("%s/%d", roamer, before))
+	r.redis.HSet("cellgate:cell-1:mark", "was", fmt.Sprint(before-1), "turned", fmt.Sprint(before+1))
+	c.mu.Lock()
+	one.turning, one.conn.Epoch = true, got.Epoch
+	c.mu.Unlock()
+	event(false)
+	c.presence.numberAll()
+	c.claimed(one, before, false)
+	ends := r.ends(roamer, 2)
+	if len(ends[before]) != 1 || len(ends[got.Epoch]) != 1 {
+		t.Errorf("%+v", ends)
+	}
+}

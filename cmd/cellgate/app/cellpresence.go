@@ -199,8 +199,13 @@ func (c *cellPresence) number(vin string) {
 	}
 }
 
-// numberOne returns false when the event has to wait. Events of a connection that the cell never knew are dropped.
+// numberOne returns false when the event has to wait. Events of a connection that the cell never knew are dropped. While a claim
+// that was made again replaces a session, its end comes first: Redis does not know it, and numberEvent publishes the end of the last
+// session of the outbox only.
 func (c *cellPresence) numberOne(vin string, e *connEvent) (done bool) {
+	if c.claims.isTurning(e.of) {
+		return false
+	}
 	conn, asking, lost, ended := c.claims.state(e.of)
 	if conn.Epoch == 0 {
 		return !asking && (lost || ended)
