@@ -3,10 +3,11 @@
 package stable
 
 import (
-	"cellgate/broker/shared/remote"
 	"context"
 	"fmt"
 	"time"
+
+	"cellgate/broker/shared/remote"
 )
 
 const (
