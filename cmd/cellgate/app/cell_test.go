@@ -132,15 +132,19 @@ func TestDeadGateway(t *testing.T) {
 	a, _ := boot(t, file)
 	gone := a.liveness.self
 	halt(t, a)
-	_, err = store.Alive(t.Context(), gone, 3*time.Second) // it has just been killed
-	check.OK(t, err)
+	killed := func() { // a heartbeat that was under way at the stop may reach Redis after it, and holds for a while
+		check.Within(t, check.Patience, "the entry of one that has just been killed", func() error {
+			_, err := store.Alive(t.Context(), gone, 3*time.Second)
+			return err
+		})
+	}
+	killed()
 	b, _ := boot(t, file)
 	if b.liveness.self.Boots != gone.Boots+1 || b.liveness.self.Dir != gone.Dir {
 		t.Errorf("%+v after %+v", b.liveness.self, gone)
 	}
 	halt(t, b)
-	_, err = store.Alive(t.Context(), gone, 3*time.Second)
-	check.OK(t, err)
+	killed()
 	boot(t, place(t, "gw-1", "single", server.Addr())) // its disk is lost
 }
 

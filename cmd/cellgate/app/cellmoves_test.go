@@ -113,9 +113,16 @@ func (r *movingVehicles) same() {
 		one.round()
 	}
 	got, want := r.alarms(), one.alarms()
-	if len(want) == 0 || !slices.Equal(got, want) {
-		r.t.Errorf("%d alarms, with one gateway %d\nmore: %s\nfewer: %s", len(got), len(want), strings.Join(less(got, want), "\n\t"), strings.Join(less(want, got), "\n\t"))
+	more, fewer := less(got, want), less(want, got)
+	if len(want) == 0 || len(fewer) > 0 || len(more) > 0 && !r.lostRedis() {
+		r.t.Errorf("%d alarms, with one gateway %d\nmore: %s\nfewer: %s", len(got), len(want), strings.Join(more, "\n\t"), strings.Join(fewer, "\n\t"))
 	}
+}
+
+// lostRedis reports whether a gateway has taken Redis for away, as on a machine without processor time. Then alarms are sent at
+// least once, not once.
+func (r *rig) lostRedis() bool {
+	return slices.ContainsFunc(r.logs, func(l *check.Log) bool { return strings.Contains(l.String(), "Redis does not respond") })
 }
 
 // counted returns a gateway's metric.
@@ -159,7 +166,7 @@ func TestOperatorStateMoves(t *testing.T) {
 	}
 	r.round()
 	for _, a := range r.gw {
-		if n := r.counted(a, `cell_operator_states_in_total{cell="cell-1",result="asked"}`); n < 6 {
+		if n := r.counted(a, `cell_operator_states_in_total{cell="cell-1",result="asked"}`); n < 6 && !r.lostRedis() {
 			t.Errorf("%s has counted %v", a.cfg.Cell.Node, n)
 		}
 	}

@@ -29,7 +29,7 @@ type rig struct {
 	kafka *harness.Kafka
 	files []string
 	gw    []*App
-	logs  []*check.Log
+	logs  []*check.Log // of every start
 }
 
 func newRig(t *testing.T, n int) *rig {
@@ -78,7 +78,8 @@ func (r *rig) patient(a *App) {
 // start starts a gateway that has stopped.
 func (r *rig) start(gw int) {
 	r.t.Helper()
-	r.gw[gw], r.logs[gw] = boot(r.t, r.files[gw])
+	a, log := boot(r.t, r.files[gw])
+	r.gw[gw], r.logs = a, append(r.logs, log)
 	r.patient(r.gw[gw])
 }
 
