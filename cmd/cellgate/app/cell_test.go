@@ -100,7 +100,7 @@ func TestTwoOfSeveral(t *testing.T) {
 		check.Within(t, check.Patience, "both are known", func() error { return knows(one, "gw-1", "gw-2") })
 	}
 	halt(t, b)
-	check.OK(t, a.liveness.beat(t.Context(), time.Second))
+	check.OK(t, a.liveness.beat(t.Context(), check.Patience))
 	check.OK(t, knows(a, "gw-1"))
 }
 

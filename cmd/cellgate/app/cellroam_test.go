@@ -406,10 +406,10 @@ func TestAnyGateway(t *testing.T) {
 	c := r.connect(0, roamer, mqtt.V5)
 	other := r.connect(1, "LROAM000000000002", mqtt.V5)
 	for _, a := range r.gw {
-		check.OK(t, a.liveness.beat(t.Context(), time.Second))
+		check.OK(t, a.liveness.beat(t.Context(), check.Patience))
 	}
 	for _, a := range r.gw {
-		check.OK(t, a.liveness.beat(t.Context(), time.Second))
+		check.OK(t, a.liveness.beat(t.Context(), check.Patience))
 		token := operator(t, a)
 		var page VehiclePage
 		if status := get(t, a, "/v1/vehicles?limit=1", token, &page); status != 200 || len(page.Vehicles) != 1 || page.Vehicles[0].VIN != roamer || page.Next != roamer {

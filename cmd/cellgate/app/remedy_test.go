@@ -72,6 +72,7 @@ func smallSegments(t *testing.T, file string) *configs.Config {
 	cfg, err := configs.Load(file)
 	check.OK(t, err)
 	cfg.Uplink.Journal.SegmentBytes, cfg.Uplink.Journal.MaxBytes, cfg.Uplink.Journal.ReserveBytes = 64<<10, 16<<20, 0
+	cfg.Rules.RunTests = false // they have a limit of time
 	return cfg
 }
 
