@@ -64,6 +64,8 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	}
 	hangUp()
 	f.work.Wait()
+	// An answer leaves its window before it is counted: only now are all counted that the drain waited for.
+	report.Acknowledged, report.Refused, report.Unacknowledged = f.stats.acked.Load(), f.stats.rejected.Load(), f.open()
 	if o.Ledger != nil {
 		if err := o.Ledger.Err(); err != nil {
 			return report, err
