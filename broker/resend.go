@@ -103,25 +103,37 @@ func (r *resends) back(client string, present bool) recentSent {
 const recallRecords = 1 << 17
 
 // recall restores from the journal's tail which messages clients may repeat after a crash. Call it before the first
-// connection.
+// connection. Consumers already run, and the journal may release records that all of them have passed: those are not needed.
 func (r *resends) recall(j Journal, window int) error {
 	last := j.Durable()
-	if last == 0 {
-		return nil
+	from := max(1, last-min(last, recallRecords))
+	for from <= last {
+		read, err := r.recallFrom(j, max(from, j.First()), last, window)
+		if !errors.Is(err, journal.ErrTrimmed) {
+			return err
+		}
+		from = read + 1
 	}
-	from := max(j.First(), last-min(last-1, recallRecords))
+	return nil
+}
+
+// recallFrom reads records up to last and returns the sequence of the last one read.
+func (r *resends) recallFrom(j Journal, from, last uint64, window int) (uint64, error) {
+	if from > last {
+		return last, nil
+	}
 	reader, err := j.NewReader(from)
 	if err != nil {
-		return err
+		return from - 1, err
 	}
 	for reader.Position() < last {
 		b, ok, err := reader.TryNext(0)
 		if err != nil || !ok {
-			return errors.Join(err, reader.Close())
+			return reader.Position(), errors.Join(err, reader.Close())
 		}
 		r.recallBatch(b, window)
 	}
-	return reader.Close()
+	return reader.Position(), reader.Close()
 }
 
 func (r *resends) recallBatch(b *journal.Batch, window int) {

@@ -1,9 +1,13 @@
 package broker
 
 import (
+	"slices"
 	"testing"
 
 	"cellgate/broker/frame"
+	"cellgate/broker/journal"
+	"cellgate/broker/shared/message"
+	"cellgate/test/check"
 	"cellgate/test/mqtt"
 )
 
@@ -80,5 +84,46 @@ func TestRecentSentIsBounded(t *testing.T) {
 	}
 	if len(all.away) > maxResendClients {
 		t.Errorf("%d clients remembered, want at most %d", len(all.away), maxResendClients)
+	}
+}
+
+// releasing is a journal that releases its first two records after it has been asked for the first one.
+type releasing struct {
+	Journal
+	asked bool
+}
+
+func (j *releasing) First() uint64 {
+	if !j.asked {
+		j.asked = true
+		return 1
+	}
+	return 3
+}
+
+func (j *releasing) NewReader(from uint64) (*journal.Reader, error) {
+	if from < 3 {
+		return nil, journal.ErrTrimmed
+	}
+	return j.Journal.NewReader(from)
+}
+
+// TestRecallWhileRecordsAreReleased: what consumers have passed may be released while a start reads the tail.
+func TestRecallWhileRecordsAreReleased(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	for id := range uint16(4) {
+		last, err := h.journal.Append([]message.Record{{Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/a", QoS: 1, PacketID: id + 1}}, nil)
+		check.OK(t, err)
+		check.OK(t, h.journal.WaitDurable(t.Context(), last))
+	}
+	var r resends
+	check.OK(t, r.recall(&releasing{Journal: h.journal}, 8))
+	var ids []uint16
+	for _, s := range r.back("V", true).list {
+		ids = append(ids, s.id)
+	}
+	if !slices.Equal(ids, []uint16{3, 4}) {
+		t.Errorf("recalled %v, want 3 and 4", ids)
 	}
 }
