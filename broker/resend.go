@@ -103,7 +103,8 @@ func (r *resends) back(client string, present bool) recentSent {
 const recallRecords = 1 << 17
 
 // recall restores from the journal's tail which messages clients may repeat after a crash. Call it before the first
-// connection. Consumers already run, and the journal may release records that all of them have passed: those are not needed.
+// connection. Consumers already run, and the journal may release records that all of them have passed: a repetition of such a
+// message is not recognised.
 func (r *resends) recall(j Journal, window int) error {
 	last := j.Durable()
 	from := max(1, last-min(last, recallRecords))
