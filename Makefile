@@ -149,6 +149,7 @@ check: lint vet test-race fuzz crash upgrade power deploy-check contract test-re
 
 hostile: build ## every attack at full length (HOSTILE_LASTS=2m shortens those of single causes), with the figures of honest clients
 	@echo "==> hostile clients"
+	HOSTILE=full $(GO) test -count=1 -run TestHostileClients ./broker
 	HOSTILE=full HOSTILE_LASTS=$(HOSTILE_LASTS) $(GO) test -count=1 -timeout 6h -v -parallel 1 ./test/hostile | $(GO) run ./test/progress
 
 soak: ## the full figures: hours
