@@ -145,8 +145,8 @@ func (b *batch) accepted(r *Request) (Command, bool, error) {
 	if err != nil {
 		return Command{}, false, err
 	}
-	if r.ours {
-		b.s.notifyQueued(rec)
+	if r.sending {
+		b.after = append(b.after, func() { b.s.asks(rec.Seq) })
 	}
 	return b.t.view(rec), r.ours, nil
 }

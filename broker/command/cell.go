@@ -159,7 +159,9 @@ func (s *Service) decide(ctx, waits context.Context, r *Request) error {
 	}
 	switch a.Verdict {
 	case cell.OK, cell.Already:
-		r.decided, r.ours = &a, s.ours(&a)
+		if r.decided, r.ours = &a, s.ours(&a); r.ours {
+			s.passOn(r)
+		}
 		return nil
 	case cell.Conflict:
 		return fmt.Errorf("%w: %s", errConflict, r.ID)

@@ -16,6 +16,7 @@ import (
 
 	"cellgate/broker/cell"
 	"cellgate/broker/shared/message"
+	"cellgate/broker/shared/statefile"
 	"cellgate/test/check"
 )
 
@@ -252,6 +253,85 @@ func TestSentAlone(t *testing.T) {
 	if seen.looks == 0 {
 		t.Error("a command was sent past an open one without looking")
 	}
+}
+
+// hang makes the gateway's disk hang until release is called.
+func (m *member) hang() (release func()) {
+	hangs, released, done := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		done <- m.o.DB.Update(func(*statefile.Tx) error {
+			close(hangs)
+			<-released
+			return nil
+		})
+	}()
+	<-hangs
+	return sync.OnceFunc(func() {
+		close(released)
+		check.OK(m.t.T, <-done)
+	})
+}
+
+// sentInCell waits until a command may be sent.
+func (c *together) sentInCell(id string) {
+	c.Helper()
+	check.Within(c.T, time.Minute, id+" to be permitted", func() error {
+		a, err := c.all[0].store.Look(c.Context(), vin, id)
+		if err == nil && a.Record.State != string(Sent) {
+			err = fmt.Errorf("%s: %s", a.Verdict, a.Record.State)
+		}
+		return err
+	})
+}
+
+// TestPassedOnDuringTheWrite checks that the vehicle's gateway does not wait for the disk of the one that accepted a command; and that
+// a gateway that is both requests the permission meanwhile, but neither answers nor sends before its disk has the command.
+func TestPassedOnDuringTheWrite(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 2)
+	a, b := c.all[0], c.all[1]
+	c.connects(b, vin)
+	give := func(id string) chan error {
+		answer := make(chan error, 1)
+		go func() {
+			_, _, err := a.Create(t.Context(), Request{ID: id, VIN: vin, Name: "lock", Caller: Caller{By: "x", Origin: OriginHTTP}})
+			answer <- err
+		}()
+		return answer
+	}
+	began, told := make(chan struct{}, 1), make(chan cell.Notice, 100)
+	go b.store.ListenCommands(t.Context(), func() { began <- struct{}{} }, func(n cell.Notice) { told <- n }, func(error) bool { return true })
+	<-began
+	release := a.hang()
+	defer release()
+	answer := give("c1")
+	if n := <-told; n != (cell.Notice{What: cell.Queued, VIN: vin, ID: "c1"}) {
+		t.Error(n)
+	}
+	d := b.engine.next(t)
+	release()
+	check.OK(t, <-answer)
+	b.acts(d, Succeeded)
+	c.at(a, "c1", Succeeded)
+
+	c.connects(a, vin)
+	check.OK(t, a.Sync(t.Context()))
+	release = a.hang()
+	defer release()
+	answer = give("c2")
+	c.sentInCell("c2")
+	select {
+	case err := <-answer:
+		t.Error("answered before it was on the disk", err)
+	case d := <-a.engine.arrived:
+		t.Error("sent before it was on the disk", d.Topic)
+	default:
+	}
+	release()
+	check.OK(t, <-answer)
+	a.acts(a.engine.next(t), Succeeded)
+	c.published("c1", Queued, Sent, Delivered, Succeeded)
+	c.published("c2", Queued, Sent, Delivered, Succeeded)
 }
 
 // TestWaitElsewhere checks that a waiter at one gateway learns of an end at another.

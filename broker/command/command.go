@@ -89,6 +89,8 @@ type Request struct {
 	decided *cell.Answer
 	// ours means that this gateway had it accepted, and publishes that.
 	ours bool
+	// sending means that this gateway requests the permission to send it while it writes it to its disk.
+	sending bool
 	// ready reports whether the vehicle could be sent to when the request was made. It is queried outside the
 	// transaction, because the delivery engine has its own locks.
 	ready bool

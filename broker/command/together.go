@@ -34,10 +34,41 @@ func (s *Service) startTogether(ctx context.Context) {
 	s.wg.Go(func() { s.sweep(ctx) })
 }
 
-// notifyQueued notifies other gateways of a new command, unless its vehicle is connected here.
-func (s *Service) notifyQueued(r *record) {
-	if _, mine := s.o.Cell.Owner(r.VIN); !mine {
-		s.notify(cell.Notice{What: cell.Queued, VIN: r.VIN, ID: r.ID})
+// passOn notifies the other gateways of a command that the cell has accepted. If its vehicle is connected here, it requests the
+// permission to send it instead, if it is the vehicle's only one. Both happen while this gateway writes the command to its
+// disk. The permission is written after it, because its turn comes after the one that passes the command to the loop. That does
+// not hold for Kafka's commands, which are written together: they are sent from the loop.
+func (s *Service) passOn(r *Request) {
+	vin, id := r.VIN, r.ID
+	switch _, mine := s.o.Cell.Owner(vin); {
+	case !mine:
+		s.notify(cell.Notice{What: cell.Queued, VIN: vin, ID: id})
+	case r.Origin != OriginKafka:
+		r.sending = s.turns.run(vin, func(ctx context.Context) {
+			if !s.sendAlone(ctx, vin, id) {
+				s.note(func() { s.sendLater(vin, id) })
+			}
+		})
+	}
+}
+
+// asks records that the permission to send a new command is being requested.
+func (s *Service) asks(seq uint64) {
+	if e := s.open.bySeq[seq]; e != nil {
+		e.asking = true
+	}
+}
+
+// sendLater leaves a new command, which was not sent at once, to the vehicle's queue.
+func (s *Service) sendLater(vin, id string) {
+	l := s.open.queues[vin]
+	if l == nil {
+		return
+	}
+	for _, e := range l.entries {
+		if e.rec.ID == id {
+			s.askAgain(e.rec.Seq)
+		}
 	}
 }
 
