@@ -118,26 +118,25 @@ func (r *Redis) calls() map[string]int {
 }
 
 // commandLoad sends commands at a rate over persistent connections, and returns the latency of their acceptance and the
-// time of each request.
+// time of each request. A request does not wait for earlier ones, and its time is when it is due: a gateway that stalls delays every
+// command that is due meanwhile.
 func (c *Cell) commandLoad(rate int, d time.Duration) (accepts []time.Duration, begun map[string]time.Time) {
 	c.t.Helper()
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: rate}}
 	defer client.CloseIdleConnections()
 	var mu sync.Mutex
 	var group sync.WaitGroup
 	failed := 0
 	begun = map[string]time.Time{}
-	limit := make(chan struct{}, 64)
-	tick := time.NewTicker(time.Second / time.Duration(rate))
-	defer tick.Stop()
-	for end := time.Now().Add(d); time.Now().Before(end); <-tick.C {
+	every := time.Second / time.Duration(rate)
+	start := time.Now()
+	for i := range int(d / every) {
+		at := start.Add(time.Duration(i) * every)
+		time.Sleep(time.Until(at))
 		v, n := c.Cars[rand.IntN(len(c.Cars))], c.Nodes[rand.IntN(len(c.Nodes))] //nolint:gosec // a measurement
-		limit <- struct{}{}
 		group.Add(1)
 		go func() {
 			defer group.Done()
-			defer func() { <-limit }()
-			at := time.Now()
 			id, err := post(&client, "http://"+n.HTTP+"/v1/vehicles/"+v.VIN+"/commands", c.Token())
 			mu.Lock()
 			defer mu.Unlock()
