@@ -21,6 +21,8 @@ type Record struct {
 	LateAccepted, Late int64
 	// Result is the payload of the vehicle's last report.
 	Result string
+	// Told means that the end by cancellation or expiry, or the report after that, is known to be published.
+	Told bool
 	// Fields holds what no script reads: name, payload and the rest of the request. Its names must not collide with the
 	// fields above.
 	Fields map[string]string
@@ -38,6 +40,9 @@ func (r *Record) named() (texts map[string]*string, unsigned map[string]*uint64,
 	}
 	return texts, unsigned, times
 }
+
+// fieldTold is the field of Record.Told.
+const fieldTold = "told"
 
 func recordOf(list []string) (Record, error) {
 	f, err := fieldsOf(list)
@@ -58,6 +63,8 @@ func recordOfFields(f fields) Record {
 			*unsigned[name] = uint64(f.number(name))
 		case times[name] != nil:
 			*times[name] = f.number(name)
+		case name == fieldTold:
+			r.Told = value == flag(true)
 		default:
 			if r.Fields == nil {
 				r.Fields = map[string]string{}
@@ -87,6 +94,9 @@ func (r *Record) List() []any {
 		if *v != 0 {
 			all[name] = strconv.FormatInt(*v, 10)
 		}
+	}
+	if r.Told {
+		all[fieldTold] = flag(true)
 	}
 	var out []any
 	for _, name := range slices.Sorted(maps.Keys(all)) {
@@ -224,7 +234,8 @@ func (s *Store) Look(ctx context.Context, vin, id string) (Answer, error) {
 	return s.command(ctx, "look", []string{s.keys.slotted("mark", s.keys.vehicle(vin)), s.keys.command(vin, id)})
 }
 
-// Offer merges a command that the caller remembers, and reserves its id.
+// Offer merges a command that the caller remembers, and reserves its id. An end by cancellation or expiry that nobody says to be
+// published is due again, for Expire.
 func (s *Store) Offer(ctx context.Context, r Record) (Answer, error) {
 	// The join that follows at the same server confirms these writes too, except that in another slot.
 	if _, err := s.reserve(ctx, r.VIN, r.ID, r.Digest, max(0, r.Expires-r.Created), true, s.keys.tags != nil); err != nil {

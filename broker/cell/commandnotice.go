@@ -27,7 +27,9 @@ func (s *Store) NotifyCommands(ctx context.Context, all []Notice) error {
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, n := range all {
 			if n.What == NoticePublished {
-				p.ZRem(ctx, s.keys.slotted("due", s.keys.vehicle(n.VIN)), n.VIN+"/"+n.ID)
+				vehicle := s.keys.vehicle(n.VIN)
+				keys := []string{s.keys.slotted("mark", vehicle), s.keys.command(n.VIN, n.ID), s.keys.slotted("due", vehicle)}
+				p.Eval(ctx, s.scripts["published"].text, keys, n.VIN+"/"+n.ID)
 				continue
 			}
 			p.Publish(ctx, s.keys.commands(), n.What+"/"+n.VIN+"/"+n.ID) // neither contains a slash

@@ -31,11 +31,14 @@ type script struct {
 	name, text, sum string
 }
 
-// loadScript assembles a script: all begin with identity.lua, and all that decide with lib.lua.
+// loadScript assembles a script: all that decide begin with identity.lua and lib.lua.
 func loadScript(name string) (script, error) {
 	parts := []string{"identity", "lib", name}
-	if name == "server" {
+	switch name {
+	case "server":
 		parts = []string{"identity", name}
+	case "published":
+		parts = []string{name}
 	}
 	var text strings.Builder
 	for _, part := range parts {

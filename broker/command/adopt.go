@@ -19,16 +19,19 @@ func (b *batch) adopt(a *cell.Answer, decided bool, word []byte) (*record, error
 	rec := b.recordOf(&a.Record, a.Now, known)
 	if known != nil && !news(known, &a.Record) {
 		if !decided {
-			return known, nil
+			return known, b.readTold(known, a)
 		}
 		return known, b.publishRead(known, rec, word)
 	}
-	rec.EndPublished = decided && rec.State.Final()
+	rec.EndPublished = rec.State.Final() && (decided || a.Record.Told)
 	if err := b.broken(b.keep(rec, &a.Record, known == nil)); err != nil {
 		return nil, err
 	}
 	if rec.State.Final() && (known == nil || !known.State.Final()) {
 		b.done++
+	}
+	if decided {
+		b.endPublished(rec) // before the notice of the end: those who then read it learn this too
 	}
 	b.after = append(b.after, func() {
 		if decided {
@@ -45,8 +48,16 @@ func (b *batch) adopt(a *cell.Answer, decided bool, word []byte) (*record, error
 	if !decided {
 		return rec, nil
 	}
-	b.endPublished(rec)
 	return rec, b.event(rec, word)
+}
+
+// readTold notes that the end of a command is published, if that was not known.
+func (b *batch) readTold(known *record, a *cell.Answer) error {
+	if known.EndPublished || !a.Record.Told || string(known.State) != a.Record.State {
+		return nil
+	}
+	known.EndPublished = true
+	return b.broken(b.t.put(known))
 }
 
 // publishRead publishes a decision of this gateway whose command was read in its present state, known, before.

@@ -175,6 +175,7 @@ func (b *batch) move(rec *record, to State, at int64, cause string, result []byt
 		rec.Finished, rec.Done = at, b.passed
 		b.done++
 	}
+	rec.EndPublished = to.Final() && rec.Number != 0 // should several gateways serve the cell again
 	if err := b.broken(b.t.put(rec)); err != nil {
 		return false, err
 	}

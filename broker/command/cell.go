@@ -363,8 +363,8 @@ func (b *batch) reported(p *report, a *cell.Answer) error {
 		if noted && last {
 			if known, err := b.t.byID(p.id); b.broken(err) != nil {
 				return err
-			} else if known == nil || news(known, &a.Record) {
-				break // Redis has this report and this disk does not: the gateway died in between, and the change is unpublished
+			} else if known == nil || news(known, &a.Record) || known.State.Final() && !known.published() {
+				break // Redis has this report, and this disk does not or has only read it: the gateway died in between, and the change is unpublished
 			}
 		}
 		if !noted || last { // else a later report follows in the journal

@@ -486,18 +486,19 @@ func TestRedisAway(t *testing.T) {
 }
 
 // TestReportedButNotWritten has a gateway die after Redis has stored a vehicle's report and before its own disk has it: the
-// replay of the journal publishes it, once.
+// replay of the journal publishes it, once, also if the gateway has read the end before.
 func TestReportedButNotWritten(t *testing.T) {
 	t.Parallel()
-	for name, late := range map[string]bool{"in time": false, "late": true} {
+	for name, is := range map[string]struct{ late, read bool }{"in time": {}, "late": {late: true}, "read": {read: true}, "late, read": {late: true, read: true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			late := is.late
 			c := newTogether(t, 1)
 			m := c.all[0]
 			c.connects(m, vin)
 			one, want := Request{ID: "c1"}, []State{Queued, Sent, Delivered, Succeeded}
 			if late {
-				one.TTL, want = time.Second, []State{Queued, Sent, Delivered, Expired, Late}
+				one.TTL, want = 5*time.Second, []State{Queued, Sent, Delivered, Expired, Late}
 			}
 			create(t, m.Service, one)
 			m.engine.next(t).Acked(0)
@@ -505,14 +506,14 @@ func TestReportedButNotWritten(t *testing.T) {
 			if late {
 				c.at(m, "c1", Expired)
 			}
-			c.reportUnwritten(m)
+			c.reportUnwritten(m, is.read)
 			c.published("c1", want...)
 		})
 	}
 }
 
 // reportUnwritten has Redis store a vehicle's reports, and then replays them from the journal, the last one thrice.
-func (c *together) reportUnwritten(m *member) {
+func (c *together) reportUnwritten(m *member, read bool) {
 	c.Helper()
 	var words []*message.Record
 	for i, status := range []State{Accepted, Succeeded} {
@@ -525,6 +526,10 @@ func (c *together) reportUnwritten(m *member) {
 			c.Fatal(a, err)
 		}
 		words = append(words, rec)
+	}
+	if read {
+		_, err := m.Get(c.Context(), vin, "c1")
+		check.OK(c, err)
 	}
 	again := *words[1]
 	again.ReceivedAt++

@@ -271,9 +271,13 @@ type record struct {
 	Number uint64 `json:"number,omitempty"`
 	Gen    uint64 `json:"gen,omitempty"`
 	Node   string `json:"node,omitempty"`
-	// EndPublished means that this gateway has published, or will publish, the end of the command.
+	// EndPublished means that this gateway has published, or will publish, the end of the command, or knows that another one
+	// has. See published.
 	EndPublished bool `json:"told,omitempty"`
 }
+
+// published reports whether the end of an ended command is known to be published. With a single gateway it always is.
+func (r *record) published() bool { return r.EndPublished || r.Number == 0 }
 
 // lastAt returns the time of the record's state.
 func (r *record) lastAt() int64 {

@@ -300,7 +300,7 @@ func (s *Service) vanished(seq uint64) {
 		if b.broken(err) != nil || rec == nil || rec.State.Final() {
 			return err
 		}
-		rec.State, rec.Cause, rec.Finished, rec.Done = Expired, causeUnknown, b.now, b.passed
+		rec.State, rec.Cause, rec.Finished, rec.Done, rec.EndPublished = Expired, causeUnknown, b.now, b.passed, true
 		b.done++
 		b.after = append(b.after, func() { b.s.know(rec) })
 		return b.broken(b.t.put(rec))

@@ -135,6 +135,8 @@ func (b *Bridge) named(t Transition, called uint8) string {
 	return "other:" + strconv.Itoa(int(called))
 }
 
+func dueName(c uint8) string { return vin + "/" + id(c) }
+
 func id(c uint8) string { return "command-" + strconv.Itoa(int(c)) }
 
 // states are the values of a command in Redis for each state of the model.
@@ -164,7 +166,7 @@ func recordOf(t Transition, c uint8, r record) cell.Record {
 	names := states[r.State]
 	return cell.Record{
 		ID: id(c), VIN: vin, State: names[0], Cause: names[1], Outcome: names[2], Digest: strconv.Itoa(int(r.Content)), Gen: uint64(r.Gen),
-		Number: uint64(c) + 1, Created: 1, Expires: endOf(t),
+		Number: uint64(c) + 1, Created: 1, Expires: endOf(t), Told: r.Told,
 	}
 }
 
@@ -191,6 +193,9 @@ func (b *Bridge) load(ctx context.Context, t Transition) error {
 			if r.State != none {
 				full := recordOf(t, uint8(c), r)
 				p.HSet(ctx, vehicle+"command:"+id(uint8(c)), full.List()...)
+				if r.Due { // since long
+					p.ZAdd(ctx, due, redis.Z{Score: 1, Member: dueName(uint8(c))})
+				}
 			}
 		}
 		return nil
@@ -232,11 +237,13 @@ func (b *Bridge) run(ctx context.Context, t Transition) (answer, error) {
 		if err != nil {
 			return answer{}, err
 		}
-		told, err := b.told(ctx, c, got)
-		return answer{Verdict: verdictOf(got.Verdict), Epoch: small(got.Epoch), Notified: told}, err
+		notified, err := b.notified(ctx, c, got)
+		return answer{Verdict: verdictOf(got.Verdict), Epoch: small(got.Epoch), Notified: notified}, err
 	case join:
 		got, err := b.store.Join(ctx, 0, node(c.Gateway), memory, b.named(t, c.Server), false)
 		return answer{Verdict: verdictOf(got.Verdict), Gen: uint8(got.Gen), Floor: uint8(got.Floor)}, err
+	case told:
+		return answer{}, b.store.NotifyCommands(ctx, []cell.Notice{{What: cell.NoticePublished, VIN: vin, ID: id(c.Command)}})
 	case forget:
 		got, err := b.store.Forget(ctx, 0, node(c.Gateway), memory)
 		return answer{Verdict: verdictOf(got.Verdict), Gen: uint8(got.Gen), Floor: uint8(got.Floor)}, err
@@ -249,27 +256,27 @@ func (b *Bridge) run(ctx context.Context, t Transition) (answer, error) {
 	if got.Record.State != "" {
 		a.Record, err = smallRecord(got.Record)
 	} else if c.Script != accept && c.Script != reserve && a.Verdict != closed && a.Verdict != missing {
-		a.Record = t.before.Commands[c.Command] // a refusal does not return the record
+		a.Record = t.before.Commands[c.Command].answer() // a refusal does not return the record
 	}
 	return a, err
 }
 
-// told returns who was notified of a claim: it reads notices up to its own marker.
-func (b *Bridge) told(ctx context.Context, c call, got cell.Claimed) (told uint8, err error) {
+// notified returns who was notified of a claim: it reads notices up to its own marker.
+func (b *Bridge) notified(ctx context.Context, c call, got cell.Claimed) (who uint8, err error) {
 	if _, err := b.store.Notify(ctx, "nobody", ""); err != nil {
 		return 0, err
 	}
 	for {
 		m, err := b.notices.ReceiveMessage(ctx)
 		if err != nil || m.Channel == channels+"nobody" {
-			return told, err
+			return who, err
 		}
 		_, text, _ := strings.Cut(m.Payload, cell.NoticeTaken+" ")
 		n, err := cell.ParseSuccessor(text)
 		if err != nil || n != (cell.Successor{VIN: vin, Epoch: got.Epoch, Since: far + int64(c.Since)}) {
 			return 0, fmt.Errorf("it tells %s %q: %w", m.Channel, m.Payload, err)
 		}
-		told = strings.TrimPrefix(m.Channel, channels)[0] - 'A' + 1
+		who = strings.TrimPrefix(m.Channel, channels)[0] - 'A' + 1
 	}
 }
 
@@ -315,7 +322,7 @@ func verdictOf(v cell.Verdict) verdict {
 func smallRecord(r cell.Record) (record, error) {
 	s, err := statusOf(r)
 	content, _ := strconv.Atoi(r.Digest)
-	return record{State: s, Gen: uint8(r.Gen), Content: uint8(content)}, err
+	return record{State: s, Gen: uint8(r.Gen), Content: uint8(content), Told: r.Told}, err
 }
 
 // read returns the data now in Redis.
@@ -324,10 +331,12 @@ func (b *Bridge) read(ctx context.Context, t Transition) (data, error) {
 	var marked, vehicles *redis.MapStringStringCmd
 	var commands [maxCommands]*redis.MapStringStringCmd
 	var held *redis.StringCmd
+	var waits [maxCommands]*redis.FloatCmd
 	if _, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		marked, vehicles = p.HGetAll(ctx, mark), p.HGetAll(ctx, vehicle+"vehicle")
 		for c := range commands {
 			commands[c] = p.HGetAll(ctx, vehicle+"command:"+id(uint8(c)))
+			waits[c] = p.ZScore(ctx, due, dueName(uint8(c)))
 		}
 		held = p.Get(ctx, holder)
 		return nil
@@ -346,10 +355,11 @@ func (b *Bridge) read(ctx context.Context, t Transition) (data, error) {
 	}
 	for c, cmd := range commands {
 		if f := cmd.Val(); len(f) > 0 {
-			r, err := smallRecord(cell.Record{State: f["state"], Cause: f["cause"], Digest: f["digest"], Gen: uint64(number(f["gen"]))})
+			r, err := smallRecord(cell.Record{State: f["state"], Cause: f["cause"], Digest: f["digest"], Gen: uint64(number(f["gen"])), Told: f["told"] != ""})
 			if err != nil {
 				return d, err
 			}
+			r.Due = r.State.final() && waits[c].Err() == nil
 			d.Commands[c] = r
 		}
 	}
@@ -387,9 +397,9 @@ func Replayed() []Case {
 		{Gateways: 2, Servers: 2, Connects: 2, Promotions: 1, Late: true, Depth: 9, States: 1e6},
 		{Gateways: 2, Commands: 1, Servers: 2, Connects: 1, Promotions: 1, Expiry: true, Looks: true, Removal: true, Late: true, Depth: 10, States: 1e6},
 		{Gateways: 1, Commands: 1, Servers: 1, Connects: 1, Expiry: true, Removal: true, States: 1e6},
-		{Gateways: 1, Commands: 1, Servers: 1, Connects: 1, Losses: 1, Depth: 17, States: 1e6},
+		{Gateways: 1, Commands: 1, Servers: 1, Connects: 1, Losses: 1, Beside: true, Depth: 17, States: 1e6},
 		{Gateways: 1, Commands: 1, Servers: 1, Connects: 1, Expiry: true, InDoubt: true, States: 1e6},
-		{Gateways: 2, Commands: 1, Servers: 1, Connects: 1, Losses: 1, Disks: 1, Expiry: true, Depth: 10, States: 1e6},
+		{Gateways: 2, Commands: 1, Servers: 1, Connects: 1, Losses: 1, Disks: 1, Expiry: true, Beside: true, Depth: 11, States: 1e6},
 		{Gateways: 2, Commands: 1, Servers: 1, Connects: 1, Losses: 1, Contents: true, Kills: 1, Forgets: 1, Depth: 11, States: 1e6},
 		{Gateways: 2, Commands: 2, Servers: 1, Connects: 1, Losses: 1, Depth: 10, States: 1e6},
 		{Gateways: 3, Commands: 1, Servers: 1, Connects: 1, Losses: 1, Depth: 10, States: 1e6},

@@ -2,10 +2,13 @@ package model
 
 // eachOfRequest tries every request that a running gateway may send to Redis, and every outcome of one under way.
 func (m *search) eachOfRequest(s *state, g uint8, try try) {
+	m.eachOfJoining(s, g, try)
 	r := &s.Gateways[g].Request
 	switch r.Stage {
 	case nothing:
-		m.eachAsk(s, g, try)
+		if m.Beside || s.Gateways[g].Joining.Stage == nothing {
+			m.eachAsk(s, g, try)
+		}
 	case asked:
 		for i := range uint8(m.Servers) {
 			if s.Servers[i].Primary {
@@ -23,8 +26,37 @@ func (m *search) eachOfRequest(s *state, g uint8, try try) {
 			try(step{Kind: confirms, Who: g}, func(t *state) { m.confirm(t, g) })
 		}
 		try(step{Kind: givesUp, Who: g}, func(t *state) { t.Gateways[g].Request = request{} })
+	case answered:
+		try(step{Kind: stores, Who: g}, func(t *state) { m.store(t, g) })
 	case stored:
 		try(step{Kind: acts, Who: g}, func(t *state) { m.act(t, g) })
+	}
+}
+
+// eachOfJoining tries to offer and to join, and every outcome. That does not wait for a request under way.
+func (m *search) eachOfJoining(s *state, g uint8, try try) {
+	w := &s.Gateways[g]
+	if w.Joining.Stage == nothing {
+		if !m.mustJoin(s, g) || !m.Beside && w.Request.Stage != nothing {
+			return
+		}
+		sc := join
+		if m.Offers && w.Remembers && w.Offered != s.Servers[s.Current].Called {
+			sc = offer
+		}
+		try(step{Kind: asks, Who: g, Call: sc}, func(t *state) { m.ask(t, g, sc, 0) })
+		return
+	}
+	for i := range uint8(m.Servers) {
+		if s.Servers[i].Primary {
+			try(step{Kind: joins, Who: g, At: i}, func(t *state) { m.landJoining(t, g, i) })
+		}
+	}
+	if m.Late && w.Late.Script == idle {
+		try(step{Kind: givesUp, Who: g}, func(t *state) {
+			t.Gateways[g].Late = t.Gateways[g].Joining.Call
+			t.Gateways[g].Joining = request{}
+		})
 	}
 }
 
@@ -36,13 +68,6 @@ func (m *search) eachAsk(s *state, g uint8, try try) {
 	}
 	if w.Conn != 0 && w.Epoch == 0 {
 		ask(claim, 0)
-	}
-	if m.mustJoin(s, g) {
-		if m.Offers && w.Remembers && w.Offered != s.Servers[s.Current].Called {
-			ask(offer, 0)
-		} else {
-			ask(join, 0)
-		}
 	}
 	if !w.Remembers && m.FreshWaits || s.Gone&bit(g) != 0 {
 		return
@@ -97,7 +122,30 @@ func (m *search) mustJoin(s *state, g uint8) bool {
 func (m *search) everybody(s *state) uint8 { return (bit(uint8(m.Gateways)) - 1) &^ s.Gone }
 
 func (m *search) ask(s *state, g uint8, sc script, c uint8) {
-	s.Gateways[g].Request = request{Stage: asked, Call: m.callOf(s, g, sc, c)}
+	w := &s.Gateways[g]
+	r := request{Stage: asked, Call: m.callOf(s, g, sc, c)}
+	switch sc {
+	case offer:
+		m.remember(w)
+		w.Joining = r
+	case join:
+		w.Joining = r
+	default:
+		w.Request = r
+	}
+}
+
+// remember reads what a gateway offers. What it has asked for, and is not answered yet, cannot be in it.
+func (m *search) remember(w *gateway) {
+	w.Offers = w.Known
+	r := &w.Request
+	switch {
+	case r.Call.Script == claim:
+	case r.Stage == asked || r.Stage == landed:
+		r.Before = true
+	case r.Stage == answered && m.OfferAnswers:
+		learn(&w.Offers[r.Call.Command], r.Answer.Record)
+	}
 }
 
 // callOf fills a script's arguments from what the gateway knows.
@@ -154,7 +202,7 @@ func (m *search) script(d *data, called uint8, c call) answer {
 
 // offerAll offers all commands that the gateway remembers, as one request.
 func (m *search) offerAll(s *state, i uint8, c call) answer {
-	for n, r := range s.Gateways[c.Gateway].Known {
+	for n, r := range s.Gateways[c.Gateway].Offers {
 		if r.State != none {
 			c.Command, c.Record = uint8(n), r
 			m.script(&s.Servers[i].Data, s.Servers[i].Called, c)
@@ -167,7 +215,7 @@ func (m *search) offerAll(s *state, i uint8, c call) answer {
 func (m *search) land(s *state, g, i uint8) {
 	w, v := &s.Gateways[g], &s.Servers[i]
 	c := w.Request.Call
-	before := v.Data
+	before, asksBefore := v.Data, w.Request.Before
 	a := m.run(s, i, c)
 	s.SentLate = s.SentLate || c.Script == send && a.Verdict == ok && s.Expired&bit(c.Command) != 0 && before.Commands[c.Command].State == queued
 	w.Request = request{}
@@ -176,12 +224,6 @@ func (m *search) land(s *state, g, i uint8) {
 		if m.claimed(s, g, c, a) {
 			w.Request = request{Stage: landed, Call: c, Answer: a, At: i, Called: v.Called}
 		}
-		return
-	case offer:
-		w.Offered = v.Called
-		return
-	case join:
-		m.joined(s, g, a)
 		return
 	case reserve:
 		if a.Verdict == ok {
@@ -195,13 +237,26 @@ func (m *search) land(s *state, g, i uint8) {
 		}
 		return
 	}
-	w.Request = request{Stage: landed, Call: c, Answer: a, At: i, Called: v.Called}
+	w.Request = request{Stage: landed, Call: c, Answer: a, At: i, Called: v.Called, Before: asksBefore}
 	if c.Script == accept && a.Verdict == ok && s.RedisLost && s.DiskLost != 0 && s.memoryless(c.Command) {
 		s.Reused |= bit(c.Command)
 	}
 	if before == v.Data && !m.ReadsWrite {
 		w.Request.Acks = 0xff
 	}
+}
+
+// landJoining runs a gateway's offer or join.
+func (m *search) landJoining(s *state, g, i uint8) {
+	w := &s.Gateways[g]
+	c := w.Joining.Call
+	w.Joining = request{}
+	a := m.run(s, i, c)
+	if c.Script == offer {
+		w.Offered = s.Servers[i].Called
+		return
+	}
+	m.joined(s, g, a)
 }
 
 // claimed handles the answer that a vehicle is the gateway's own. It may send at once; it reports the connection once
@@ -319,7 +374,7 @@ func (m *search) confirmed(s *state, r *request) bool {
 	if !wait {
 		return true
 	}
-	if m.SameServerAfterWait && s.Servers[r.At].Called != r.Called {
+	if m.SameServerAfterWait && m.Servers > 1 && s.Servers[r.At].Called != r.Called { // without replicas nothing is asked after the script
 		return false
 	}
 	all := (bit(uint8(m.Servers)) - 1) &^ bit(r.At)
@@ -329,22 +384,62 @@ func (m *search) confirmed(s *state, r *request) bool {
 	return r.Acks&all == all
 }
 
-// confirm writes a confirmed change to the disk.
+// confirm gives a gateway its confirmed answer.
 func (m *search) confirm(s *state, g uint8) {
-	w := &s.Gateways[g]
-	w.Request.Stage = stored
-	if w.Request.Call.Script == claim {
+	r := &s.Gateways[g].Request
+	if r.Before && m.DropAnswers {
+		*r = request{}
 		return
 	}
-	if k := &w.Known[w.Request.Call.Command]; m.Store && w.Request.Answer.Record.State >= k.State {
-		*k = w.Request.Answer.Record
+	r.Stage = answered
+	if !m.Beside {
+		m.store(s, g)
 	}
 }
 
-// act reports a confirmed change, or sends it to the vehicle. The vehicle executes a command once.
+// store writes a confirmed answer to the disk, with the event of what the gateway has decided.
+func (m *search) store(s *state, g uint8) {
+	w := &s.Gateways[g]
+	w.Request.Stage = stored
+	if m.Store && w.Request.Call.Script != claim {
+		now := w.Request.Answer.Record
+		now.Told = now.Told || w.Request.decidesEnd()
+		learn(&w.Known[w.Request.Call.Command], now)
+	}
+}
+
+// learn puts a command into a gateway's memory, unless that has a later state.
+func learn(known *record, now record) {
+	if now.State < known.State {
+		return
+	}
+	now.Told = now.Told || known.Told && known.State == now.State
+	*known = now
+}
+
+// decidesEnd reports whether the gateway publishes the end that it is answered.
+func (r *request) decidesEnd() bool {
+	switch r.Call.Script {
+	case cancel, expire:
+		return r.Answer.Verdict == ok
+	case report:
+		return r.Answer.Record.State >= late
+	}
+	return false
+}
+
+// publishStored publishes the event that a gateway has on its disk when its process ends.
+func (m *search) publishStored(s *state, g uint8) {
+	if r := &s.Gateways[g].Request; m.Store && r.Stage == stored && r.decidesEnd() && s.Forgotten&bit(r.Call.Command) == 0 {
+		s.report(r.Call.Command, r.Answer.Record.State)
+		s.Published |= bit(r.Call.Command)
+	}
+}
+
+// act reports a stored change, or sends it to the vehicle. The vehicle executes a command once.
 func (m *search) act(s *state, g uint8) {
 	w := &s.Gateways[g]
-	c, a := w.Request.Call, w.Request.Answer
+	done, c, a := w.Request, w.Request.Call, w.Request.Answer
 	w.Request = request{}
 	if s.Forgotten&bit(c.Command) != 0 && c.Script != claim && c.Script != accept && c.Script != send {
 		return
@@ -367,5 +462,9 @@ func (m *search) act(s *state, g uint8) {
 	}
 	if a.Record.State.final() {
 		s.report(c.Command, a.Record.State)
+	}
+	if done.decidesEnd() {
+		s.Published |= bit(c.Command)
+		m.run(s, s.Current, call{Script: told, Gateway: g, Command: c.Command})
 	}
 }

@@ -20,7 +20,8 @@ func (m *search) settle(s *state) {
 	}
 	for g := range uint8(m.Gateways) {
 		w := &s.Gateways[g]
-		w.Up, w.Request, w.Late = true, request{}, call{}
+		m.publishStored(s, g)
+		w.Up, w.Request, w.Joining, w.Late = true, request{}, request{}, call{}
 		if w.Conn != s.Conn || s.At != g {
 			w.Conn, w.Epoch = 0, 0
 		}
@@ -42,15 +43,19 @@ func (m *search) settle(s *state) {
 }
 
 func (m *search) now(s *state, g uint8, sc script, c uint8) {
-	m.ask(s, g, sc, c)
-	m.land(s, g, s.Current)
+	if m.ask(s, g, sc, c); sc == offer || sc == join {
+		m.landJoining(s, g, s.Current)
+	} else {
+		m.land(s, g, s.Current)
+	}
 	for i := range uint8(m.Servers) {
 		if i != s.Current {
 			m.copy(s, i)
 		}
 	}
 	if r := &s.Gateways[g].Request; r.Stage == landed {
-		m.confirm(s, g)
+		r.Stage = answered
+		m.store(s, g)
 		m.act(s, g)
 	}
 }
@@ -84,7 +89,7 @@ func (m *search) finish(s *state, c uint8) {
 			m.now(s, g, report, c)
 		}
 	}
-	if s.Expired&bit(c) != 0 {
+	if s.Expired&bit(c) != 0 || s.Servers[s.Current].Data.Commands[c].Due {
 		m.now(s, s.At, expire, c)
 	}
 	m.now(s, s.At, look, c)
@@ -123,6 +128,8 @@ func (m *search) checkCommand(s *state, c uint8) string {
 		return "" // the result may have been in the lost journal
 	case r.State == queued || r.State == sent:
 		return "a command is stuck"
+	case r.State.final() && s.Published&bit(c) == 0 && s.DiskLost == 0 && s.Forgotten&bit(c) == 0:
+		return "an end is not published"
 	}
 	return ""
 }

@@ -20,6 +20,11 @@ type Rules struct {
 	// Offers: members offer what they remember. AllOffer: a server opens when all have offered. OffersLanded: at that
 	// server. MergeLater: merging keeps the later state.
 	Offers, AllOffer, OffersLanded, MergeLater bool
+	// OfferAnswers: a member also offers the answers that are not on its disk yet. DropAnswers: an answer to a request from before
+	// the offer is dropped, because the offer does not have it.
+	OfferAnswers, DropAnswers bool
+	// OfferEnds: an end by cancellation or expiry that no member says to be published is due again.
+	OfferEnds bool
 	// Doubt: if a member's memory is lost, a command not known to be sent may have been. FreshWaits: a member without
 	// memory does not open an empty Redis.
 	Doubt, FreshWaits bool
@@ -41,6 +46,7 @@ func All() Rules {
 	return Rules{
 		WaitBeforeAnswer: true, WaitBeforeWire: true, WaitForAll: true, SameServerAfterWait: true, ReadsWrite: true, Store: true,
 		Closed: true, AcceptOpen: true, ReservedHere: true, Offers: true, AllOffer: true, OffersLanded: true, MergeLater: true, Doubt: true,
+		OfferAnswers: true, DropAnswers: true, OfferEnds: true,
 		FreshWaits: true, Clock: true, NoticeYounger: true, Salt: true, YoungerConnection: true, ConfirmEpoch: true, Reclaim: true, OwnerSends: true, CancelUnsent: true,
 		ExpiredNotSent: true, ExpiredNotAccepted: true,
 	}
@@ -58,6 +64,8 @@ type Case struct {
 	Looks, Contents bool
 	// SameID: the two commands are of two vehicles and have one id, which has to be reserved first.
 	SameID bool
+	// Beside: offers and joins do not wait for a request under way, and its answer is on the disk only in a later step.
+	Beside bool
 	// Removal: commands are removed after keep_for.
 	Removal bool
 	// Notices: the previous owner may be notified of a claim, at any time or never.

@@ -25,12 +25,22 @@ const (
 // final reports whether only the vehicle's result can change it. States are in the order in which merging prefers them.
 func (s status) final() bool { return s >= cancelled }
 
+// decided reports whether a gateway has decided the end, not the vehicle.
+func (s status) decided() bool { return s >= cancelled && s <= unanswered }
+
 // record is a command in Redis or in a gateway's memory: its state, the generation in which it was accepted, and which of
-// two contents it has.
+// two contents it has. Told: its end is known to be published. Due, in Redis: a gateway has to publish its end.
 type record struct {
-	State   status
-	Gen     uint8
-	Content uint8
+	State     status
+	Gen       uint8
+	Content   uint8
+	Told, Due bool
+}
+
+// answer returns the record as an answer has it.
+func (r record) answer() record {
+	r.Due = false
+	return r
 }
 
 // data is a copy of Redis: the mark of its generation, the vehicle's claim, its commands.
@@ -69,9 +79,10 @@ const (
 	join
 	forget
 	reserve
+	told
 )
 
-var scriptNames = [...]string{"nothing", "claim", "accept", "send", "report", "cancel", "expire", "look", "offer", "join", "forget", "reserve"}
+var scriptNames = [...]string{"nothing", "claim", "accept", "send", "report", "cancel", "expire", "look", "offer", "join", "forget", "reserve", "told"}
 
 func (s script) String() string { return scriptNames[s] }
 
@@ -141,6 +152,11 @@ func (r Rules) apply(d *data, server uint8, c call) answer {
 		return r.join(d, server, c)
 	case forget:
 		return r.forget(d, server, c)
+	case told:
+		if cmd := &d.Commands[c.Command]; cmd.State.final() && cmd.State != done {
+			cmd.Told, cmd.Due = true, false
+		}
+		return answer{}
 	}
 	if d.Open != server && r.Closed && (c.Script != accept && c.Script != reserve || r.AcceptOpen) {
 		return answer{Verdict: closed}
@@ -158,7 +174,7 @@ func (r Rules) apply(d *data, server uint8, c call) answer {
 		return answer{Verdict: missing}
 	}
 	v := r.change(d, cmd, c)
-	return answer{Verdict: v, Record: *cmd}
+	return answer{Verdict: v, Record: cmd.answer()}
 }
 
 // change applies a call to an existing command.
@@ -170,7 +186,7 @@ func (r Rules) change(d *data, cmd *record, c call) verdict {
 	case report:
 		switch {
 		case cmd.State == unsent, cmd.State == unclear, cmd.State == unanswered, !cmd.State.final() && lost && c.Expired:
-			cmd.State = late
+			cmd.State, cmd.Told = late, false
 		case !cmd.State.final():
 			cmd.State = done
 		default:
@@ -181,7 +197,7 @@ func (r Rules) change(d *data, cmd *record, c call) verdict {
 		case lost && cmd.State == queued:
 			return doubtful
 		case cmd.State == queued, cmd.State == sent && !r.CancelUnsent:
-			cmd.State = cancelled
+			cmd.State, cmd.Due = cancelled, true
 		default:
 			return already
 		}
@@ -209,6 +225,8 @@ func (r Rules) send(d *data, cmd *record, c call, lost bool) verdict {
 // end expires a command.
 func end(cmd *record, c call, lost bool) verdict {
 	switch {
+	case cmd.State.final() && cmd.Due:
+		return ok
 	case cmd.State.final():
 		return already
 	case !c.Expired:
@@ -220,6 +238,7 @@ func end(cmd *record, c call, lost bool) verdict {
 	default:
 		cmd.State = unanswered
 	}
+	cmd.Due = true
 	return ok
 }
 
@@ -237,7 +256,7 @@ func (r Rules) accept(d *data, cmd *record, c call) answer {
 	case cmd.State != none && cmd.Content != c.Content:
 		return answer{Verdict: conflict}
 	case cmd.State != none:
-		return answer{Verdict: already, Record: *cmd}
+		return answer{Verdict: already, Record: cmd.answer()}
 	case c.Expired && r.ExpiredNotAccepted:
 		return answer{Verdict: tooLate}
 	}
@@ -273,14 +292,28 @@ func (r Rules) claim(d *data, c call) answer {
 // offer merges a command that the caller remembers.
 func (r Rules) offer(d *data, c call) answer {
 	cmd := &d.Commands[c.Command]
+	ended := cmd.State.final()
 	switch {
 	case cmd.State == none || !r.MergeLater:
 		*cmd = c.Record
 	default:
-		cmd.State = max(cmd.State, c.Record.State)
+		switch {
+		case cmd.State < c.Record.State:
+			cmd.State, cmd.Told = c.Record.State, c.Record.Told
+		case cmd.State == c.Record.State:
+			cmd.Told = cmd.Told || c.Record.Told
+		}
 		cmd.Gen = min(cmd.Gen, c.Record.Gen)
 	}
-	return answer{Record: *cmd}
+	switch {
+	case !r.OfferEnds:
+		cmd.Due = cmd.Due && !c.Record.State.final()
+	case cmd.Told:
+		cmd.Due = false
+	default:
+		cmd.Due = ended && cmd.Due || cmd.State.decided()
+	}
+	return answer{Record: cmd.answer()}
 }
 
 // join registers a member, and opens the mark for this server once every member has offered.

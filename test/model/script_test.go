@@ -47,7 +47,7 @@ func decided() (all []string) {
 	for script, verdicts := range map[string]string{
 		"claim": "ok older", "reserve": "ok conflict closed", "accept": "ok already conflict expired moved closed", "send": "ok already doubt not-owner expired missing closed",
 		"report": "ok already missing closed", "cancel": "ok already doubt missing closed", "expire": "ok already missing closed",
-		"look": "ok missing closed", "offer": "ok", "join": "ok waiting moved empty", "forget": "ok waiting",
+		"look": "ok missing closed", "offer": "ok", "told": "ok", "join": "ok waiting moved empty", "forget": "ok waiting",
 	} {
 		for v := range strings.FieldsSeq(verdicts) {
 			all = append(all, script+": "+v)

@@ -4,10 +4,11 @@ package model
 type stage uint8
 
 const (
-	nothing stage = iota
-	asked         // on its way to Redis
-	landed        // the script has run; its caller waits for the replicas
-	stored        // confirmed and on the disk: reported or sent next
+	nothing  stage = iota
+	asked          // on its way to Redis
+	landed         // the script has run; its caller waits for the replicas
+	answered       // confirmed, in the memory of the gateway alone
+	stored         // on the disk: reported or sent next
 )
 
 // request is a script that a gateway has called.
@@ -17,6 +18,8 @@ type request struct {
 	Answer answer
 	// At is the server where it arrived, Called that server's name then, Acks the replicas that have its change.
 	At, Called, Acks uint8
+	// Before: it began before the gateway read what it offers.
+	Before bool
 }
 
 // gateway is a gateway's memory and disk.
@@ -33,6 +36,9 @@ type gateway struct {
 	Results    uint8
 
 	Request request
+	// Joining is its offer or join, beside the request. Offers is what it has read for the offer.
+	Joining request
+	Offers  [maxCommands]record
 	Late    call // abandoned, not arrived
 	// Notice is the last claim that it was notified of.
 	Notice notice
@@ -66,6 +72,7 @@ type state struct {
 	Expired   uint8 // expired commands
 	Forgotten uint8 // commands removed after keep_for
 	Reported  [maxCommands]uint16
+	Published uint8              // commands whose end has an event
 	Accepted  [maxCommands]uint8 // gateways that answered so
 	// Earlier is the highest epoch reported for a previous connection of the vehicle, Ours the epoch of the present
 	// one.
@@ -208,6 +215,7 @@ func (s *state) permuted(o order) state {
 	for g, n := range o {
 		t.Gateways[n] = s.Gateways[g]
 		o.call(&t.Gateways[n].Request.Call)
+		o.call(&t.Gateways[n].Joining.Call)
 		o.call(&t.Gateways[n].Late)
 	}
 	for i := range t.Servers {
@@ -240,6 +248,7 @@ func (s *state) swapCommands() {
 	for g := range s.Gateways {
 		w := &s.Gateways[g]
 		w.Known[0], w.Known[1] = w.Known[1], w.Known[0]
+		w.Offers[0], w.Offers[1] = w.Offers[1], w.Offers[0]
 		mask(&w.Results)
 		one(&w.Request.Call)
 		one(&w.Late)
@@ -251,7 +260,7 @@ func (s *state) swapCommands() {
 	}
 	holder(&s.Backup.Holder)
 	s.Backup.Commands[0], s.Backup.Commands[1] = s.Backup.Commands[1], s.Backup.Commands[0]
-	for _, m := range []*uint8{&s.Executed, &s.Results, &s.Expired, &s.Forgotten, &s.Reused} {
+	for _, m := range []*uint8{&s.Executed, &s.Results, &s.Expired, &s.Forgotten, &s.Reused, &s.Published} {
 		mask(m)
 	}
 	s.Reported[0], s.Reported[1] = s.Reported[1], s.Reported[0]

@@ -12,7 +12,9 @@ const (
 	connects kind = iota
 	asks
 	lands
+	joins
 	confirms
+	stores
 	acts
 	speaks
 	givesUp
@@ -47,7 +49,9 @@ func (s step) String() string {
 	told := map[kind]string{
 		connects:  "the vehicle connects to gateway G",
 		lands:     "gateway G's script runs at server AT",
-		confirms:  "gateway G has its answer confirmed, and on its disk",
+		joins:     "gateway G's offer or join runs at server AT",
+		confirms:  "gateway G has its answer confirmed",
+		stores:    "gateway G has its answer on its disk",
 		acts:      "gateway G tells, or sends to the vehicle",
 		speaks:    "the vehicle publishes its results",
 		givesUp:   "gateway G gives up to wait",
@@ -175,10 +179,16 @@ func (s *state) connect(g uint8) {
 // kill ends a gateway's process. Its requests may still arrive.
 func (m *search) kill(s *state, g uint8) {
 	w := &s.Gateways[g]
-	if m.Late && w.Request.Stage == asked && w.Late.Script == idle {
-		w.Late = w.Request.Call
+	if m.Late && w.Late.Script == idle {
+		switch asked {
+		case w.Request.Stage:
+			w.Late = w.Request.Call
+		case w.Joining.Stage:
+			w.Late = w.Joining.Call
+		}
 	}
-	w.Up, w.Conn, w.Epoch, w.Offered, w.Request, w.Notice = false, 0, 0, 0, request{}, notice{}
+	m.publishStored(s, g)
+	w.Up, w.Conn, w.Epoch, w.Offered, w.Request, w.Joining, w.Notice = false, 0, 0, 0, request{}, request{}, notice{}
 }
 
 func (s *state) loseDisk(g uint8) {

@@ -84,7 +84,7 @@ local function finish(record, opened, due, ended, id, vin, keep)
 end
 
 -- untold keeps the end of a command in the index of the open ones, until the gateway that decided it has it on its disk and
--- removes it. If that gateway was killed before, expire gives the end to another one.
+-- removes it (published.lua). If that gateway was killed before, expire gives the end to another one.
 local function untold(due, id, vin)
   redis.call('ZADD', due, text(now + 10000), vin .. '/' .. id)
 end

@@ -14,6 +14,7 @@ if state == 'expired' or state == 'late' or (lost and not final(state)) then
   local said = redis.call('HGET', KEYS[2], 'outcome')
   if status == 'delivered' or (said and (said ~= 'accepted' or status == 'accepted')) then return done('already') end
   redis.call('HSET', KEYS[2], 'state', 'late', 'outcome', status, status == 'accepted' and 'late_accepted' or 'late', at)
+  redis.call('HDEL', KEYS[2], 'told') -- that was the expiry
   if not final(state) then finish(KEYS[2], KEYS[3], KEYS[4], KEYS[5], id, vin, keep) end
 elseif not final(state) and rank(status) > rank(state) then
   redis.call('HSET', KEYS[2], 'state', status, final(status) and 'finished' or status, at)

@@ -1,0 +1,112 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"cellgate/broker/cell"
+	"cellgate/test/check"
+)
+
+// flush has Redis lose everything, and every gateway restore its state there.
+func (c *together) flush() {
+	c.Helper()
+	c.redis.FlushAll()
+	var names []string
+	for _, m := range c.all {
+		names = append(names, m.name)
+	}
+	for _, m := range c.all {
+		memory := cell.Memory{Remembers: true, Gen: 1, Members: names}
+		m.store.Rejoin(c.Context(), m.name, []cell.Offering{{Memory: memory, Remembered: m.Remembered(0)}}, false, func(_ map[int]cell.Joined, err error) bool {
+			check.OK(c.T, err)
+			return true
+		})
+	}
+}
+
+// ends is called after a script has run that may end a command, before its caller has the answer. lost takes the answer away.
+type ends struct {
+	then func()
+	lost bool
+	once sync.Once
+}
+
+func (*ends) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (*ends) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (e *ends) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) (err error) {
+		err = next(ctx, cmds)
+		if args := cmds[0].Args(); err != nil || len(args) < 3 || fmt.Sprint(args[2]) != "5" {
+			return err
+		}
+		e.once.Do(func() {
+			if e.then != nil {
+				e.then()
+			}
+			if e.lost {
+				cmds[0].SetErr(io.ErrUnexpectedEOF)
+				err = io.ErrUnexpectedEOF
+			}
+		})
+		return err
+	}
+}
+
+// TestEndIsToldAfterAFlush has Redis lose ends that it should have given to another gateway, because the one that decided them
+// did not get the answer. They are published after all; those that are published already are not published again.
+func TestEndIsToldAfterAFlush(t *testing.T) {
+	t.Parallel()
+	const due = "cellgate:cell-1:due"
+	c := newTogether(t, 2)
+	a, b := c.all[0], c.all[1]
+	for _, id := range []string{"lost", "told"} {
+		create(t, a.Service, Request{ID: id})
+	}
+	_, err := b.Cancel(t.Context(), Caller{}, vin, "told")
+	check.OK(t, err)
+	c.published("told", Queued, Cancelled)
+	check.Eventually(t, "the end to be told", func() bool { return !c.due("told") })
+	a.client.AddHook(&ends{lost: true})
+	if cmd, err := a.Cancel(t.Context(), Caller{}, vin, "lost"); !errors.Is(err, errUnknown) {
+		t.Errorf("%+v %v", cmd, err)
+	}
+	for range 2 {
+		for _, m := range c.all {
+			c.at(m, "lost", Cancelled)
+			c.at(m, "told", Cancelled)
+		}
+		c.flush()
+	}
+	if c.due("told") || !c.due("lost") {
+		t.Errorf("to be told: %v %v", c.due("told"), c.due("lost"))
+	}
+	_, err = c.redis.ZAdd(due, 1, vin+"/lost") // the time of the gateway that decided it is over
+	check.OK(t, err)
+	c.published("lost", Queued, Cancelled)
+	check.Eventually(t, "the end to be told", func() bool { return !c.due("lost") })
+	for range 2 { // what one gateway has published the other one need not know
+		c.flush()
+		if c.due("lost") || c.due("told") {
+			t.Errorf("to be told again: %v %v", c.due("lost"), c.due("told"))
+		}
+	}
+	c.published("told", Queued, Cancelled)
+}
+
+// due reports whether a gateway has to publish the end of a command.
+func (c *together) due(id string) bool {
+	all, err := c.redis.ZMembers("cellgate:cell-1:due")
+	if err != nil {
+		return false
+	}
+	return slices.Contains(all, vin+"/"+id)
+}
