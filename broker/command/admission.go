@@ -183,9 +183,9 @@ func (s *Service) Create(ctx context.Context, r Request) (cmd Command, created b
 	err = s.enter(ctx, r.VIN, &request{id: r.ID, done: done, run: func(b *batch) (err error) {
 		out.cmd, out.created, err = b.take(&r, found, false)
 		return err
-	}}, func(ctx, waits context.Context) error {
+	}}, func(ctx, waits context.Context) (*held, error) {
 		found = s.decide(ctx, waits, &r)
-		return unknown(found)
+		return r.held(), unknown(found)
 	})
 	if err == nil {
 		err = wait(ctx, done)
@@ -276,11 +276,11 @@ func (s *Service) Submit(ctx context.Context, rec *message.Record, c Caller, ref
 			}
 			answer(acknowledgement(err))
 		},
-	}, func(ctx, waits context.Context) error {
+	}, func(ctx, waits context.Context) (*held, error) {
 		if found == nil {
 			found = s.decide(ctx, waits, &r)
 		}
-		return unknown(found)
+		return r.held(), unknown(found)
 	})
 	return err
 }

@@ -152,7 +152,7 @@ func (b *batch) keep(rec *record, r *cell.Record, created bool) error {
 
 // accepted stores a command that the cell has accepted, now or earlier.
 func (b *batch) accepted(r *Request) (Command, bool, error) {
-	rec, err := b.adopt(r.decided, r.ours, nil)
+	rec, err := b.adopt(&r.decided.Answer, r.ours, nil)
 	if err != nil {
 		return Command{}, false, err
 	}

@@ -80,18 +80,21 @@ func (c *Cell) answered(slot int, id string, a cell.Answer, err error) (cell.Ans
 	return a, nil
 }
 
-// ask sends a question to Redis, unless Redis is known not to answer or waits has ended.
-func (s *Service) ask(waits context.Context, vin, id string, question func(st *cell.Store) (cell.Answer, error)) (cell.Answer, error) {
+// ask sends a question to Redis, unless Redis is known not to answer or waits has ended. Its answer is held.
+func (s *Service) ask(waits context.Context, vin, id string, question func(st *cell.Store) (cell.Answer, error)) (a decision, err error) {
 	c := s.o.Cell
+	slot := c.Store.Slot(vin)
+	began := s.unwritten.begin(slot)
 	if err := c.usable(vin, id); err != nil {
-		return cell.Answer{}, err
+		return a, err
 	}
-	var a cell.Answer
-	var err error
-	if !s.turns.at(waits, func() { a, err = question(c.Store) }) {
+	if !s.turns.at(waits, func() { a.Answer, err = question(c.Store) }) {
 		return a, &unknownError{ID: id, Why: errWaited}
 	}
-	return c.answered(c.Store.Slot(vin), id, a, err)
+	if a.Answer, err = c.answered(slot, id, a.Answer, err); err == nil && !s.unwritten.take(slot, began, &a) {
+		err = &unknownError{ID: id, Why: errOffered}
+	}
+	return a, err
 }
 
 // longestRepeat is the longest pause between tries. While Redis is known to be away a try costs nothing, and once it
@@ -113,8 +116,8 @@ func (s *Service) repeat(ctx context.Context, try func() error) error {
 
 // change has the cell change a command, and insists. If an earlier answer was lost, the retry answers Already for this
 // gateway's own change, and change turns that into OK.
-func (s *Service) change(ctx context.Context, vin, id string, to State, question func(st *cell.Store) (cell.Answer, error)) (cell.Answer, error) {
-	var a cell.Answer
+func (s *Service) change(ctx context.Context, vin, id string, to State, question func(st *cell.Store) (cell.Answer, error)) (decision, error) {
+	var a decision
 	lost := false
 	err := s.repeat(ctx, func() (err error) {
 		a, err = s.ask(ctx, vin, id, question)
@@ -137,32 +140,35 @@ func (s *Service) decide(ctx, waits context.Context, r *Request) error {
 	if err := c.usable(r.VIN, r.ID); err != nil {
 		return err
 	}
-	var a cell.Answer
+	var reserved cell.Answer
 	var err error
-	if !s.turns.at(waits, func() { a, err = c.Store.Reserve(ctx, r.VIN, r.ID, digest, r.TTL) }) {
+	if !s.turns.at(waits, func() { reserved, err = c.Store.Reserve(ctx, r.VIN, r.ID, digest, r.TTL) }) {
 		return &unknownError{ID: r.ID, Why: errWaited}
 	}
-	if a, err = c.answered(c.Store.IDSlot(r.ID), r.ID, a, err); err != nil {
+	if reserved, err = c.answered(c.Store.IDSlot(r.ID), r.ID, reserved, err); err != nil {
 		return err
 	}
-	if a.Verdict == cell.Conflict {
+	if reserved.Verdict == cell.Conflict {
 		return fmt.Errorf("%w: %s", errConflict, r.ID)
 	}
 	o := s.offered(r, digest)
-	o.Reserved = a.Server
+	o.Reserved = reserved.Server
 	if o.Created == 0 && !r.came.IsZero() {
-		o.Created = a.Now - time.Since(r.came).Milliseconds() // Redis may run the script long after it was sent
+		o.Created = reserved.Now - time.Since(r.came).Milliseconds() // Redis may run the script long after it was sent
 	}
-	a, err = s.ask(waits, r.VIN, r.ID, func(st *cell.Store) (cell.Answer, error) { return st.Accept(ctx, o) })
+	a, err := s.ask(waits, r.VIN, r.ID, func(st *cell.Store) (cell.Answer, error) { return st.Accept(ctx, o) })
 	if err != nil {
 		return err
 	}
 	switch a.Verdict {
 	case cell.OK, cell.Already:
-		if r.decided, r.ours = &a, s.ours(&a); r.ours {
+		if r.decided, r.ours = &a, s.ours(&a.Answer); r.ours {
 			s.passOn(r)
 		}
 		return nil
+	}
+	a.held.release()
+	switch a.Verdict {
 	case cell.Conflict:
 		return fmt.Errorf("%w: %s", errConflict, r.ID)
 	case cell.Expired:
@@ -268,10 +274,13 @@ func (s *Service) decideOne(ctx context.Context, a *asked) error {
 	case errors.Is(a.found, errClosed):
 		return errClosed
 	case a.found == nil:
-		if a.found = s.refusedBefore(r.decided); a.found == nil {
-			a.elsewhere = !r.ours
+		if a.found = s.refusedBefore(&r.decided.Answer); a.found == nil {
+			if a.elsewhere = !r.ours; a.elsewhere {
+				r.decided.held.release()
+			}
 			return nil
 		}
+		r.decided.held.release()
 		r.decided, r.ours = nil, true
 		return nil
 	case !reportable(r, a.found):
@@ -308,6 +317,7 @@ func (s *Service) refuseOnce(ctx context.Context, a *asked) error {
 	got, err := s.ask(ctx, r.VIN, r.ID, func(st *cell.Store) (cell.Answer, error) {
 		return st.Refuse(ctx, s.offered(r, digestText(r.digest())), string(state), why)
 	})
+	got.held.release() // a refusal is an event, not a record
 	// This gateway may have recorded it, but lost the answer or was killed before it wrote its own record.
 	mine := got.Verdict == cell.Already && got.Record.State == string(state) && got.Record.Fields[fieldNode] == s.o.Cell.Node && (a.unanswered || s.local(r.ID) == nil)
 	r.ours = got.Verdict == cell.OK || mine // also when a caller asks for it before this gateway has published it
@@ -339,8 +349,8 @@ func (s *Service) admitHere(r *Request) error {
 // reportNow has the cell decide on a vehicle's report, stores the result, and then calls after.
 func (s *Service) reportNow(ctx context.Context, p *report, after func()) {
 	if a, err := s.reportTogether(ctx, p); err == nil {
-		s.post(func(b *batch) error {
-			err := b.reported(p, &a)
+		s.write(&a, func(b *batch) error {
+			err := b.reported(p, &a.Answer)
 			b.after = append(b.after, after)
 			return err
 		})
@@ -348,7 +358,7 @@ func (s *Service) reportNow(ctx context.Context, p *report, after func()) {
 }
 
 // reportTogether has the cell decide on a vehicle's report. It insists.
-func (s *Service) reportTogether(ctx context.Context, p *report) (cell.Answer, error) {
+func (s *Service) reportTogether(ctx context.Context, p *report) (decision, error) {
 	said := cell.Said{Status: string(p.status), Cause: p.cause, At: time.UnixMilli(p.at), Payload: p.payload}
 	return s.change(ctx, p.vin, p.id, p.status, func(st *cell.Store) (cell.Answer, error) { return st.Report(ctx, p.vin, p.id, said) })
 }

@@ -98,8 +98,21 @@ func (c *together) add(name string) *member {
 		Deliverer: m.engine, Publish: m.published.Publish,
 		Cell: &Cell{Store: store, Node: name, Owner: m.owner, Usable: m.usable, Called: func(error) {}, Closed: func(int) {}, Patience: time.Minute},
 	})
+	c.Cleanup(func() {
+		check.Eventually(c.T, "answers to be held no longer than until they are written", func() bool { return m.unwrittenAnswers() == 0 })
+	})
 	c.all = append(c.all, m)
 	return m
+}
+
+// unwrittenAnswers returns how many answers are held.
+func (m *member) unwrittenAnswers() (n int) {
+	m.unwritten.mu.Lock()
+	defer m.unwritten.mu.Unlock()
+	for _, one := range m.unwritten.slots {
+		n += len(one)
+	}
+	return n
 }
 
 // connects moves a vehicle to a gateway.
@@ -560,6 +573,7 @@ func TestLostAnswers(t *testing.T) {
 	if err != nil || a.Verdict != cell.OK || tries != 2 {
 		t.Errorf("%+v %v after %d tries", a, err, tries)
 	}
+	a.held.release()
 }
 
 // TestEndIsToldByAnother has a gateway die after Redis has ended a command and before its own disk has the end: another one

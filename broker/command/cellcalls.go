@@ -15,19 +15,19 @@ import (
 func (s *Service) cancelTogether(ctx context.Context, c Caller, vin, id string) (Command, error) {
 	asked := Audited{Action: actionCancel, Caller: c, VIN: vin, ID: id, Outcome: outcomeCancelled}
 	var out Command
-	var a cell.Answer
+	var a decision
 	done := make(chan error, 1)
 	err := s.enter(ctx, vin, &request{id: id, done: done, run: func(b *batch) (err error) {
-		out, err = b.cancelled(&a)
+		out, err = b.cancelled(&a.Answer)
 		if b.fail != nil {
 			return b.fail
 		}
 		asked.Name = out.Name
 		b.after = append(b.after, func() { b.s.audit(asked, err) })
 		return err
-	}}, func(ctx, waits context.Context) (err error) {
+	}}, func(ctx, waits context.Context) (h *held, err error) {
 		a, err = s.askCancel(ctx, waits, c, vin, id)
-		return err
+		return a.held, err
 	})
 	if err == nil {
 		err = wait(ctx, done)
@@ -43,9 +43,10 @@ func (s *Service) cancelTogether(ctx context.Context, c Caller, vin, id string) 
 }
 
 // askCancel asks the cell to cancel a command. It returns the verdict notPermitted if the caller may not cancel it.
-func (s *Service) askCancel(ctx, waits context.Context, c Caller, vin, id string) (cell.Answer, error) {
+func (s *Service) askCancel(ctx, waits context.Context, c Caller, vin, id string) (decision, error) {
 	if c.May != nil {
 		a, err := s.ask(waits, vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Look(ctx, vin, id) })
+		a.held.release()
 		if err != nil || a.Verdict != cell.OK {
 			return a, err
 		}
@@ -114,16 +115,17 @@ func (s *Service) getTogether(ctx context.Context, vin, id string) (Command, err
 	var out Command
 	keeps := State(a.Record.State).Final() || s.local(id) != nil
 	if !keeps {
+		a.held.release()
 		return s.shownOf(&a.Record), nil
 	}
 	// An end is on disk before it is reported.
-	err = s.submit(ctx, false, func(b *batch) error {
-		rec, err := b.adopt(&a, false, nil)
+	err = s.submitRequest(ctx, &request{holds: []*held{a.held}, run: func(b *batch) error {
+		rec, err := b.adopt(&a.Answer, false, nil)
 		if err == nil {
 			out = b.t.view(rec)
 		}
 		return err
-	})
+	}})
 	if err != nil {
 		return Command{}, err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"cellgate/broker/cell"
+	"cellgate/broker/shared/statefile"
 	"cellgate/test/check"
 )
 
@@ -59,6 +60,64 @@ func (e *ends) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 		})
 		return err
 	}
+}
+
+// TestAnswerNotWrittenAtAFlush has Redis lose a cancellation that the gateway knows and has not on its disk yet: the new server
+// is told of it, and does not let the command be sent.
+func TestAnswerNotWrittenAtAFlush(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 2)
+	a, b := c.all[0], c.all[1]
+	create(t, a.Service, Request{ID: "c1"})
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	var all sync.WaitGroup
+	defer all.Wait()
+	all.Go(func() { // the disk of a is slow
+		check.OK(t, a.o.DB.Update(func(*statefile.Tx) error { close(begun); <-goOn; return nil }))
+	})
+	<-begun
+	ended := make(chan struct{})
+	seen := &ends{then: func() { close(ended) }}
+	a.client.AddHook(seen)
+	all.Go(func() {
+		cmd, err := a.Cancel(t.Context(), Caller{}, vin, "c1")
+		if err != nil || cmd.State != Cancelled {
+			t.Errorf("%+v %v", cmd, err)
+		}
+	})
+	<-ended
+	handed := make(chan struct{}) // the answer is with the loop
+	a.turns.run(vin, func(context.Context) { close(handed) })
+	<-handed
+	c.flush()
+	close(goOn)
+	all.Wait()
+	c.connects(b, vin)
+	c.at(b, "c1", Cancelled)
+	c.at(a, "c1", Cancelled)
+	c.published("c1", Queued, Cancelled)
+	b.engine.mu.Lock()
+	defer b.engine.mu.Unlock()
+	if n := len(b.engine.got); n != 0 {
+		t.Errorf("%d commands are sent", n)
+	}
+}
+
+// TestAnswerFromBeforeAFlush has Redis lose a cancellation before the gateway knows it: the gateway must not take the answer, of
+// which the new server knows nothing.
+func TestAnswerFromBeforeAFlush(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 2)
+	a, b := c.all[0], c.all[1]
+	create(t, a.Service, Request{ID: "c1"})
+	a.client.AddHook(&ends{then: c.flush})
+	if cmd, err := a.Cancel(t.Context(), Caller{}, vin, "c1"); !errors.Is(err, errUnknown) {
+		t.Errorf("%+v %v", cmd, err)
+	}
+	c.connects(b, vin)
+	b.acts(b.engine.next(t), Succeeded)
+	c.at(a, "c1", Succeeded)
+	c.published("c1", Queued, Sent, Delivered, Succeeded)
 }
 
 // TestEndIsToldAfterAFlush has Redis lose ends that it should have given to another gateway, because the one that decided them

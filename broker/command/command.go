@@ -15,7 +15,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"cellgate/broker/cell"
 	"cellgate/broker/shared/message/duration"
 )
 
@@ -86,7 +85,7 @@ type Request struct {
 	named bool
 	props properties
 	// decided is the cell's decision, nil with a single gateway.
-	decided *cell.Answer
+	decided *decision
 	// ours means that this gateway had it accepted, and publishes that.
 	ours bool
 	// sending means that this gateway requests the permission to send it while it writes it to its disk.
@@ -274,6 +273,14 @@ type record struct {
 	// EndPublished means that this gateway has published, or will publish, the end of the command, or knows that another one
 	// has. See published.
 	EndPublished bool `json:"told,omitempty"`
+}
+
+// held returns the answer of the cell that the request writes, if any.
+func (r *Request) held() *held {
+	if r.decided == nil {
+		return nil
+	}
+	return r.decided.held
 }
 
 // published reports whether the end of an ended command is known to be published. With a single gateway it always is.

@@ -2,8 +2,9 @@ package command
 
 import "context"
 
-// decider has the cell decide on a request. ctx ends with the service; waits ends when the requester stops waiting.
-type decider func(ctx, waits context.Context) error
+// decider has the cell decide on a request, and returns the answer that the request writes, if any. ctx ends with the service; waits
+// ends when the requester stops waiting.
+type decider func(ctx, waits context.Context) (*held, error)
 
 // enter has the cell decide on a request in its vehicle's turn (with several gateways), then passes it to the loop.
 // decide may be nil.
@@ -17,7 +18,10 @@ func (s *Service) enter(ctx context.Context, vin string, r *request, decide deci
 	if err := s.inbox.reserve(ctx, r); err != nil {
 		return err
 	}
-	if !s.turns.must(vin, func(ctx context.Context) { s.handIn(r, decide(ctx, ctx)) }) {
+	if !s.turns.must(vin, func(ctx context.Context) {
+		h, err := decide(ctx, ctx)
+		s.handIn(r, h, err)
+	}) {
 		r.release()
 		return errClosed
 	}
@@ -25,12 +29,13 @@ func (s *Service) enter(ctx context.Context, vin string, r *request, decide deci
 }
 
 // handIn passes a decided request to the loop.
-func (s *Service) handIn(r *request, err error) {
+func (s *Service) handIn(r *request, h *held, err error) {
+	r.holds = append(r.holds, h)
 	switch {
 	case err != nil:
-		r.finish(err)
+		r.end(err)
 	case !s.inbox.add(r):
-		r.finish(errClosed)
+		r.end(errClosed)
 	}
 }
 
@@ -65,10 +70,10 @@ func (s *Service) enterBriefly(ctx context.Context, vin string, r *request, deci
 		cancel()
 	})
 	one.run = func(ctx context.Context) {
-		err := decide(ctx, waits)
+		h, err := decide(ctx, waits)
 		stop()
 		cancel()
-		s.handIn(r, err)
+		s.handIn(r, h, err)
 	}
 	if !s.turns.add(vin, one) {
 		stop()

@@ -12,7 +12,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"cellgate/broker/cell"
 	"cellgate/broker/shared/message"
 	"cellgate/broker/shared/statefile"
 	"cellgate/broker/shared/trace"
@@ -48,10 +47,10 @@ func (s *Service) Result(ctx context.Context, rec *message.Record) error {
 	if s.o.Cell == nil {
 		return s.inbox.put(ctx, &request{must: true, run: func(b *batch) error { return b.report(p) }})
 	}
-	var a cell.Answer
-	return s.enter(ctx, vin, &request{must: true, run: func(b *batch) error { return b.reported(p, &a) }}, func(ctx, _ context.Context) (err error) {
+	var a decision
+	return s.enter(ctx, vin, &request{must: true, run: func(b *batch) error { return b.reported(p, &a.Answer) }}, func(ctx, _ context.Context) (h *held, err error) {
 		a, err = s.reportTogether(ctx, p)
-		return err
+		return a.held, err
 	})
 }
 
@@ -63,7 +62,10 @@ func (s *Service) Command(ctx context.Context, rec *message.Record) error {
 	return s.enter(ctx, r.VIN, &request{must: true, run: func(b *batch) error {
 		_, _, err := b.take(&r, found, true)
 		return err
-	}}, func(ctx, _ context.Context) error { return s.decideFor(ctx, &r, &found) })
+	}}, func(ctx, _ context.Context) (*held, error) {
+		err := s.decideFor(ctx, &r, &found)
+		return r.held(), err
+	})
 }
 
 // refusal returns the state and cause published for a refused request.
@@ -219,7 +221,7 @@ func (s *Service) accept(ctx context.Context, messages []Message, partition stri
 	if err := s.decideAll(ctx, all); err != nil {
 		return err
 	}
-	return s.submit(ctx, true, func(b *batch) error {
+	write := &request{must: true, run: func(b *batch) error {
 		for i := range all {
 			if all[i].elsewhere {
 				continue
@@ -229,7 +231,11 @@ func (s *Service) accept(ctx context.Context, messages []Message, partition stri
 			}
 		}
 		return b.broken(b.t.positions.Put([]byte(partition), position))
-	})
+	}}
+	for i := range all {
+		write.holds = append(write.holds, all[i].held())
+	}
+	return s.submitRequest(ctx, write)
 }
 
 // fromKafka parses a record. A record that is not a command and names its vehicle is refused; one that does not name it is only

@@ -23,6 +23,19 @@ type request struct {
 	id    string // of the command, for unknownError
 	over  sync.Once
 	slots chan struct{} // where the submitter's slot is returned, or nil
+	holds []*held       // the answers of Redis that run writes
+}
+
+// end reports the result of a request that the loop has handled.
+func (r *request) end(err error) {
+	r.releaseHeld()
+	r.finish(err)
+}
+
+func (r *request) releaseHeld() {
+	for _, h := range r.holds {
+		h.release()
+	}
 }
 
 // release returns the request's slot.

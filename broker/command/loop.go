@@ -129,7 +129,7 @@ func (s *Service) commit(requests []*request) {
 		err := s.transact(requests)
 		if err == nil {
 			for _, r := range requests {
-				r.finish(r.err)
+				r.end(r.err)
 			}
 			return
 		}
@@ -143,12 +143,12 @@ func (s *Service) commit(requests []*request) {
 				must = append(must, r)
 				continue
 			}
-			r.finish(fmt.Errorf("%w: %w", errStore, err))
+			r.end(fmt.Errorf("%w: %w", errStore, err))
 		}
 		requests = must
 		if len(requests) > 0 && !s.pause() {
 			for _, r := range requests {
-				r.finish(fmt.Errorf("%w: %w", errStore, err))
+				r.end(fmt.Errorf("%w: %w", errStore, err))
 			}
 			return
 		}

@@ -24,10 +24,13 @@ type slotIndex struct {
 	next   uint64
 }
 
-// Remembered iterates over the state file's commands of a slot, as they are offered to a new Redis server. An error
-// ends the iteration.
+// Remembered iterates over the state file's commands of a slot, and those that are about to be written to it, as they are offered to
+// a new Redis server. An error ends the iteration.
 func (s *Service) Remembered(slot int) iter.Seq2[cell.Record, error] {
 	return func(yield func(cell.Record, error) bool) {
+		if !each(s.unwritten.offer(slot), yield) { // before the state file is read: what is written meanwhile is in both
+			return
+		}
 		known, from, err := s.indexed(slot)
 		for err == nil && len(known) > 0 {
 			var part []cell.Record

@@ -95,10 +95,12 @@ type Service struct {
 	metrics *Metrics
 	inbox   *inbox
 	turns   *turns // with several gateways
-	notices chan cell.Notice
-	slots   slotIndex
-	index   *index // nil with several gateways
-	waiters waiters
+	// unwritten is what Redis has answered and the state file does not have, with several gateways.
+	unwritten *unwritten
+	notices   chan cell.Notice
+	slots     slotIndex
+	index     *index // nil with several gateways
+	waiters   waiters
 
 	// Owned by the goroutine of loop, and by Open before it starts.
 	open    *openSet
@@ -128,7 +130,7 @@ func Open(o Options) (*Service, error) {
 		notices: make(chan cell.Notice, maxNotices), eventsC: make(chan struct{}, 1), answersC: make(chan struct{}, 1), grace: time.Now().Add(o.StartGrace),
 	}
 	if o.Cell != nil {
-		s.turns = newTurns()
+		s.turns, s.unwritten = newTurns(), newUnwritten()
 	} else {
 		s.index = newIndex()
 	}
@@ -282,11 +284,17 @@ func (s *Service) Sync(ctx context.Context) error {
 // submit passes a change to the loop and waits until it is on disk. With must, a failing store is retried instead of
 // returning the error.
 func (s *Service) submit(ctx context.Context, must bool, run func(*batch) error) error {
-	done := make(chan error, 1)
-	if err := s.inbox.put(ctx, &request{must: must, run: run, done: done}); err != nil {
+	return s.submitRequest(ctx, &request{must: must, run: run})
+}
+
+// submitRequest is submit for a request that may write held answers.
+func (s *Service) submitRequest(ctx context.Context, r *request) error {
+	r.done = make(chan error, 1)
+	if err := s.inbox.put(ctx, r); err != nil {
+		r.releaseHeld()
 		return err
 	}
-	return wait(ctx, done)
+	return wait(ctx, r.done)
 }
 
 func wait(ctx context.Context, done <-chan error) error {

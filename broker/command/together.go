@@ -163,7 +163,7 @@ func (s *Service) sendAlone(ctx context.Context, vin, id string) bool {
 	if _, ready := s.o.Deliverer.Ready(vin); !ready || !mine || !slices.Equal(s.openOf(ctx, vin, math.MaxInt64), []string{id}) {
 		return false
 	}
-	var a cell.Answer
+	var a decision
 	lost := false
 	err := s.repeat(ctx, func() (err error) {
 		a, err = s.ask(ctx, vin, id, func(st *cell.Store) (cell.Answer, error) { return st.Send(ctx, vin, id, by) })
@@ -171,6 +171,7 @@ func (s *Service) sendAlone(ctx context.Context, vin, id string) bool {
 		return err
 	})
 	if err != nil || a.Verdict != cell.OK {
+		a.held.release()
 		return false
 	}
 	s.maySend(&a, by.Epoch, lost)
@@ -179,8 +180,8 @@ func (s *Service) sendAlone(ctx context.Context, vin, id string) bool {
 
 // maySend stores the permission to send a command over the connection of an epoch, and then sends it. lost means that an earlier
 // answer was lost.
-func (s *Service) maySend(a *cell.Answer, epoch int64, lost bool) {
-	s.post(func(b *batch) error {
+func (s *Service) maySend(a *decision, epoch int64, lost bool) {
+	s.write(a, func(b *batch) error {
 		known, err := b.t.byID(a.Record.ID)
 		if b.broken(err) != nil {
 			return err
@@ -190,7 +191,7 @@ func (s *Service) maySend(a *cell.Answer, epoch int64, lost bool) {
 			lost = lost || e != nil && e.asked
 		}
 		first := (known == nil || known.State == Queued) && (a.Record.Sent == a.Now || lost)
-		rec, err := b.adopt(a, first, nil)
+		rec, err := b.adopt(&a.Answer, first, nil)
 		if err != nil {
 			return err
 		}
@@ -204,9 +205,9 @@ func (s *Service) maySend(a *cell.Answer, epoch int64, lost bool) {
 	})
 }
 
-func (s *Service) takeOver(a *cell.Answer) {
-	s.post(func(b *batch) error {
-		_, err := b.adopt(a, false, nil)
+func (s *Service) takeOver(a *decision) {
+	s.write(a, func(b *batch) error {
+		_, err := b.adopt(&a.Answer, false, nil)
 		return err
 	})
 }
@@ -270,7 +271,7 @@ func (s *Service) openOf(ctx context.Context, vin string, below uint64) (ids []s
 }
 
 // permitted handles the answer to permit.
-func (s *Service) permitted(seq uint64, epoch int64, a cell.Answer, err error) {
+func (s *Service) permitted(seq uint64, epoch int64, a decision, err error) {
 	answered := func(e *entry) { e.asking = false }
 	switch {
 	case err != nil:
@@ -342,8 +343,8 @@ func (s *Service) expireTogether(due []*entry) {
 func (s *Service) endTogether(ctx context.Context, vin, id string) cell.Verdict {
 	a, err := s.change(ctx, vin, id, Expired, func(st *cell.Store) (cell.Answer, error) { return st.Expire(ctx, vin, id) })
 	if err == nil && (a.Verdict == cell.OK || a.Verdict == cell.Already) {
-		s.post(func(b *batch) error {
-			_, err := b.adopt(&a, a.Verdict == cell.OK, nil)
+		s.write(&a, func(b *batch) error {
+			_, err := b.adopt(&a.Answer, a.Verdict == cell.OK, nil)
 			return err
 		})
 	}
