@@ -140,6 +140,10 @@ func TestAStopDoesNotWaitForAFullJournal(t *testing.T) {
 	_ = r.Dispatcher.Stop(ctx)
 	r.Kill()
 	full.Store(false)
+	r.Setup(func(*sink.Dispatcher) error {
+		r.Journal.Retain("test", 1)
+		return nil
+	})
 	r.Open()
 	r.Settled()
 	if got := len(published(t, r)); got != 14 {
