@@ -31,7 +31,6 @@ type Broker struct {
 	shed             func() bool
 	decide           Command
 	refusals         *refusals
-	epoch            func(vin string) uint64
 	trace            *trace.Traces
 	commandSubscribe bool
 	log              *slog.Logger
@@ -78,7 +77,7 @@ func New(o Options) (*Broker, error) {
 	}
 	b := &Broker{
 		journal: o.Journal, sessions: o.Sessions, auth: o.Auth, ackMode: o.Ack, settlement: o.Settlement,
-		refusals: newRefusals(), admitHook: o.Admit, shed: o.Shed, decide: o.Command, epoch: o.Epoch, trace: o.Trace, commandSubscribe: o.CommandSubscribe,
+		refusals: newRefusals(), admitHook: o.Admit, shed: o.Shed, decide: o.Command, trace: o.Trace, commandSubscribe: o.CommandSubscribe,
 		log: o.Log, metrics: o.Metrics, now: o.Now, begun: time.Now().Add(-time.Second),
 		gate: &gate{places: make(chan struct{}, runtime.GOMAXPROCS(0))}, pools: newPools(),
 		stopTick: make(chan struct{}),

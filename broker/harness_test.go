@@ -67,8 +67,7 @@ func completed(o Options) Options {
 	options.Fill(&o, Options{
 		Limits: completeLimits(Limits{}), Ack: func(*message.Record) AckMode { return AckJournal },
 		Admit: func(*auth.Identity, string) (byte, string) { return 0, "" }, Shed: func() bool { return false },
-		Epoch: func(string) uint64 { return 7 },
-		Log:   slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil), Now: time.Now,
+		Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(nil), Now: time.Now,
 	})
 	for i := range o.Listeners {
 		options.Fill(&o.Listeners[i], Listener{Protocol: protocolMQTT, Path: "/mqtt"})

@@ -38,8 +38,6 @@ type Options struct {
 	Shed func() bool
 	// Command receives the commands that services publish: command.Service.Submit.
 	Command Command `zero:"commands are journaled like any other PUBLISH"`
-	// Epoch returns the epoch of the vehicle's connection to this gateway, 0 if none is known. It must not block.
-	Epoch func(vin string) uint64
 	// Trace records what happens to messages while an observer is attached.
 	Trace *trace.Traces `zero:"nobody does"`
 	// Classes are the topic classes with a label of their own in metrics.

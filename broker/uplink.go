@@ -332,8 +332,7 @@ func (c *conn) append() bool {
 	if traced {
 		began = time.Now()
 	}
-	if c.vehicle {
-		epoch := c.b.epoch(c.key)
+	if epoch := c.session.Epoch(); epoch != 0 {
 		for i := range s.records {
 			s.records[i].Epoch = epoch
 		}

@@ -76,18 +76,3 @@ func TestRefusedPublish(t *testing.T) {
 		t.Errorf("%v refusals counted", n)
 	}
 }
-
-// TestEpoch checks that vehicles' records have their connection's epoch, and those of services none.
-func TestEpoch(t *testing.T) {
-	t.Parallel()
-	h := newHarness(t)
-	v := h.connect("cars", testVIN, frame.Version5, mqtt.Connect{})
-	v.Send(publishFrame(frame.Version5, 1, 1, "v1/"+testVIN+"/up/telemetry", "{}"))
-	v.ExpectFrame(0x40)
-	s := h.connect("lab", "lab-1", frame.Version5, mqtt.Connect{})
-	s.Send(publishFrame(frame.Version5, 1, 1, "t", "{}"))
-	s.ExpectFrame(0x40)
-	if recs := h.records(2); recs[0].Epoch != 7 || recs[1].Epoch != 0 {
-		t.Errorf("epochs %d and %d", recs[0].Epoch, recs[1].Epoch)
-	}
-}

@@ -208,7 +208,7 @@ func TestPresence(t *testing.T) {
 	at, seqs := int64(9), []uint64{0} // numbers answered, in order
 	tell := func(c Connection, event string) string {
 		at++
-		n, verdict, err := s.Presence(ctx, "V", c, event, "why", time.UnixMilli(at))
+		n, verdict, err := s.Presence(ctx, "V", c, event, "why", time.UnixMilli(at), seqs[len(seqs)-1])
 		check.OK(t, err)
 		if event == "disconnected" && verdict == OK && (n.At.UnixMilli() != 14 && c.Node == "gw-1" || n.Reason != "why") {
 			t.Errorf("the end is told as %+v", n)
@@ -265,6 +265,56 @@ func TestPresence(t *testing.T) {
 	}
 	if verdict, err := s.StoreSession(ctx, "V", a, []byte("s")); err != nil || verdict != NotOwner {
 		t.Errorf("the session of the older connection: %v %v", verdict, err)
+	}
+}
+
+// TestClaimedAgain: a connection that claims again, because Redis has lost its claim, gets a later epoch, but not later than the
+// beginning of a younger connection: the records of that one may have this time as their epoch until it is claimed.
+func TestClaimedAgain(t *testing.T) {
+	t.Parallel()
+	s, r := embedded(t)
+	old := Connection{Node: "gw-1", Boot: "b", Number: 1}
+	claim := func(c Connection, age time.Duration) Claimed {
+		got, err := s.Claim(t.Context(), "V", c, age, false)
+		if err != nil || got.Verdict != OK {
+			t.Fatalf("%+v %v", got, err)
+		}
+		return got
+	}
+	first := claim(old, time.Minute)
+	old.Epoch, old.Since = first.Epoch, first.Since
+	r.Del(Prefix + "{V}:vehicle")
+	again := claim(old, time.Minute)
+	if began := again.Now - 59_000; again.Epoch <= first.Epoch || again.Epoch >= began {
+		t.Errorf("epoch %d, want one between %d and %d", again.Epoch, first.Epoch, began)
+	}
+	if young := claim(Connection{Node: "gw-2", Boot: "b", Number: 1}, 59*time.Second); young.Epoch <= again.Epoch {
+		t.Errorf("the younger one has epoch %d, the older one %d", young.Epoch, again.Epoch)
+	}
+}
+
+// TestLostSession: Redis has lost a session that was claimed long after it began.
+func TestLostSession(t *testing.T) {
+	t.Parallel()
+	s, r := embedded(t)
+	c := Connection{Node: "gw-1", Boot: "b", Number: 1}
+	got, err := s.Claim(t.Context(), "V", c, time.Minute, false)
+	check.OK(t, err)
+	c.Epoch = got.Epoch
+	tell := func(event string, last uint64) (uint64, Verdict) {
+		n, verdict, err := s.Presence(t.Context(), "V", c, event, "", time.Now(), last)
+		check.OK(t, err)
+		return n.Seq, verdict
+	}
+	last, _ := tell("connected", 0)
+	r.HDel(Prefix+"cell-1:sessions", fmt.Sprintf("V/%d", c.Epoch))
+	r.HSet(Prefix+"cell-1:mark", "was", fmt.Sprint(last-1), "turned", fmt.Sprint(last+1))
+	if _, verdict := tell("disconnected", last); verdict != Missing {
+		t.Errorf("it is lost, and the answer %s", verdict)
+	}
+	r.HSet(Prefix+"cell-1:mark", "was", fmt.Sprint(c.Epoch-1), "turned", fmt.Sprint(c.Epoch+1))
+	if _, verdict := tell("disconnected", last); verdict != Already {
+		t.Errorf("its end was published, and the answer is %s", verdict)
 	}
 }
 

@@ -40,7 +40,7 @@ func TestClaimsDoNotWaitForReplicas(t *testing.T) {
 	var calls sync.WaitGroup
 	for i := range 2 * connections {
 		calls.Go(func() {
-			if _, _, err := s.Presence(t.Context(), "V"+strconv.Itoa(i), Connection{Node: "gw-1", Boot: "b", Epoch: 1}, "connected", "", time.Now()); err != nil {
+			if _, _, err := s.Presence(t.Context(), "V"+strconv.Itoa(i), Connection{Node: "gw-1", Boot: "b", Epoch: 1}, "connected", "", time.Now(), 0); err != nil {
 				t.Error(err)
 			}
 		})

@@ -111,14 +111,15 @@ type Numbered struct {
 	Reason string
 }
 
-// Presence numbers an event (connected, ready, disconnected) of the connection c. It answers OK; Already when the end
+// Presence numbers an event (connected, ready, disconnected) of the connection c. last is the number of its last event, 0 if unknown.
+// It answers OK; Already when the end
 // of that connection is in Kafka; Missing when Redis has lost the session; NotOwner when the epoch belongs to another
 // boot. If the end was numbered before and is not yet in Kafka, it returns the same number and words.
-func (s *Store) Presence(ctx context.Context, vin string, c Connection, event, reason string, at time.Time) (Numbered, Verdict, error) {
+func (s *Store) Presence(ctx context.Context, vin string, c Connection, event, reason string, at time.Time, last uint64) (Numbered, Verdict, error) {
 	vehicle := s.keys.vehicle(vin)
 	r, err := s.do(ctx, call{
 		script: "presence", keys: []string{s.keys.slotted("mark", vehicle), vehicle, s.keys.slotted("sessions", vehicle)},
-		args: []any{vin, c.Node, c.Boot, c.Epoch, event, at.UnixMilli(), reason}, confirm: true,
+		args: []any{vin, c.Node, c.Boot, c.Epoch, event, at.UnixMilli(), reason, last}, confirm: true,
 	})
 	if err != nil || r.verdict != OK {
 		return Numbered{}, r.verdict, err

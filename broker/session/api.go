@@ -270,6 +270,7 @@ type Attach struct {
 	NotAfter time.Time
 
 	claim    uint64 // the connection's number in the cell
+	epoch    func() uint64
 	ready    <-chan struct{}
 	replaces bool // this session replaces one that the cell has
 }

@@ -218,7 +218,7 @@ func (st *state) connect(a *Attach, resumed bool) (*Session, error) {
 	st.changed(resumed)
 	st.reportPresence(Presence{Connected: true})
 	st.m.metrics.connected.Inc()
-	return &Session{st: st, gen: st.gen, ready: a.ready}, nil
+	return &Session{st: st, gen: st.gen, epoch: a.epoch, ready: a.ready}, nil
 }
 
 // resume assigns a resumed session to the connection's owner if it had another one.

@@ -37,6 +37,9 @@ type Claim struct {
 	Known, Here bool
 	Session     []byte
 	Ended       time.Time
+	// Epoch returns the epoch of the connection's records, also when the connection has ended: its last records may be
+	// journaled when the next connection, at another gateway, has a later epoch.
+	Epoch func() uint64
 	// Ready is closed when the vehicle's messages may be accepted: the cell may first have to put something into the
 	// journal. Nil means at once.
 	Ready <-chan struct{}
@@ -48,7 +51,7 @@ func (m *Manager) claim(ctx context.Context, a *Attach) error {
 		return nil
 	}
 	c := m.o.Cell.Claim(ctx, a.Key)
-	a.claim, a.ready = c.Number, c.Ready
+	a.claim, a.epoch, a.ready = c.Number, c.Epoch, c.Ready
 	old := m.lookup(a.Key)
 	if !c.Known || c.Here && old != nil {
 		return nil

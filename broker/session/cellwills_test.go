@@ -12,10 +12,23 @@ import (
 // noCell is a cell that knows nothing of any vehicle.
 type noCell struct{}
 
-func (noCell) Claim(context.Context, string) Claim { return Claim{Number: 1, Known: true} }
-func (noCell) Attached(string, uint64) bool        { return true }
-func (noCell) Changed(string)                      {}
-func (noCell) Stored(_ string, stored func())      { stored() }
+func (noCell) Claim(context.Context, string) Claim {
+	return Claim{Number: 1, Known: true, Epoch: func() uint64 { return 7 }}
+}
+func (noCell) Attached(string, uint64) bool   { return true }
+func (noCell) Changed(string)                 {}
+func (noCell) Stored(_ string, stored func()) { stored() }
+
+// TestEpoch: vehicles' sessions have their connection's epoch, and those of services none.
+func TestEpoch(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, func(o *Options) { o.Cell = noCell{} })
+	v, _ := e.attach("v", vehicle)
+	s, _ := e.attach("s")
+	if v.s.Epoch() != 7 || s.s.Epoch() != 0 {
+		t.Errorf("epochs %d and %d", v.s.Epoch(), s.s.Epoch())
+	}
+}
 
 // TestRestoredWillWaits: after a kill the will of a vehicle waits for the cell to tell which gateway has the vehicle. A
 // vehicle that has moved loses its will, and its session here.

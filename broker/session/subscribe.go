@@ -15,7 +15,17 @@ import (
 type Session struct {
 	st    *state
 	gen   uint32
+	epoch func() uint64
 	ready <-chan struct{}
+}
+
+// Epoch returns the epoch of the connection's records; 0 for those of services and in a cell of one gateway, whose records then
+// stay readable by builds that do not know epochs. It does not block.
+func (s *Session) Epoch() uint64 {
+	if s.epoch == nil {
+		return 0
+	}
+	return s.epoch()
 }
 
 // AwaitReady returns when the connection's messages may be appended to the journal. It waits only briefly.

@@ -54,9 +54,8 @@ func Transitions(cases []Case) ([]Transition, error) {
 	return all, nil
 }
 
-// plain returns the transition as a real Redis shows it. Epochs are renumbered, because the clocks differ.
+// plain returns the transition under all rules.
 func (t Transition) plain() Transition {
-	t.call.Time = 0
 	t.after = t.before
 	t.answer = All().apply(&t.after, t.called, t.call)
 	return t
@@ -71,7 +70,7 @@ type Bridge struct {
 	notices *redis.PubSub
 }
 
-// The vehicle, and the real values of the model's small numbers. Epochs are far ahead, so the clock does not matter.
+// The vehicle, and the real values of the model's small numbers.
 const (
 	vin      = "LMODEL00000000001"
 	vehicle  = cell.Prefix + "{" + vin + "}:"
@@ -187,7 +186,7 @@ func (b *Bridge) load(ctx context.Context, t Transition) error {
 			p.Set(ctx, holder, vin+" "+id(d.Holder-1), 0)
 		}
 		if d.Node != 0 {
-			p.HSet(ctx, vehicle+"vehicle", "node", node(d.Node-1), "boot", "boot", "conn", d.Since, "epoch", far+int64(d.Epoch), "since", far+int64(d.Since))
+			p.HSet(ctx, vehicle+"vehicle", "node", node(d.Node-1), "boot", "boot", "conn", d.Since, "epoch", epochOf(d.Epoch), "since", since(d.Since))
 		}
 		for c, r := range d.Commands {
 			if r.State != none {
@@ -203,6 +202,8 @@ func (b *Bridge) load(ctx context.Context, t Transition) error {
 	return err
 }
 
+func since(conn uint8) int64 { return far + int64(beginning(conn)) }
+
 func epochOf(e uint8) int64 {
 	if e == 0 {
 		return 0
@@ -210,13 +211,10 @@ func epochOf(e uint8) int64 {
 	return far + int64(e)
 }
 
-// small returns the model's number of an epoch. A vehicle's first epoch is the time.
+// small returns the model's number of an epoch.
 func small(epoch int64) uint8 {
-	switch {
-	case epoch == 0:
+	if epoch == 0 {
 		return 0
-	case epoch < far:
-		return 1
 	}
 	return uint8(epoch - far)
 }
@@ -224,7 +222,7 @@ func small(epoch int64) uint8 {
 // run runs the transition's call.
 func (b *Bridge) run(ctx context.Context, t Transition) (answer, error) {
 	c := t.call
-	conn := cell.Connection{Node: node(c.Gateway), Boot: "boot", Number: uint64(c.Since), Epoch: epochOf(c.Epoch), Since: far + int64(c.Since)}
+	conn := cell.Connection{Node: node(c.Gateway), Boot: "boot", Number: uint64(c.Since), Epoch: epochOf(c.Epoch), Since: since(c.Since)}
 	memory := cell.Memory{Remembers: c.Remembers, Gen: uint64(c.Gen), Floor: uint64(c.Floor)}
 	for g := range uint8(maxGateways) {
 		if c.Members&bit(g) != 0 {
@@ -273,7 +271,7 @@ func (b *Bridge) notified(ctx context.Context, c call, got cell.Claimed) (who ui
 		}
 		_, text, _ := strings.Cut(m.Payload, cell.NoticeTaken+" ")
 		n, err := cell.ParseSuccessor(text)
-		if err != nil || n != (cell.Successor{VIN: vin, Epoch: got.Epoch, Since: far + int64(c.Since)}) {
+		if err != nil || n != (cell.Successor{VIN: vin, Epoch: got.Epoch, Since: since(c.Since)}) {
 			return 0, fmt.Errorf("it tells %s %q: %w", m.Channel, m.Payload, err)
 		}
 		who = strings.TrimPrefix(m.Channel, channels)[0] - 'A' + 1

@@ -177,15 +177,12 @@ func (m *search) run(s *state, i uint8, c call) answer {
 	if c.Script != claim {
 		return m.script(&v.Data, v.Called, c)
 	}
-	s.Clock++ // no two epochs have the same time
-	c.Time = s.Clock
-	before := v.Data.Epoch
-	a := m.script(&v.Data, v.Called, c)
-	if v.Data.Epoch == before {
-		s.Clock--
+	if c.Time = beginning(c.Since); !m.Beginning {
+		c.Time = beginning(s.Connects)
 	}
+	a := m.script(&v.Data, v.Called, c)
 	if m.Notices && a.Notified != 0 && s.Gateways[a.Notified-1].Up {
-		s.Gateways[a.Notified-1].Notice = notice{c.Since, a.Epoch}
+		s.Gateways[a.Notified-1].Notice = a.Epoch
 	}
 	a.Notified = 0
 	return a
@@ -284,8 +281,9 @@ func (s *state) memoryless(c uint8) bool {
 	return s.Reported[c] != 0 || s.Accepted[c] != 0 || s.Executed&bit(c) != 0
 }
 
-// announce reports a connection with its epoch.
+// announce reports a connection with its epoch. If its gateway dies, the others learn from Redis that it has ended.
 func (s *state) announce(g uint8, c call, a answer) {
+	s.Unknown = s.Unknown || s.Servers[s.Current].Data.Epoch < a.Epoch && !s.RedisLost
 	if s.At == g && s.Conn == c.Since {
 		s.Ours = a.Epoch
 	} else {
@@ -347,18 +345,13 @@ func (m *search) sweep(s *state, g, i uint8) {
 	m.ask(s, g, claim, 0)
 }
 
-// hear handles the notice of a later claim. If that is of an older connection, at a Redis that has lost the gateway's
-// own claim, the gateway claims again.
+// hear handles the notice of a later claim.
 func (m *search) hear(s *state, g uint8) {
 	w := &s.Gateways[g]
 	n := w.Notice
-	w.Notice = notice{}
-	switch {
-	case n.Epoch <= w.Epoch:
-	case n.Since >= w.Conn || !m.NoticeYounger:
+	w.Notice = 0
+	if n > w.Epoch {
 		m.end(s, g)
-	default:
-		m.ask(s, g, claim, 0)
 	}
 }
 

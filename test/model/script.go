@@ -94,7 +94,7 @@ type call struct {
 	// Since and Epoch are of the caller's connection. Expired: the command has expired.
 	Since, Epoch uint8
 	Expired      bool
-	// Time is the server's when the script runs.
+	// Time of a claim is when its connection began.
 	Time uint8
 	// Content is the content of the command to accept.
 	Content uint8

@@ -40,12 +40,9 @@ type gateway struct {
 	Joining request
 	Offers  [maxCommands]record
 	Late    call // abandoned, not arrived
-	// Notice is the last claim that it was notified of.
-	Notice notice
+	// Notice is the epoch of the last claim that it was notified of.
+	Notice uint8
 }
-
-// notice says that another gateway has the vehicle.
-type notice struct{ Since, Epoch uint8 }
 
 // server is a Redis server.
 type server struct {
@@ -68,7 +65,6 @@ type state struct {
 	At, Conn, Connects uint8
 	Executed, Results  uint8
 
-	Clock     uint8 // the servers' time, in steps longer than one connection needs
 	Expired   uint8 // expired commands
 	Forgotten uint8 // commands removed after keep_for
 	Reported  [maxCommands]uint16
@@ -78,7 +74,8 @@ type state struct {
 	// one.
 	Earlier, Ours uint8
 	// WrongEnd: a connection was ended for an older one. SentLate: an expired command was sent for the first time.
-	WrongEnd, SentLate bool
+	// Unknown: a connection was reported that Redis does not know.
+	WrongEnd, SentLate, Unknown bool
 	// Contents of accepted commands, as bits.
 	Contents [maxCommands]uint8
 	// Reused: commands that everything had forgotten when their id was accepted again. They are other commands.
@@ -95,6 +92,10 @@ type state struct {
 }
 
 func bit(n uint8) uint8 { return 1 << n }
+
+// beginning returns the time at which the vehicle opened a connection. Between two connections there is more time than
+// a connection has epochs.
+func beginning(conn uint8) uint8 { return 8 * conn }
 
 // first is the cell at rest: all gateways registered, the first server open.
 func first(c Case) state {
@@ -125,8 +126,16 @@ func (s *state) broken() string {
 	if s.WrongEnd {
 		return "a connection is ended for one that is older"
 	}
+	if s.Unknown {
+		return "a connection is reported that Redis does not know: if its gateway dies, nobody reports its end"
+	}
 	if s.SentLate {
 		return "a command is sent after it has expired"
+	}
+	for g := range s.Gateways {
+		if w := &s.Gateways[g]; w.Conn < s.Connects && w.Epoch >= beginning(w.Conn+1) {
+			return "the epoch of a connection is later than the beginning of the next one"
+		}
 	}
 	for c := range uint8(maxCommands) {
 		executed := s.Executed&bit(c) != 0

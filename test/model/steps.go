@@ -161,7 +161,7 @@ func (m *search) eachOfLiving(s *state, g uint8, try try) {
 			try(step{Kind: sweeps, Who: g, At: i}, func(t *state) { m.sweep(t, g, i) })
 		}
 	}
-	if w.Notice.Epoch != 0 && w.Epoch != 0 && w.Request.Stage == nothing {
+	if w.Notice != 0 && w.Epoch != 0 && w.Request.Stage == nothing {
 		try(step{Kind: hears, Who: g}, func(t *state) { m.hear(t, g) })
 	}
 	m.eachOfRequest(s, g, try)
@@ -170,7 +170,6 @@ func (m *search) eachOfLiving(s *state, g uint8, try try) {
 // connect moves the vehicle. The other gateway may keep its previous connection for a long time.
 func (s *state) connect(g uint8) {
 	s.Connects++
-	s.Clock++
 	s.At, s.Conn = g, s.Connects
 	s.Earlier, s.Ours = max(s.Earlier, s.Ours), 0
 	s.Gateways[g].Conn, s.Gateways[g].Epoch = s.Conn, 0
@@ -188,7 +187,7 @@ func (m *search) kill(s *state, g uint8) {
 		}
 	}
 	m.publishStored(s, g)
-	w.Up, w.Conn, w.Epoch, w.Offered, w.Request, w.Joining, w.Notice = false, 0, 0, 0, request{}, request{}, notice{}
+	w.Up, w.Conn, w.Epoch, w.Offered, w.Request, w.Joining, w.Notice = false, 0, 0, 0, request{}, request{}, 0
 }
 
 func (s *state) loseDisk(g uint8) {
@@ -253,7 +252,6 @@ func (m *search) eachOfRedis(s *state, try try) {
 
 func (s *state) promote(i uint8) {
 	s.Named++
-	s.Clock++
 	s.Current = i
 	s.Servers[i].Primary, s.Servers[i].Called = true, s.Named
 }

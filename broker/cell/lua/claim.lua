@@ -6,7 +6,9 @@
 -- then the session (empty for none), and when the connection before ended in ms (empty while it was not said). After `older` the four are those of the claim that stands.
 -- A connection that began before that of the stored claim is refused. The same connection is answered the same again, since the
 -- answer before may be lost: `former` is what it said. Else the
--- epoch is later than every one that Redis or the caller knows, and not earlier than the time. Another gateway that had the vehicle
+-- epoch is later than every one that Redis or the caller knows, and not earlier than the connection's beginning. It is not the time
+-- of the claim: an older connection that claims again because Redis has lost its claim would be ahead of the records of a younger
+-- one that waits for its own. Another gateway that had the vehicle
 -- is told, whether or not the caller hears the answer.
 local vin, node, boot, conn, age, since, known, channel = unpack(ARGV)
 since = tonumber(since) or now - tonumber(age)
@@ -22,7 +24,7 @@ if mine then
   since = began
   if c[9] then former = {string.match(c[9], '^(%S+) (%S+) (%S+) (%S+)$')} end
 else
-  epoch = math.max(math.max(tonumber(known), stored) + 1, now)
+  epoch = math.max(math.max(tonumber(known), stored) + 1, since)
   redis.call('HSET', KEYS[2], 'node', node, 'boot', boot, 'conn', conn, 'epoch', text(epoch), 'since', text(since))
   redis.call('HDEL', KEYS[2], 'event', 'at', 'reason') -- of the session before
   if c[1] then redis.call('HSET', KEYS[2], 'former', table.concat(former, ' ')) end

@@ -64,7 +64,7 @@ type Record struct {
 	Original uint64
 	// Epoch is that of the vehicle's connection, as in presence events: of two connections of a vehicle, to any
 	// gateways, the later one has the higher epoch. Until the cell has answered it is between the previous connection's
-	// and its own. 0 means unknown.
+	// and its own. All records of a connection have its epoch, also the last ones that are journaled when it has ended. 0 means unknown.
 	Epoch uint64
 
 	Kind     Kind

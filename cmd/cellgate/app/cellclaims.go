@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/maphash"
@@ -82,7 +83,7 @@ func newClaims(p *peers) *claims {
 func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 	one := &claim{vin: vin, number: c.number.Add(1), began: time.Now(), over: make(chan struct{}), hold: hold{open: make(chan struct{})}}
 	one.conn = cell.Connection{Node: c.m.self.Node, Boot: c.m.self.Boot, Number: one.number}
-	out := session.Claim{Number: one.number}
+	out := session.Claim{Number: one.number, Epoch: func() uint64 { return c.epoch(one) }}
 	away := c.m.away.Load()
 	c.mu.Lock()
 	one.asking = !away
@@ -167,7 +168,7 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	if got.Verdict == cell.OK {
 		one.turning = known != 0 && known != got.Epoch
 		one.conn.Epoch, one.conn.Since = got.Epoch, got.Since
-		c.ahead.Store(got.Since + time.Since(one.began).Milliseconds() - time.Since(c.began).Milliseconds())
+		c.ahead.Store(got.Now + (time.Since(began)/2 - time.Since(c.began)).Milliseconds())
 		one.stored = c.hash(got.Session)
 	}
 	attached, late := one.attached && !one.ended, one.late && known == 0
@@ -269,7 +270,8 @@ func (c *claims) onNotice(ctx context.Context, text string) {
 }
 
 // takenOver ends the connection and the session of a vehicle that has a later claim elsewhere. When the connection here
-// is the younger one, it claims again instead: a Redis that lost data may notify the wrong gateway.
+// is the younger one, it claims again instead: a Redis that lost data may notify the wrong gateway, and builds whose epochs were
+// the times of claims gave older connections later ones.
 func (c *claims) takenOver(ctx context.Context, one *claim, t cell.Successor) {
 	conn, asking, lost, ended := c.state(one)
 	switch {
@@ -353,18 +355,11 @@ func (c *claims) time() int64 {
 	return time.Now().UnixMilli()
 }
 
-// epoch returns the epoch of the records of a vehicle's connection.
-func (c *claims) epoch(vin string) uint64 {
+// epoch returns the epoch of the records of a connection.
+func (c *claims) epoch(one *claim) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	one := c.byVIN[vin]
-	switch {
-	case one == nil: // the connection has ended
-		return uint64(max(0, c.time()))
-	case one.conn.Epoch != 0:
-		return uint64(max(0, one.conn.Epoch))
-	}
-	return uint64(max(0, one.until))
+	return uint64(max(0, cmp.Or(one.conn.Epoch, one.until)))
 }
 
 // connection returns the cell's name of a vehicle's connection here. It returns false when there is none, when the cell

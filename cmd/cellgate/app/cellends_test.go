@@ -57,7 +57,7 @@ func TestEndNumberedByTheDead(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, 1)
 	c := r.lost(roamer, 4*time.Second)
-	_, _, err := r.gw[0].member.store.Presence(t.Context(), roamer, c, "disconnected", "keepalive", time.Now())
+	_, _, err := r.gw[0].member.store.Presence(t.Context(), roamer, c, "disconnected", "keepalive", time.Now(), 0)
 	check.OK(t, err)
 	if e := r.ends(roamer, 1)[c.Epoch]; len(e) != 1 || e[0].Reason != "keepalive" || e[0].Node != "gw-9" {
 		t.Errorf("%+v", e)
@@ -270,7 +270,8 @@ func TestEndBeforeAnotherEpoch(t *testing.T) {
 	}
 	event(true)
 	c.Attached(roamer, first.Number)
-	before := r.events(roamer, 1)[0].Epoch
+	connected := r.events(roamer, 1)[0]
+	before := connected.Epoch
 
 	// Redis has lost the session: what claims.ask does until it queues the end.
 	one, _ := c.of(roamer)
@@ -279,7 +280,7 @@ func TestEndBeforeAnotherEpoch(t *testing.T) {
 	got, err := m.store.Claim(t.Context(), roamer, conn, 0, true)
 	check.OK(t, err)
 	r.redis.HDel("cellgate:cell-1:sessions", fmt.Sprintf("%s/%d", roamer, before))
-	r.redis.HSet("cellgate:cell-1:mark", "was", fmt.Sprint(before-1), "turned", fmt.Sprint(before+1))
+	r.redis.HSet("cellgate:cell-1:mark", "was", fmt.Sprint(before-1), "turned", fmt.Sprint(connected.Seq+1))
 	c.mu.Lock()
 	one.turning, one.conn.Epoch = true, got.Epoch
 	c.mu.Unlock()

@@ -217,7 +217,7 @@ func (c *cellPresence) numberOne(vin string, e *connEvent) (done bool) {
 func (c *cellPresence) numberEvent(vin string, conn cell.Connection, e *connEvent) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), c.m.limit())
 	defer cancel()
-	n, verdict, err := c.m.store.Presence(ctx, vin, conn, e.kind.String(), e.reason, e.at)
+	n, verdict, err := c.m.store.Presence(ctx, vin, conn, e.kind.String(), e.reason, e.at, 0)
 	if c.m.note(err) != nil {
 		return false
 	}
@@ -231,6 +231,10 @@ func (c *cellPresence) numberEvent(vin string, conn cell.Connection, e *connEven
 	last, open := c.outbox.Last(vin)
 	if !open || last.Kind == presence.Disconnected || e.kind != presence.Disconnected || last.As.Epoch != conn.Epoch {
 		return true
+	}
+	// The last event tells more precisely than the epoch when Redis knew the session: it may be claimed long after it began.
+	if _, verdict, err = c.m.store.Presence(ctx, vin, conn, e.kind.String(), e.reason, e.at, last.As.Seq); c.m.note(err) != nil {
+		return false
 	}
 	if verdict == cell.Missing || e.forgotten { // no other gateway knows the session
 		c.hand(vin, conn, e.kind, cell.Numbered{Seq: last.As.Seq + 1, At: e.at, Reason: e.reason})

@@ -136,6 +136,7 @@ func TestRoaming(t *testing.T) {
 	r := newRig(t, 2)
 	first := r.connect(0, roamer, mqtt.V5)
 	first.Subscribe(mqtt.Filter("v1/"+roamer+"/cmd/#", 1))
+	r.events(roamer, 2) // if a connection ends before its events are numbered, only its end is published
 	second := r.connect(1, roamer, mqtt.V5)
 	if second.Ack.Present != 1 {
 		t.Errorf("the session is not present at the other gateway: %v", second.Ack)
@@ -151,7 +152,7 @@ func TestRoaming(t *testing.T) {
 		}
 		return nil
 	})
-	r.events(roamer, 5)                    // if a connection ends before its events are numbered, only its end is published
+	r.events(roamer, 5)
 	third := r.connect(0, roamer, mqtt.V5) // and back
 	if third.Ack.Present != 1 {
 		t.Errorf("back at the first one: %v", third.Ack)
@@ -257,6 +258,7 @@ func TestTaken(t *testing.T) {
 	before, _ := a.claims.connection(roamer)
 	r.redis.Del(cell.Prefix + "{" + roamer + "}:vehicle")
 	r.redis.HSet(cell.Prefix+"{"+roamer+"}:vehicle", "node", "gw-1", "boot", "b0", "conn", "1", "epoch", "1", "since", "1")
+	other.Epoch = before.Epoch // of a build whose epochs were the times of claims
 	take(time.Hour)
 	check.Within(t, time.Minute, "the younger connection to be claimed again", func() error {
 		if now, known := a.claims.connection(roamer); !known || now.Epoch <= before.Epoch {
@@ -265,6 +267,38 @@ func TestTaken(t *testing.T) {
 		return nil
 	})
 	third.Ping()
+}
+
+// TestLastRecordsOfAMovedConnection: records have the epoch of their connection. What a gateway journals of a connection after
+// another gateway has the vehicle is before the records of the connection there.
+func TestLastRecordsOfAMovedConnection(t *testing.T) {
+	t.Parallel()
+	r := newRigWith(t, 2, "rules:\n  - id: all\n    from: [\"v1/+/up/#\"]\n    to: [{kafka: {topic: up}}]\n")
+	claimed := func(gw int) (one *claim, conn cell.Connection) {
+		check.Within(t, check.Patience, "the claim", func() error {
+			if one, conn = r.gw[gw].claims.of(roamer); one == nil || conn.Epoch == 0 {
+				return errors.New("not claimed")
+			}
+			return nil
+		})
+		return one, conn
+	}
+	c := r.connect(0, roamer, mqtt.V5)
+	first, conn := claimed(0)
+	c.Publish(mqtt.Publish{Topic: "v1/" + roamer + "/up/telemetry", Payload: "{}", QoS: 1})
+	check.Within(t, check.Patience, "the record", func() error {
+		if all := r.kafka.Read("up"); len(all) != 1 || all[0].Headers["epoch"] != fmt.Sprint(conn.Epoch) {
+			return fmt.Errorf("%+v, want epoch %d", all, conn.Epoch)
+		}
+		return nil
+	})
+	r.connect(1, roamer, mqtt.V5)
+	c.ExpectEnd(0x8E)
+	<-first.over
+	_, second := claimed(1)
+	if epoch := r.gw[0].claims.epoch(first); epoch >= uint64(second.Epoch) {
+		t.Errorf("epoch %d, and %d at the other gateway", epoch, second.Epoch)
+	}
 }
 
 // TestAwayRedis: without Redis vehicles are served with local state. When it is back, late claims are made and the
@@ -326,7 +360,7 @@ func TestGatewayLost(t *testing.T) {
 	back, lost, said := "LBACK000000000001", "LLOST000000000001", "LSAID000000000001"
 	dead(back)
 	dead(lost)
-	_, _, err = store.Presence(t.Context(), said, dead(said), "disconnected", "keepalive", time.Now().Add(-time.Hour))
+	_, _, err = store.Presence(t.Context(), said, dead(said), "disconnected", "keepalive", time.Now().Add(-time.Hour), 0)
 	check.OK(t, err)
 	c := r.connect(0, back, mqtt.V5)
 	for vin, want := range map[string]string{lost: "gw-9 disconnected gateway_lost", said: "gw-9 disconnected keepalive"} {
@@ -463,19 +497,23 @@ func TestRecordsBeforeTheClaim(t *testing.T) {
 		}
 		return nil
 	}
+	epoch := func() uint64 {
+		one, _ := a.claims.of(vin)
+		return a.claims.epoch(one)
+	}
 	r.connect(0, vin, mqtt.V5)
 	check.Within(t, time.Minute, "the claim", claimed)
-	first := a.claims.epoch(vin)
+	first := epoch()
 	r.redis.SetError("LOADING")
 	check.Eventually(t, "Redis away", a.member.away.Load)
 	r.connect(0, vin, mqtt.V5)
-	second := a.claims.epoch(vin)
+	second := epoch()
 	if claimed() == nil {
 		t.Fatal("claimed while Redis was away")
 	}
 	r.redis.SetError("")
 	check.Within(t, time.Minute, "the claim", claimed)
-	if third := a.claims.epoch(vin); first == 0 || second <= first || third <= second {
+	if third := epoch(); first == 0 || second <= first || third <= second {
 		t.Errorf("epochs %d, %d, %d", first, second, third)
 	}
 }

@@ -155,7 +155,7 @@ func (c *cellPresence) end(ctx context.Context, one *cell.Session, own bool) boo
 // remove deletes a session of this gateway from Redis whose end it has published, or of which it published nothing.
 // Redis has such a session after a restore from an older state, or when the answer to its claim was lost.
 func (c *cellPresence) remove(ctx context.Context, one *cell.Session, e *connEvent) bool {
-	_, _, err := c.m.store.Presence(ctx, one.VIN, one.Connection, e.kind.String(), e.reason, e.at)
+	_, _, err := c.m.store.Presence(ctx, one.VIN, one.Connection, e.kind.String(), e.reason, e.at, 0)
 	if err == nil {
 		err = c.m.store.EndPublished(ctx, one.VIN, one.Epoch)
 	}

@@ -23,7 +23,7 @@ func (c *clients) brokerOptions(drain *drainer) (broker.Options, error) {
 		Journal: c.journal, Sessions: c.sessions, Auth: c.auth, Now: c.clock.Wall, Limits: c.limits(c.cfg),
 		Classes:          c.cfg.Metrics.Classes,
 		CommandSubscribe: c.cfg.Commands.SubscribeOnConnect, Admit: admission(drain.admit, c.ladder.admit), Log: c.log, Metrics: c.stats,
-		Shed: c.ladder.shed, Command: c.commands.Submit, Epoch: c.epochs(), Trace: c.traces,
+		Shed: c.ladder.shed, Command: c.commands.Submit, Trace: c.traces,
 	}
 	for _, l := range c.cfg.Listeners {
 		made, err := listener(&l)

@@ -60,15 +60,6 @@ func (o *outlets) openPresence(sessions *session.Manager) (*presence.Outbox, err
 	return outbox, nil
 }
 
-// epochs returns the epochs of vehicles' connections, which order their records when a vehicle moves. They are 0 with
-// one gateway: the records then stay readable by builds that do not know epochs.
-func (c *clients) epochs() func(vin string) uint64 {
-	if c.member == nil {
-		return func(string) uint64 { return 0 }
-	}
-	return c.claims.epoch
-}
-
 // report adds an event of a session to the outbox. The session manager calls it in order per client.
 func report(outbox *presence.Outbox, p *session.Presence) {
 	if p.Vehicle {
