@@ -345,6 +345,20 @@ func TestRepeatedClaim(t *testing.T) {
 	}
 }
 
+// TestClaimAtAnOlderRedis: a Redis that knows the connection under an epoch before its latest one, a demoted server for
+// example, gives it a later one.
+func TestClaimAtAnOlderRedis(t *testing.T) {
+	t.Parallel()
+	s := begun(t)
+	c := Connection{Node: "gw-1", Boot: "b", Number: 1}
+	got, err := s.Claim(t.Context(), "V", c, 0, false)
+	check.OK(t, err)
+	c.Since, c.Epoch = got.Since, got.Epoch+1000
+	if got, err = s.Claim(t.Context(), "V", c, 0, false); err != nil || got.Verdict != OK || got.Epoch <= c.Epoch || got.Since != c.Since {
+		t.Errorf("%+v, %v, the epoch before was %d", got, err, c.Epoch)
+	}
+}
+
 // TestAlive checks which gateways may run at the same time.
 func TestAlive(t *testing.T) {
 	t.Parallel()

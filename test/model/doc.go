@@ -14,8 +14,9 @@
 // - no command is reported as cancelled, or as expired without having been sent, and executed; - a command has one
 // final state; - no accepted command is forgotten while its gateway's disk or Redis survives; - an end that was
 // decided is published while the disks survive; - at rest the owner is the gateway that has the connection, and its epoch
-// is later than every earlier one; - no connection is ended for an older one.
+// is later than every earlier one; - a connection's epoch is never followed by an earlier one; - no connection is ended
+// for an older one.
 //
-// The first, second and last are checked in each state. The others hold at rest: from each state the faults end, all
+// The first, second and last two are checked in each state. The others hold at rest: from each state the faults end, all
 // remaining work is done (settle), and the data in Redis is compared with what was reported.
 package model

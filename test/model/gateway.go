@@ -267,6 +267,7 @@ func (m *search) claimed(s *state, g uint8, c call, a answer) bool {
 		m.end(s, g)
 		return false
 	}
+	s.EpochBack = s.EpochBack || a.Epoch < w.Epoch
 	w.Epoch = a.Epoch
 	return true
 }

@@ -37,6 +37,7 @@ var broken = []struct {
 	{"Clock", func(r *Rules) { r.Clock = false }, Case{Gateways: 2, Servers: 1, Connects: 3, Losses: 1}},
 	{"Beginning", func(r *Rules) { r.Beginning = false }, Case{Gateways: 2, Servers: 1, Connects: 2, Losses: 1}},
 	{"ConfirmEpoch", func(r *Rules) { r.ConfirmEpoch = false }, Case{Gateways: 2, Servers: 2, Connects: 2, Promotions: 1}},
+	{"EpochKnown", func(r *Rules) { r.EpochKnown = false }, Case{Gateways: 1, Servers: 2, Connects: 1, Promotions: 1}},
 	{"Reclaim", func(r *Rules) { r.Reclaim = false }, Case{Gateways: 2, Commands: 1, Servers: 2, Connects: 1, Promotions: 1}},
 	{"CancelUnsent", func(r *Rules) { r.CancelUnsent = false }, Case{Gateways: 2, Commands: 1, Servers: 1, Connects: 1}},
 	{"ExpiredNotSent", func(r *Rules) { r.ExpiredNotSent = false }, Case{Gateways: 2, Commands: 1, Servers: 1, Connects: 1, Expiry: true}},

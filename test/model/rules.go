@@ -31,8 +31,9 @@ type Rules struct {
 	// YoungerConnection: the claim of an older connection is refused. Clock: an epoch is at least a time. Beginning:
 	// that in which the connection began, not that of the claim, so that an older connection that claims again is not ahead of
 	// records of a younger one that waits for its claim. Reclaim: a gateway that does not find its claim claims again. ConfirmEpoch:
-	// nothing is reported with an unconfirmed epoch.
-	YoungerConnection, Clock, Beginning, Reclaim, ConfirmEpoch bool
+	// nothing is reported with an unconfirmed epoch. EpochKnown: a claim that is repeated gets a new epoch if its gateway knows a
+	// later one than Redis.
+	YoungerConnection, Clock, Beginning, Reclaim, ConfirmEpoch, EpochKnown bool
 	// Salt: a Redis that was flushed is another server.
 	Salt bool
 	// OwnerSends: only the owner sends, in its epoch. CancelUnsent: only what was never sent is cancelled.
@@ -47,7 +48,7 @@ func All() Rules {
 		WaitBeforeAnswer: true, WaitBeforeWire: true, WaitForAll: true, SameServerAfterWait: true, ReadsWrite: true, Store: true,
 		Closed: true, AcceptOpen: true, ReservedHere: true, Offers: true, AllOffer: true, OffersLanded: true, MergeLater: true, Doubt: true,
 		OfferAnswers: true, DropAnswers: true, OfferEnds: true,
-		FreshWaits: true, Clock: true, Beginning: true, Salt: true, YoungerConnection: true, ConfirmEpoch: true, Reclaim: true, OwnerSends: true, CancelUnsent: true,
+		FreshWaits: true, Clock: true, Beginning: true, Salt: true, YoungerConnection: true, ConfirmEpoch: true, EpochKnown: true, Reclaim: true, OwnerSends: true, CancelUnsent: true,
 		ExpiredNotSent: true, ExpiredNotAccepted: true,
 	}
 }

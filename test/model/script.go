@@ -274,7 +274,7 @@ func (r Rules) claim(d *data, c call) answer {
 	switch {
 	case loses:
 		return answer{Verdict: older, Epoch: d.Epoch}
-	case mine:
+	case mine && (c.Epoch <= d.Epoch || !r.EpochKnown):
 		return answer{Epoch: d.Epoch}
 	}
 	epoch := max(c.Epoch, d.Epoch) + 1

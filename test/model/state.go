@@ -74,8 +74,8 @@ type state struct {
 	// one.
 	Earlier, Ours uint8
 	// WrongEnd: a connection was ended for an older one. SentLate: an expired command was sent for the first time.
-	// Unknown: a connection was reported that Redis does not know.
-	WrongEnd, SentLate, Unknown bool
+	// Unknown: a connection was reported that Redis does not know. EpochBack: a connection's epoch was followed by an earlier one.
+	WrongEnd, SentLate, Unknown, EpochBack bool
 	// Contents of accepted commands, as bits.
 	Contents [maxCommands]uint8
 	// Reused: commands that everything had forgotten when their id was accepted again. They are other commands.
@@ -136,6 +136,9 @@ func (s *state) broken() string {
 		if w := &s.Gateways[g]; w.Conn < s.Connects && w.Epoch >= beginning(w.Conn+1) {
 			return "the epoch of a connection is later than the beginning of the next one"
 		}
+	}
+	if s.EpochBack {
+		return "a connection's records get an earlier epoch than those before"
 	}
 	for c := range uint8(maxCommands) {
 		executed := s.Executed&bit(c) != 0

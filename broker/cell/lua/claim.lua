@@ -5,7 +5,7 @@
 -- Answer: ok | older; then epoch, since, and node, boot, connection, epoch of the claim that was there (empty for none),
 -- then the session (empty for none), and when the connection before ended in ms (empty while it was not said). After `older` the four are those of the claim that stands.
 -- A connection that began before that of the stored claim is refused. The same connection is answered the same again, since the
--- answer before may be lost: `former` is what it said. Else the
+-- answer before may be lost: `former` is what it said. Else, and if the caller has had a later epoch for it at a Redis that is gone, the
 -- epoch is later than every one that Redis or the caller knows, and not earlier than the connection's beginning. It is not the time
 -- of the claim: an older connection that claims again because Redis has lost its claim would be ahead of the records of a younger
 -- one that waits for its own. Another gateway that had the vehicle
@@ -23,11 +23,12 @@ local epoch = stored
 if mine then
   since = began
   if c[9] then former = {string.match(c[9], '^(%S+) (%S+) (%S+) (%S+)$')} end
-else
+end
+if not mine or tonumber(known) > stored then
   epoch = math.max(math.max(tonumber(known), stored) + 1, since)
   redis.call('HSET', KEYS[2], 'node', node, 'boot', boot, 'conn', conn, 'epoch', text(epoch), 'since', text(since))
   redis.call('HDEL', KEYS[2], 'event', 'at', 'reason') -- of the session before
-  if c[1] then redis.call('HSET', KEYS[2], 'former', table.concat(former, ' ')) end
+  if c[1] and not mine then redis.call('HSET', KEYS[2], 'former', table.concat(former, ' ')) end
   redis.call('HSET', KEYS[3], vin .. '/' .. text(epoch), boot .. ' ' .. node)
   if c[1] and c[1] ~= node then
     redis.call('PUBLISH', channel .. c[1], 'taken ' .. text(epoch) .. ' ' .. text(since) .. ' ' .. vin)
