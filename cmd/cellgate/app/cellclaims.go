@@ -32,11 +32,10 @@ type claims struct {
 	log       *slog.Logger
 
 	number  atomic.Uint64
-	ahead   atomic.Int64 // time at began by Redis' clock, ms, as last heard; 0 before
-	current atomic.Bool  // claims have been compared since the last pause
-	doubted atomic.Bool  // notices may have been lost: compare claims soon
+	current atomic.Bool // claims have been compared since the last pause
+	doubted atomic.Bool // notices may have been lost: compare claims soon
 	seed    maphash.Seed
-	began   time.Time // monotonic
+	clock   redisClock
 
 	mu     sync.Mutex // leaf lock: nothing is called while it is held
 	byVIN  map[string]*claim
@@ -70,7 +69,7 @@ type claim struct {
 
 func newClaims(p *peers) *claims {
 	c := &claims{
-		m: p.member, live: p.liveness, log: p.log, metrics: p.cellStats, seed: maphash.MakeSeed(), began: time.Now(),
+		m: p.member, live: p.liveness, log: p.log, metrics: p.cellStats, seed: maphash.MakeSeed(), clock: redisClock{began: time.Now()},
 		byVIN: map[string]*claim{}, dirty: map[string]*storing{}, underWay: map[string]struct{}{}, stores: make(chan struct{}, 1),
 	}
 	c.current.Store(true)
@@ -87,7 +86,7 @@ func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 	away := c.m.away.Load()
 	c.mu.Lock()
 	one.asking = !away
-	one.until = c.time()
+	one.until = c.clock.now()
 	if former := c.byVIN[vin]; former != nil {
 		one.stored = former.stored
 		if former.attached && !former.ended {
@@ -156,6 +155,9 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	c.mu.Unlock()
 	began := time.Now()
 	got, err := c.m.store.Claim(ctx, one.vin, conn, time.Since(one.began), false)
+	if err == nil {
+		c.clock.heard(got.Now, began, time.Now())
+	}
 	_ = c.m.note(err)
 	c.metrics.claimed(&got, err, known, time.Since(began))
 	c.mu.Lock()
@@ -168,7 +170,6 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	if got.Verdict == cell.OK {
 		one.turning = known != 0 && known != got.Epoch
 		one.conn.Epoch, one.conn.Since = got.Epoch, got.Since
-		c.ahead.Store(got.Now + (time.Since(began)/2 - time.Since(c.began)).Milliseconds())
 		one.stored = c.hash(got.Session)
 	}
 	attached, late := one.attached && !one.ended, one.late && known == 0
@@ -216,7 +217,10 @@ func (c *claims) claimed(one *claim, before int64, attached bool) {
 		one.turning = false
 		c.mu.Unlock()
 	}
-	if info, known := c.sessions.Get(one.vin); attached && known && info.Ready {
+	if !attached {
+		return
+	}
+	if info, known := c.sessions.Get(one.vin); known && info.Ready {
 		c.onClaimed(one.vin)
 	}
 }
@@ -328,7 +332,7 @@ func (c *claims) here(vin string) bool {
 func (c *claims) latest() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	at := c.time()
+	at := c.clock.now()
 	for _, one := range c.byVIN {
 		at = max(at, one.conn.Epoch)
 	}
@@ -344,15 +348,6 @@ func (c *claims) of(vin string) (*claim, cell.Connection) {
 		return nil, cell.Connection{}
 	}
 	return one, one.conn
-}
-
-// time returns the time in ms by the clock of Redis as last seen, because this machine's clock may be wrong. Until
-// Redis has answered it is this machine's.
-func (c *claims) time() int64 {
-	if ahead := c.ahead.Load(); ahead != 0 {
-		return ahead + time.Since(c.began).Milliseconds()
-	}
-	return time.Now().UnixMilli()
 }
 
 // epoch returns the epoch of the records of a connection.

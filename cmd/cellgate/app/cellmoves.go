@@ -308,7 +308,7 @@ func (t *stateMoves) sweep(ctx context.Context, settled time.Duration) error {
 	if !t.rules.Remembers() {
 		return nil
 	}
-	before := t.claims.time() - settled.Milliseconds()
+	before := t.claims.clock.now() - settled.Milliseconds()
 	for vins := range slices.Chunk(t.rules.VINs(), compared) {
 		limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
 		held, err := t.m.store.Held(limit, vins)
