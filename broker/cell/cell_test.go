@@ -424,6 +424,33 @@ func TestLaterBoot(t *testing.T) {
 	}
 }
 
+// TestLateHeartbeat: a heartbeat that arrives after its gateway has left does not make it count as alive. The next start
+// does not mind.
+func TestLateHeartbeat(t *testing.T) {
+	t.Parallel()
+	s, _ := embedded(t)
+	gone, other := Gateway{Node: "gw-1", Boot: "b1", Dir: "d", Mode: "several", Boots: 1, Start: time.Now(), Runs: "{}"}, Gateway{Node: "gw-2", Boot: "b", Dir: "e", Mode: "several", Start: time.Now(), Runs: "{}"}
+	lives := func() bool {
+		all, err := s.Alive(t.Context(), other, time.Minute)
+		check.OK(t, err)
+		return slices.ContainsFunc(all, func(g Gateway) bool { return g.Node == gone.Node && g.Lives })
+	}
+	for _, first := range []bool{true, false} { // the late one may be the only one
+		if gone.Boot += "'"; first {
+			_, err := s.Alive(t.Context(), gone, time.Minute)
+			check.OK(t, err)
+		}
+		check.OK(t, s.Leave(t.Context(), gone))
+		if _, err := s.Alive(t.Context(), gone, time.Minute); !errors.Is(err, ErrLeft) || lives() {
+			t.Errorf("%v; it lives: %v", err, lives())
+		}
+	}
+	gone.Boot, gone.Boots = "b2", 2
+	if _, err := s.Alive(t.Context(), gone, time.Minute); err != nil || !lives() {
+		t.Errorf("the next start: %v", err)
+	}
+}
+
 // TestAway checks that a missing answer is ErrAway.
 func TestAway(t *testing.T) {
 	t.Parallel()

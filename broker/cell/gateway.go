@@ -49,7 +49,7 @@ func (e *RefusedError) Remedy() string {
 }
 
 // Alive renews g for another ttl and returns the live gateways, g among them. The error is a *RefusedError if g must not
-// run.
+// run, ErrLeft if it has left.
 func (s *Store) Alive(ctx context.Context, g Gateway, ttl time.Duration) ([]Gateway, error) {
 	r, err := s.do(ctx, call{
 		script: "alive", keys: []string{s.keys.slotted("mark", s.keys.gateways()), s.keys.gateways()},
@@ -58,7 +58,11 @@ func (s *Store) Alive(ctx context.Context, g Gateway, ttl time.Duration) ([]Gate
 	if err != nil {
 		return nil, err
 	}
-	if r.verdict != OK {
+	switch r.verdict {
+	case OK:
+	case Closed:
+		return nil, ErrLeft
+	default:
 		return nil, &RefusedError{Verdict: r.verdict, Other: Gateway{
 			Node: r.at(0), Start: time.UnixMilli(r.number(1)), Runs: r.at(2), Until: time.UnixMilli(r.number(3)), Lives: true,
 		}}
@@ -72,7 +76,7 @@ func (s *Store) Alive(ctx context.Context, g Gateway, ttl time.Duration) ([]Gate
 	return all, nil
 }
 
-// Leave releases the name of a stopping gateway.
+// Leave releases the name of a stopping gateway. A heartbeat of g that is still under way has no effect then.
 func (s *Store) Leave(ctx context.Context, g Gateway) error {
 	_, err := s.do(ctx, call{script: "leave", keys: []string{s.keys.slotted("mark", s.keys.gateways()), s.keys.gateways()}, args: []any{g.Node, g.Boot}})
 	return err

@@ -24,6 +24,8 @@ var (
 	ErrUnconfirmed = errors.New("redis: not confirmed by the replicas")
 	// ErrAway means that Redis gave no answer, an error, or an answer that no script gives. The script may have run.
 	ErrAway = errors.New("redis: no answer")
+	// ErrLeft means that the gateway has left before its heartbeat arrived.
+	ErrLeft = errors.New("cell: this gateway has left")
 )
 
 // script is a script of the folder lua with the files that precede it.

@@ -2,10 +2,11 @@
 -- KEYS: mark, gateways. ARGV: node, boot, id of the data_dir, start (ms), mode (single | several), ttl,
 -- boots of the data_dir so far, what it runs (JSON)
 -- Answer: ok | taken: another data_dir lives under this name | replaced: a later boot of the same data_dir does |
--- second: the cell, or the caller, has one gateway only; then node, start, what it runs, and until when it lives, of the one that is there.
+-- closed: the caller has left | second: the cell, or the caller, has one gateway only; then node, start, what it runs, and until when it lives, of the one that is there.
 -- After ok: for each gateway that lives or has lived in the last day: node, boot, 1 if it lives, start, mode, what it runs.
 local node, boot, dir, start, mode, ttl, boots, runs = unpack(ARGV)
 local day = 86400000
+if redis.call('HGET', mark, 'l:' .. node) == boot then return answer('closed') end
 -- A copied data_dir has counted alike.
 local function later(count, began)
   if count ~= boots then return tonumber(count) > tonumber(boots) end

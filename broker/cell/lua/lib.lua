@@ -7,6 +7,7 @@
 --   gen     the generation; floor, doubt: see join.lua; fresh: a member without memory has come since the last opening
 --   m:NODE  a member, and the server that it has offered to
 --   x:NODE  when an operator has forgotten a member: what others remember of it does not bring it back, until it joins itself
+--   l:NODE  in the slot of the gateways: the boot of NODE that has ended last
 -- Every script answers {verdict, server, time in ms, …}.
 if redis.replicate_commands then redis.replicate_commands() end -- before Redis 7: TIME before a write
 
