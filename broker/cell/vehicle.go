@@ -137,16 +137,19 @@ func (s *Store) EndPublished(ctx context.Context, vin string, epoch int64) error
 // Held describes a vehicle's last claim.
 type Held struct {
 	Connection
+	// Claimed is when the claim was made, in ms of Redis' clock. For a claim by an earlier build it is the epoch.
+	Claimed int64
 	// Ended reports whether its disconnected event was numbered.
 	Ended bool
 }
 
 // Held reads the last claims of vehicles, in the order of vins. It changes no state.
 func (s *Store) Held(ctx context.Context, vins []string) ([]Held, error) {
+	names := []string{"node", "boot", "conn", "epoch", "event", "claimed"}
 	cmds := make([]*redis.SliceCmd, len(vins))
 	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, vin := range vins {
-			cmds[i] = p.HMGet(ctx, s.keys.vehicle(vin), "node", "boot", "conn", "epoch", "event")
+			cmds[i] = p.HMGet(ctx, s.keys.vehicle(vin), names...)
 		}
 		return nil
 	})
@@ -156,10 +159,11 @@ func (s *Store) Held(ctx context.Context, vins []string) ([]Held, error) {
 	out := make([]Held, len(vins))
 	for i, cmd := range cmds {
 		f := fields{}
-		for n, name := range []string{"node", "boot", "conn", "epoch", "event"} {
+		for n, name := range names {
 			f[name], _ = cmd.Val()[n].(string)
 		}
 		out[i] = Held{Connection: Connection{Node: f["node"], Boot: f["boot"], Number: uint64(f.number("conn")), Epoch: f.number("epoch")}, Ended: f["event"] == "disconnected"}
+		out[i].Claimed = max(f.number("claimed"), out[i].Epoch)
 	}
 	return out, nil
 }

@@ -26,7 +26,7 @@ if mine then
 end
 if not mine or tonumber(known) > stored then
   epoch = math.max(math.max(tonumber(known), stored) + 1, since)
-  redis.call('HSET', KEYS[2], 'node', node, 'boot', boot, 'conn', conn, 'epoch', text(epoch), 'since', text(since))
+  redis.call('HSET', KEYS[2], 'node', node, 'boot', boot, 'conn', conn, 'epoch', text(epoch), 'since', text(since), 'claimed', text(now))
   redis.call('HDEL', KEYS[2], 'event', 'at', 'reason') -- of the session before
   if c[1] and not mine then redis.call('HSET', KEYS[2], 'former', table.concat(former, ' ')) end
   redis.call('HSET', KEYS[3], vin .. '/' .. text(epoch), boot .. ' ' .. node)

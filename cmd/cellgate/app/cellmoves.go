@@ -317,7 +317,7 @@ func (t *stateMoves) sweep(ctx context.Context, settled time.Duration) error {
 			return err
 		}
 		for i, vin := range vins {
-			if held[i].Node == "" || held[i].Node == t.m.self.Node || held[i].Epoch > before || t.claims.here(vin) {
+			if held[i].Node == "" || held[i].Node == t.m.self.Node || held[i].Claimed > before || t.claims.here(vin) {
 				continue
 			}
 			if err := t.rules.Forget(vin); err != nil {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 
 	"cellgate/broker/cell"
@@ -191,6 +193,41 @@ func TestRollingRestart(t *testing.T) {
 	}
 	r.round()
 	r.same()
+}
+
+// TestStateOfALateClaim: the state of a vehicle that another gateway has just claimed is kept until that could ask for it, however long
+// ago the connection began.
+func TestStateOfALateClaim(t *testing.T) {
+	t.Parallel()
+	const vin = "LLATE000000000001"
+	r := newMovingVehicles(t, 1, 0)
+	a := r.gw[0]
+	r.goTo(vin, 0)
+	r.conn[vin].Publish(mqtt.Publish{Topic: "v1/" + vin + "/up/telemetry", QoS: 1, ID: 1, Payload: `{"fault":1}`})
+	check.Within(t, check.Patience, "the rules to remember the vehicle", func() error {
+		if !slices.Contains(a.moves.rules.VINs(), vin) {
+			return errors.New("they do not")
+		}
+		return nil
+	})
+	one, _ := a.claims.of(vin)
+	a.claims.lose(one)
+	r.conn[vin].ExpectEnd(0x8E)
+	check.Eventually(t, "the connection to end", func() bool { return !a.claims.here(vin) })
+	<-one.over
+	r.redis.Del(cell.Prefix + "{" + vin + "}:vehicle")
+	got, err := a.member.store.Claim(t.Context(), vin, cell.Connection{Node: "gw-9", Boot: "b9", Number: 1}, time.Minute, false)
+	check.OK(t, err)
+	forgotten := func(settled time.Duration) float64 {
+		check.OK(t, a.moves.sweep(t.Context(), settled))
+		return testutil.ToFloat64(a.moves.metrics.gone.WithLabelValues(stateForgotten))
+	}
+	if got.Now-got.Epoch < 30_000 || forgotten(30*time.Second) != 0 {
+		t.Errorf("the state of a connection that began at %d and was claimed at %d is forgotten before another gateway can ask for it", got.Epoch, got.Now)
+	}
+	if forgotten(-time.Minute) != 1 {
+		t.Error("the state of a vehicle that another gateway has is kept")
+	}
 }
 
 // TestSlowStateIsAwaited: a gateway that has received the question, but takes longer than a vehicle waits for one that
