@@ -61,8 +61,8 @@ func (v *vehicle) execute(id, name string) {
 	v.answer(id, "accepted", result{Name: name, At: time.Now().UnixMilli()})
 	took := 50*time.Millisecond + time.Duration(rand.Int64N(int64(250*time.Millisecond))) //nolint:gosec // a simulation
 	v.f.later(took, func() {
+		v.f.stats.commands.Add(1) // before anybody sees the answer, and may end the run
 		v.answer(id, "succeeded", result{Name: name, At: time.Now().UnixMilli(), Took: took.Milliseconds()})
-		v.f.stats.commands.Add(1)
 	})
 }
 
