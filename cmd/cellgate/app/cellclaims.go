@@ -37,7 +37,7 @@ type claims struct {
 	seed    maphash.Seed
 	clock   redisClock
 
-	mu     sync.Mutex // leaf lock: nothing is called while it is held
+	mu     sync.Mutex // leaf lock, but for that of clock
 	byVIN  map[string]*claim
 	dirty  map[string]*storing
 	stores chan struct{} // capacity 1: something is dirty
