@@ -144,7 +144,8 @@ func (t *turns) at(waits context.Context, ask func()) bool {
 	return true
 }
 
-// close waits for the functions that have begun. ctx has ended, so none waits for Redis any longer.
+// close waits for the functions that have begun. ctx has ended, so none begins another call to Redis; one that waits for its
+// answer ends when the connection's deadline does.
 func (t *turns) close() {
 	t.mu.Lock()
 	t.closed = true

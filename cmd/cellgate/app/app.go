@@ -114,6 +114,7 @@ func (a *App) Start(ctx context.Context) error {
 	close(a.serving)
 	a.life.onStop("readiness", time.Second, func(context.Context) error {
 		a.phase.Store(phaseStopping)
+		a.redis.stop()
 		return nil
 	})
 	a.log.Info("serving", slog.String("version", a.build.Version), slog.String("node", a.cfg.Cell.Node),

@@ -49,7 +49,7 @@ func openPeers(d *disk) (*peers, error) {
 	if _, err := joinKey(d.cfg); err != nil {
 		return nil, err
 	}
-	client, err := cellClient(&d.cfg.Redis)
+	client, err := d.cellClient()
 	if err != nil {
 		return nil, err
 	}
@@ -83,11 +83,11 @@ func openPeers(d *disk) (*peers, error) {
 }
 
 // cellClient returns a client for the state that the gateways share. Its timeout covers a wait for the replicas.
-func cellClient(c *configs.Redis) (redis.UniversalClient, error) {
-	own := *c
+func (p *process) cellClient() (redis.UniversalClient, error) {
+	own := p.cfg.Redis
 	own.PoolSize = max(own.PoolSize, configs.CellPool)
-	own.Timeout = configs.Duration(c.ConfirmTimeout.Std() + configs.CellTimeout)
-	return RedisClient(&own)
+	own.Timeout = configs.Duration(own.ConfirmTimeout.Std() + configs.CellTimeout)
+	return p.redis.client(&own)
 }
 
 // minJoinKey is the shortest secret of the gateways, in bytes.

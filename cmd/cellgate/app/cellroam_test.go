@@ -40,9 +40,16 @@ func newRig(t *testing.T, n int) *rig {
 // newRigWith is newRig with rules.
 func newRigWith(t *testing.T, n int, rules string) *rig {
 	t.Helper()
-	r := &rig{t: t, redis: miniredis.RunT(t), kafka: harness.EmbeddedKafka(t)}
+	server := miniredis.RunT(t)
+	return newRigAt(t, n, rules, server, server.Addr())
+}
+
+// newRigAt is newRigWith with a Redis that the gateways reach at addr.
+func newRigAt(t *testing.T, n int, rules string, server *miniredis.Miniredis, addr string) *rig {
+	t.Helper()
+	r := &rig{t: t, redis: server, kafka: harness.EmbeddedKafka(t)}
 	for i := range n {
-		file := place(t, fmt.Sprintf("gw-%d", i+1), "several", r.redis.Addr())
+		file := place(t, fmt.Sprintf("gw-%d", i+1), "several", addr)
 		check.Write(t, filepath.Join(filepath.Dir(file), "rules", "none.rules.yaml"), rules)
 		check.Replace(t, file, `{name: local, address: "127.0.0.1:0"}`, `{name: local, address: "127.0.0.1:0", anonymous_role: vehicle}, {name: services, address: "127.0.0.1:0"}`)
 		text := check.Read(t, file)

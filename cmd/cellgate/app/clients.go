@@ -98,7 +98,7 @@ func (o *outlets) openCommands(sessions *session.Manager) (*command.Service, err
 	if o.member != nil {
 		o.member.remembered, o.claims.onClaimed = commands.Remembered, commands.OnReady
 	}
-	o.life.onStop("commands", stopShort, commands.Close)
+	o.life.onStop("commands", stopDispatch, commands.Close) // may wait for stopRedis
 	sessions.OnReady(commands.OnReady)
 	return commands, nil
 }

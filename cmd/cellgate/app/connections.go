@@ -104,6 +104,11 @@ func producerOptions(setting, name string, c *configs.Kafka, log *slog.Logger, m
 
 // RedisClient returns a client for a server, a cluster, or sentinels. It does not dial yet.
 func RedisClient(c *configs.Redis) (redis.UniversalClient, error) {
+	return new(redisConns).client(c)
+}
+
+// client is RedisClient for connections of c.
+func (conns *redisConns) client(c *configs.Redis) (redis.UniversalClient, error) {
 	config, err := clientTLS("redis.tls", c.TLS)
 	if err != nil {
 		return nil, err
@@ -116,6 +121,7 @@ func RedisClient(c *configs.Redis) (redis.UniversalClient, error) {
 		MaxRetries:            -1, // callers retry themselves: they know what must stay in order
 		DialerRetries:         1,
 		ContextTimeoutEnabled: true, DisableIdentity: true,
+		Dialer: conns.dialer(redis.NewDialer(&redis.Options{DialTimeout: c.Timeout.Std(), TLSConfig: config})),
 	}
 	if !c.Cluster {
 		return redis.NewUniversalClient(o), nil

@@ -44,7 +44,7 @@ func openGateway(c *clients) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	reading, err := RedisClient(&c.cfg.Redis)
+	reading, err := c.redis.client(&c.cfg.Redis)
 	if err != nil {
 		return nil, err
 	}

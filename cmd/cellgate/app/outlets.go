@@ -189,7 +189,7 @@ func (t *trust) bind(outlets []outlet, m *kafkaclient.Metrics) (bindings []sink.
 }
 
 func redisSink(t *trust, _ *kafkaclient.Metrics) (sink.Sink, error) {
-	client, err := RedisClient(&t.cfg.Redis)
+	client, err := t.redis.client(&t.cfg.Redis)
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,7 @@ func (o *outlets) openPresence(sessions *session.Manager) (*presence.Outbox, err
 		MaxWaiting: configs.MaxPresenceWaiting, MaxVehicles: configs.MaxPresenceVehicles, Log: o.log, Metrics: presence.NewMetrics(o.reg.own),
 	}
 	if o.cfg.Presence.Redis {
-		client, err := RedisClient(&o.cfg.Redis)
+		client, err := o.redis.client(&o.cfg.Redis)
 		if err != nil {
 			return nil, err
 		}

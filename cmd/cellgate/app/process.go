@@ -26,6 +26,7 @@ type process struct {
 	life   *lifecycle
 	hub    *stream.Hub  // publishes to event streams
 	gate   *stream.Gate // limits them
+	redis  redisConns
 
 	parts       Parts // nil except in dev
 	descriptors descriptors

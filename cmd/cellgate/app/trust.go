@@ -19,7 +19,7 @@ type trust struct {
 }
 
 func openTrust(d *peers) (*trust, error) {
-	client, err := RedisClient(&d.cfg.Redis)
+	client, err := d.redis.client(&d.cfg.Redis)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +51,7 @@ func openTrust(d *peers) (*trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.life.onStop("auth", stopShort, opened.Close)
+	d.life.onStop("auth", stopDispatch, opened.Close) // as commands
 	t := &trust{peers: d, audit: audit, auth: opened, vehicleCAs: &vehicleCAs}
 	if d.member != nil {
 		t.keys, err = openPeerKeys(t)
