@@ -100,7 +100,7 @@ func (b *batch) recordOf(r *cell.Record, now int64, known *record) *record {
 		ID: r.ID, VIN: r.VIN, Name: r.Fields[fieldName], State: State(r.State), Cause: r.Cause, Origin: r.Fields[fieldOrigin], By: r.Fields[fieldBy],
 		Digest: digest, JSON: r.Fields[fieldJSON] != "", Urgent: r.Fields[fieldUrgent] != "", Props: props != "", TTL: ttl,
 		Created: r.Created, Expires: r.Expires, Sent: r.Sent, Delivered: r.Delivered, Accepted: r.Accepted, Finished: r.Done,
-		Outcome: State(r.Outcome), Number: r.Number, Gen: r.Gen, Node: r.Fields[fieldNode],
+		LateAccepted: r.LateAccepted, Late: r.Late, Outcome: State(r.Outcome), Number: r.Number, Gen: r.Gen, Node: r.Fields[fieldNode],
 	}
 	rec.orderTimes()
 	if props != "" {

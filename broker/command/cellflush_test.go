@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -168,4 +169,31 @@ func (c *together) due(id string) bool {
 		return false
 	}
 	return slices.Contains(all, vin+"/"+id)
+}
+
+// TestLateAfterAFlush: Redis has the times of a vehicle's late reports again after a flush. By them a gateway that replays its
+// journal knows what Redis has of it.
+func TestLateAfterAFlush(t *testing.T) {
+	t.Parallel()
+	c := newTogether(t, 1)
+	m := c.all[0]
+	c.connects(m, vin)
+	create(t, m.Service, Request{ID: "c1", TTL: 5 * time.Second})
+	d := m.engine.next(t)
+	c.at(m, "c1", Expired)
+	var before [2]cell.Record
+	for i, status := range []State{Accepted, Succeeded} {
+		m.says(d.Topic, status)
+		for j := range before {
+			a, err := m.store.Look(t.Context(), vin, "c1")
+			check.OK(t, err)
+			before[j] = a.Record
+			if j == 0 {
+				c.flush()
+			}
+		}
+		if was, is := before[0], before[1]; was.LateAccepted == 0 || (was.Late == 0) != (i == 0) || was.LateAccepted != is.LateAccepted || was.Late != is.Late {
+			t.Errorf("%s: before %d, %d; after the flush %d, %d", status, was.LateAccepted, was.Late, is.LateAccepted, is.Late)
+		}
+	}
 }

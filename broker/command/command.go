@@ -254,7 +254,7 @@ type record struct {
 	Delivered int64  `json:"delivered,omitempty"`
 	Accepted  int64  `json:"accepted,omitempty"`
 	Finished  int64  `json:"finished,omitempty"`
-	Late      int64  `json:"late,omitempty"` // of the last report after the expiry
+	Late      int64  `json:"late,omitempty"` // of the last report after the expiry; with several gateways of the result
 	// The times above are wall clock times, for people; none is before the one of the state before. These count, by the
 	// gateway's clock: Until is when the command expires; after Latest it is not sent, because its time may have passed
 	// (clock.Clock.Latest); Done is when it ended. Records of older versions have none.
@@ -270,6 +270,8 @@ type record struct {
 	Number uint64 `json:"number,omitempty"`
 	Gen    uint64 `json:"gen,omitempty"`
 	Node   string `json:"node,omitempty"`
+	// LateAccepted is when the vehicle reported, after the expiry, that it had accepted the command.
+	LateAccepted int64 `json:"late_accepted,omitempty"`
 	// EndPublished means that this gateway has published, or will publish, the end of the command, or knows that another one
 	// has. See published.
 	EndPublished bool `json:"told,omitempty"`
@@ -288,7 +290,7 @@ func (r *record) published() bool { return r.EndPublished || r.Number == 0 }
 
 // lastAt returns the time of the record's state.
 func (r *record) lastAt() int64 {
-	return max(r.Created, r.Sent, r.Delivered, r.Accepted, r.Finished, r.Late)
+	return max(r.Created, r.Sent, r.Delivered, r.Accepted, r.Finished, r.LateAccepted, r.Late)
 }
 
 // orderTimes lets no time be before the one of the state before: Redis and several gateways have made them.

@@ -139,7 +139,7 @@ func (t *tables) offer(r *record) cell.Record {
 	out := cell.Record{
 		ID: r.ID, VIN: r.VIN, State: string(r.State), Cause: r.Cause, Outcome: string(r.Outcome), Digest: digestText(r.Digest),
 		Gen: r.Gen, Number: r.Number, Created: r.Created, Expires: r.Expires, Sent: r.Sent, Delivered: r.Delivered, Accepted: r.Accepted,
-		Done: r.Finished, Result: string(t.result.Get(k)), Told: r.State.Final() && r.published(),
+		Done: r.Finished, LateAccepted: r.LateAccepted, Late: r.Late, Result: string(t.result.Get(k)), Told: r.State.Final() && r.published(),
 		Fields: map[string]string{
 			fieldName: r.Name, fieldPayload: string(t.payload.Get(k)), fieldOrigin: r.Origin, fieldBy: r.By, fieldNode: r.Node,
 			fieldTTL: strconv.FormatInt(r.TTL, 10),
