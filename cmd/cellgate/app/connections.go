@@ -121,7 +121,7 @@ func (conns *redisConns) client(c *configs.Redis) (redis.UniversalClient, error)
 		MaxRetries:            -1, // callers retry themselves: they know what must stay in order
 		DialerRetries:         1,
 		ContextTimeoutEnabled: true, DisableIdentity: true,
-		Dialer: conns.dialer(redis.NewDialer(&redis.Options{DialTimeout: c.Timeout.Std(), TLSConfig: config})),
+		Dialer: conns.dialer(c.Timeout.Std(), config),
 	}
 	if !c.Cluster {
 		return redis.NewUniversalClient(o), nil

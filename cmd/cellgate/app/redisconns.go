@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // stopRedis is how long a stopping gateway waits for an answer of a Redis server. It then asks that server no more.
@@ -41,14 +44,22 @@ type plainConn struct {
 	syscall.Conn
 }
 
-// dialer is a go-redis dialer whose connections belong to c.
-func (c *redisConns) dialer(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+// dialer returns a dialer for go-redis whose connections belong to c.
+func (c *redisConns) dialer(timeout time.Duration, config *tls.Config) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if c.isLost(addr) {
 			return nil, lostError(addr)
 		}
-		conn, err := dial(ctx, network, addr)
+		o := redis.Options{DialTimeout: timeout, TLSConfig: config}
+		stopping := c.isStopping()
+		if stopping {
+			o.DialTimeout = min(timeout, stopRedis)
+		}
+		conn, err := redis.NewDialer(&o)(ctx, network, addr)
 		if err != nil {
+			if stopping {
+				c.lose(addr)
+			}
 			return nil, err
 		}
 		r := &redisConn{Conn: conn, of: c, addr: addr}
