@@ -234,14 +234,15 @@ func (s *Store) Look(ctx context.Context, vin, id string) (Answer, error) {
 	return s.command(ctx, "look", []string{s.keys.slotted("mark", s.keys.vehicle(vin)), s.keys.command(vin, id)})
 }
 
-// Offer merges a command that the caller remembers, and reserves its id. An end by cancellation or expiry that nobody says to be
-// published is due again, for Expire.
+// Offer merges a command that the caller remembers. An end by cancellation or expiry that nobody says to be published is due
+// again, for Expire. The join that follows at the same server confirms it.
 func (s *Store) Offer(ctx context.Context, r Record) (Answer, error) {
-	// The join that follows at the same server confirms these writes too, except that in another slot.
-	if _, err := s.reserve(ctx, r.VIN, r.ID, r.Digest, max(0, r.Expires-r.Created), true, s.keys.tags != nil); err != nil {
-		return Answer{}, err
-	}
 	vehicle := s.keys.vehicle(r.VIN)
 	keys := []string{s.keys.slotted("mark", vehicle), vehicle, s.keys.command(r.VIN, r.ID), s.keys.opened(r.VIN), s.keys.slotted("due", vehicle), s.keys.slotted("ended", vehicle)}
 	return s.decide(ctx, call{script: "offer", keys: keys, args: append([]any{r.VIN, r.ID, s.keep}, r.List()...)})
+}
+
+// offerID reserves the id of a command that the caller remembers, as Offer.
+func (s *Store) offerID(ctx context.Context, r *Record) (Answer, error) {
+	return s.reserve(ctx, r.VIN, r.ID, r.Digest, max(0, r.Expires-r.Created), true, false)
 }

@@ -22,7 +22,8 @@ const (
 	offersAtOnce, recordsAtOnce = 8, 16
 )
 
-// Offering is what a gateway offers for a slot: its memory of the cell, and every command of the slot on its disk.
+// Offering is what a gateway offers for a slot: its memory of the cell, and every command on its disk whose vehicle or id is in
+// the slot. An id may be in another slot than the vehicle, at a server that loses its data alone.
 type Offering struct {
 	Slot       int
 	Memory     Memory
@@ -120,7 +121,7 @@ func (s *Store) offerSome(ctx context.Context, some []*Offering) {
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
-			o.joined.Server, o.err = s.offerAll(ctx, o.joined.Server, o.Remembered)
+			o.joined.Server, o.err = s.offerAll(ctx, o.Slot, o.joined.Server, o.Remembered)
 		})
 	}
 	all.Wait()
@@ -128,7 +129,7 @@ func (s *Store) offerSome(ctx context.Context, some []*Offering) {
 
 // offerAll returns the server that all offers landed at, "" if there were several. Without offers it returns the
 // expected one.
-func (s *Store) offerAll(ctx context.Context, expected string, remembered iter.Seq2[Record, error]) (string, error) {
+func (s *Store) offerAll(ctx context.Context, slot int, expected string, remembered iter.Seq2[Record, error]) (string, error) {
 	landed, elsewhere, failed := expected, false, error(nil)
 	var mu sync.Mutex
 	var all sync.WaitGroup
@@ -160,8 +161,14 @@ func (s *Store) offerAll(ctx context.Context, expected string, remembered iter.S
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
-			a, err := s.Offer(ctx, r)
-			note(a.Server, err)
+			if s.IDSlot(r.ID) == slot {
+				a, err := s.offerID(ctx, &r)
+				note(a.Server, err)
+			}
+			if s.Slot(r.VIN) == slot {
+				a, err := s.Offer(ctx, r)
+				note(a.Server, err)
+			}
 		})
 	}
 	all.Wait()

@@ -83,15 +83,15 @@ func (c *Cell) answered(slot int, id string, a cell.Answer, err error) (cell.Ans
 // ask sends a question to Redis, unless Redis is known not to answer or waits has ended. Its answer is held.
 func (s *Service) ask(waits context.Context, vin, id string, question func(st *cell.Store) (cell.Answer, error)) (a decision, err error) {
 	c := s.o.Cell
-	slot := c.Store.Slot(vin)
-	began := s.unwritten.begin(slot)
+	slots := c.slotsOf(vin, id)
+	began := s.unwritten.begin(slots)
 	if err := c.usable(vin, id); err != nil {
 		return a, err
 	}
 	if !s.turns.at(waits, func() { a.Answer, err = question(c.Store) }) {
 		return a, &unknownError{ID: id, Why: errWaited}
 	}
-	if a.Answer, err = c.answered(slot, id, a.Answer, err); err == nil && !s.unwritten.take(slot, began, &a) {
+	if a.Answer, err = c.answered(slots[0], id, a.Answer, err); err == nil && !s.unwritten.take(slots, began, &a) {
 		err = &unknownError{ID: id, Why: errOffered}
 	}
 	return a, err
@@ -140,6 +140,8 @@ func (s *Service) decide(ctx, waits context.Context, r *Request) error {
 	if err := c.usable(r.VIN, r.ID); err != nil {
 		return err
 	}
+	slots := c.slotsOf(r.VIN, r.ID)
+	began := s.unwritten.begin(slots)
 	var reserved cell.Answer
 	var err error
 	if !s.turns.at(waits, func() { reserved, err = c.Store.Reserve(ctx, r.VIN, r.ID, digest, r.TTL) }) {
@@ -157,6 +159,10 @@ func (s *Service) decide(ctx, waits context.Context, r *Request) error {
 		o.Created = reserved.Now - time.Since(r.came).Milliseconds() // Redis may run the script long after it was sent
 	}
 	a, err := s.ask(waits, r.VIN, r.ID, func(st *cell.Store) (cell.Answer, error) { return st.Accept(ctx, o) })
+	if err == nil && s.unwritten.begin(slots) != began { // the reservation may be lost
+		a.held.release()
+		err = &unknownError{ID: r.ID, Why: errOffered}
+	}
 	if err != nil {
 		return err
 	}

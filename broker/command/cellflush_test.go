@@ -197,3 +197,49 @@ func TestLateAfterAFlush(t *testing.T) {
 		}
 	}
 }
+
+// TestOffersInACluster: in a Redis cluster a command is offered in the slot of its vehicle and in that of its id, which another
+// server may have; also one that is not on disk yet, and those that came after the index of slots was built. An answer that was
+// on its way during either offer is not taken.
+func TestOffersInACluster(t *testing.T) {
+	t.Parallel()
+	own := newTogether(t, 1).all[0]
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}, MaxRetries: -1}) // is not called
+	t.Cleanup(func() { _ = client.Close() })
+	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
+	check.OK(t, err)
+	s := &Service{o: Options{DB: own.o.DB, Cell: &Cell{Store: store}}, unwritten: newUnwritten()}
+	offered := func(slot int) (ids []string) {
+		for r, err := range s.Remembered(slot) {
+			check.OK(t, err)
+			ids = append(ids, r.ID)
+		}
+		return ids
+	}
+	held := decision{Answer: cell.Answer{Record: cell.Record{VIN: vin, ID: "held", State: "queued"}}}
+	slots := s.o.Cell.slotsOf(vin, "held")
+	if !s.unwritten.take(slots, s.unwritten.begin(slots), &held) {
+		t.Error("an answer was not taken")
+	}
+	create(t, own.Service, Request{ID: "first"})
+	_ = offered(0) // builds the index
+	create(t, own.Service, Request{ID: "second"})
+	for _, id := range []string{"held", "first", "second"} {
+		for _, slot := range s.o.Cell.slotsOf(vin, id) {
+			began := s.unwritten.begin(s.o.Cell.slotsOf(vin, id))
+			if got := offered(slot); !slices.Contains(got, id) {
+				t.Errorf("%s in slot %d: %q", id, slot, got)
+			}
+			if s.unwritten.take(s.o.Cell.slotsOf(vin, id), began, &decision{}) {
+				t.Errorf("%s: an answer from before the offer in slot %d was taken", id, slot)
+			}
+		}
+	}
+	if other := s.o.Cell.slotsOf("another", "another"); len(offered(other[0])) != 0 {
+		t.Errorf("in another slot: %q", offered(other[0]))
+	}
+	held.held.release()
+	if got := offered(slots[1]); slices.Contains(got, "held") {
+		t.Errorf("an answer is held for ever: %q", got)
+	}
+}

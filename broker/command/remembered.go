@@ -2,6 +2,7 @@ package command
 
 import (
 	"iter"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -24,7 +25,7 @@ type slotIndex struct {
 	next   uint64
 }
 
-// Remembered iterates over the state file's commands of a slot, and those that are about to be written to it, as they are offered to
+// Remembered iterates over the state file's commands whose vehicle or id is in a slot, and those that are about to be written to it, as they are offered to
 // a new Redis server. An error ends the iteration.
 func (s *Service) Remembered(slot int) iter.Seq2[cell.Record, error] {
 	return func(yield func(cell.Record, error) bool) {
@@ -79,8 +80,10 @@ func (s *Service) indexed(slot int) ([]uint64, uint64, error) {
 		return t.meta.ForEach(func(k, _ []byte) error {
 			rec, err := t.bySeq(number(k))
 			if err == nil {
-				n := s.o.Cell.Store.Slot(rec.VIN)
-				x.bySlot[n] = append(x.bySlot[n], rec.Seq)
+				slots := s.o.Cell.slotsOf(rec.VIN, rec.ID)
+				for _, n := range slices.Compact(slots[:]) {
+					x.bySlot[n] = append(x.bySlot[n], rec.Seq)
+				}
 			}
 			return err
 		})
@@ -123,7 +126,7 @@ func (s *Service) offersFrom(slot int, from uint64) (part []cell.Record, next ui
 			if err != nil {
 				return err
 			}
-			if s.o.Cell.Store.Slot(rec.VIN) == slot {
+			if slots := s.o.Cell.slotsOf(rec.VIN, rec.ID); slices.Contains(slots[:], slot) {
 				part = append(part, t.offer(rec))
 			}
 		}

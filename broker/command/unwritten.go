@@ -7,7 +7,7 @@ import (
 	"cellgate/broker/cell"
 )
 
-// unwritten has the answers of Redis that are not in the state file yet, by slot. A Redis server that has lost data is offered
+// unwritten has the answers of Redis that are not in the state file yet, by the slots of vehicle and id. A Redis server that has lost data is offered
 // what is in the state file, and these: they are published or sent next. An answer that was still on its way then is in neither,
 // and is not taken. Their number is bounded by that of the requests: each has one at most, as has each callback of a delivery.
 type unwritten struct {
@@ -25,7 +25,7 @@ type decision struct {
 // held is the command of an answer.
 type held struct {
 	in     *unwritten
-	slot   int
+	slots  [2]int
 	record cell.Record
 }
 
@@ -36,28 +36,35 @@ func newUnwritten() *unwritten {
 	return &unwritten{slots: map[int]map[*held]struct{}{}, offers: map[int]uint64{}}
 }
 
+// slotsOf returns the slots that a command is offered in.
+func (c *Cell) slotsOf(vin, id string) [2]int { return [2]int{c.Store.Slot(vin), c.Store.IDSlot(id)} }
+
 // begin returns what take needs to know about the time of a question.
-func (u *unwritten) begin(slot int) uint64 {
+func (u *unwritten) begin(slots [2]int) uint64 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.offers[slot]
+	return u.offersLocked(slots)
 }
 
-// take holds the answer to a question; false if the slot's commands have been offered since begin.
-func (u *unwritten) take(slot int, began uint64, a *decision) bool {
+func (u *unwritten) offersLocked(slots [2]int) uint64 { return u.offers[slots[0]] + u.offers[slots[1]] }
+
+// take holds the answer to a question; false if a slot's commands have been offered since begin.
+func (u *unwritten) take(slots [2]int, began uint64, a *decision) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.offers[slot] != began {
+	if u.offersLocked(slots) != began {
 		return false
 	}
 	if a.Record.State == "" {
 		return true
 	}
-	a.held = &held{in: u, slot: slot, record: a.Record}
-	if u.slots[slot] == nil {
-		u.slots[slot] = map[*held]struct{}{}
+	a.held = &held{in: u, slots: slots, record: a.Record}
+	for _, slot := range slots {
+		if u.slots[slot] == nil {
+			u.slots[slot] = map[*held]struct{}{}
+		}
+		u.slots[slot][a.held] = struct{}{}
 	}
-	u.slots[slot][a.held] = struct{}{}
 	return true
 }
 
@@ -80,8 +87,10 @@ func (h *held) release() {
 	}
 	h.in.mu.Lock()
 	defer h.in.mu.Unlock()
-	if delete(h.in.slots[h.slot], h); len(h.in.slots[h.slot]) == 0 {
-		delete(h.in.slots, h.slot)
+	for _, slot := range h.slots {
+		if delete(h.in.slots[slot], h); len(h.in.slots[slot]) == 0 {
+			delete(h.in.slots, slot)
+		}
 	}
 }
 

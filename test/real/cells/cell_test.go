@@ -214,6 +214,51 @@ func TestCellInCluster(t *testing.T) {
 	}
 }
 
+// TestCellIDAfterAFlush: an id stays its command's when only the server of the Redis cluster loses everything that has the id, and
+// not the one that has the vehicle.
+func TestCellIDAfterAFlush(t *testing.T) {
+	group := harness.StartRedisCluster(t)
+	c := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: group.Addrs(), MaxRetries: -1, DisableIdentity: true})
+	t.Cleanup(func() { _ = c.Close() })
+	s := store(t, c, 1)
+	shard := func(key string) *goredis.Client {
+		one, err := c.MasterForKey(t.Context(), key)
+		check.OK(t, err)
+		return one
+	}
+	const vin = "V1"
+	id := "c0"
+	for i := 1; shard("{"+id+"}") == shard("{"+vin+"}"); i++ {
+		id = fmt.Sprintf("c%d", i)
+	}
+	begin(t, s, s.Slot(vin))
+	begin(t, s, s.IDSlot(id))
+	reserve := func(vin string) cell.Verdict {
+		a, err := s.Reserve(t.Context(), vin, id, "d", time.Minute)
+		check.OK(t, err)
+		return a.Verdict
+	}
+	if v := reserve(vin); v != cell.OK {
+		t.Fatal(v)
+	}
+	accepted, err := s.Accept(t.Context(), offered(vin, id))
+	check.OK(t, err)
+	redisSay(t, shard("{"+id+"}"), "FLUSHALL")
+	if v := reserve("V2"); v != cell.Closed {
+		t.Errorf("before the id is offered: %s", v)
+	}
+	reopen(t, s, s.IDSlot(id), accepted.Record)
+	if v := reserve("V2"); v != cell.Conflict {
+		t.Errorf("another vehicle's command with the id: %s", v)
+	}
+	if v := reserve(vin); v != cell.OK {
+		t.Errorf("the same command again: %s", v)
+	}
+	if a, err := s.Look(t.Context(), vin, id); err != nil || a.Record.State != "queued" {
+		t.Errorf("the command, of which nothing was lost: %+v %v", a, err)
+	}
+}
+
 // TestCellCheck checks that a Redis that may lose acknowledged data is refused, with the remedy.
 func TestCellCheck(t *testing.T) {
 	addr, _ := harness.Redis(t)
