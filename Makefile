@@ -56,6 +56,8 @@ test-race: build ## the same with the race detector
 test-real: build tools-real ## the end-to-end scenarios on Apache Kafka 3.9 and 4.x, Redis, and foreign clients; faults
 	@echo "==> go test -tags real"
 	FAULTS=$(FAULTS) SYNC_FAULTS=$(SYNC_FAULTS) SYNC_RATE=$(SYNC_RATE) SYNC_BACKLOG=$(SYNC_BACKLOG) OUTAGE=$(OUTAGE) $(GO) test -tags real -count=1 -timeout 45m -v ./test/real/... | $(GO) run ./test/progress
+	@echo "==> several gateways under faults"
+	$(GO) test -tags real -count=1 -timeout 20m -v ./test/cells | $(GO) run ./test/progress
 	$(GO) test -count=1 ./rules/sink/redis
 
 # BENCH_RUN chooses among the tests, BENCH_ARGS takes flags such as -rounds 2 -storm 5000 -json FILE -profiles DIR.
