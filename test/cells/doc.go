@@ -2,6 +2,6 @@
 // and losing writes, links cut. Vehicles roam between the gateways, services send them commands; both write down what they saw. A
 // judge compares it line by line with what the gateways and Kafka say at the end.
 //
-// The judge and its test need only Go. The cells run with the tag real: short by `go test -tags real ./test/cells`,
+// The judge and its test need only Go. The cells run with the tag real: short by `make test-real`,
 // at full length by `make cells` and `make soak`. The short form judges what is right or wrong, and prints times.
 package cells
