@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,10 +22,11 @@ const stopRedis = time.Second
 // answer: with a silent server, each part would stop only after redis.timeout. Once the gateway stops, deadlines are at most
 // stopRedis away, and a server that has missed one counts as lost.
 type redisConns struct {
-	mu       sync.Mutex
-	open     map[*redisConn]struct{}
-	stopping bool
-	lost     map[string]bool // by address
+	stopping atomic.Bool
+
+	mu   sync.Mutex
+	open map[*redisConn]struct{}
+	lost map[string]bool // by address
 }
 
 // redisConn is a connection of redisConns.
@@ -51,7 +53,7 @@ func (c *redisConns) dialer(timeout time.Duration, config *tls.Config) func(cont
 			return nil, lostError(addr)
 		}
 		o := redis.Options{DialTimeout: timeout, TLSConfig: config}
-		stopping := c.isStopping()
+		stopping := c.stopping.Load()
 		if stopping {
 			o.DialTimeout = min(timeout, stopRedis)
 		}
@@ -78,21 +80,18 @@ func (c *redisConns) dialer(timeout time.Duration, config *tls.Config) func(cont
 
 // stop bounds the calls that wait and those to come.
 func (c *redisConns) stop() {
+	c.stopping.Store(true)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.stopping = true
 	for r := range c.open {
 		_ = r.bound()
 	}
 }
 
-func (c *redisConns) isStopping() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.stopping
-}
-
 func (c *redisConns) isLost(addr string) bool {
+	if !c.stopping.Load() {
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.lost[addr]
@@ -128,7 +127,7 @@ func (r *redisConn) SetReadDeadline(t time.Time) error {
 	r.deadline, r.bounded = t, false
 	err := r.Conn.SetReadDeadline(t)
 	r.mu.Unlock()
-	if err == nil && r.of.isStopping() {
+	if err == nil && r.of.stopping.Load() {
 		return r.bound()
 	}
 	return err
