@@ -1,6 +1,7 @@
 package cell
 
 import (
+	"errors"
 	"strconv"
 	"sync"
 	"testing"
@@ -23,12 +24,16 @@ func TestClaimsDoNotWaitForReplicas(t *testing.T) {
 	confirm := sync.OnceFunc(func() { close(confirmed) })
 	defer confirm()
 	redisServer.Server().SetPreHook(func(c *server.Peer, cmd string, _ ...string) bool {
-		if cmd != "WAIT" {
+		switch cmd {
+		case "INFO":
+			c.WriteBulk("run_id:ab\r\nmaster_replid:cd\r\n")
+		case "WAIT":
+			waiting <- struct{}{}
+			<-confirmed
+			c.WriteInt(1)
+		default:
 			return false
 		}
-		waiting <- struct{}{}
-		<-confirmed
-		c.WriteInt(1)
 		return true
 	})
 	client := redis.NewClient(&redis.Options{
@@ -59,4 +64,27 @@ func TestClaimsDoNotWaitForReplicas(t *testing.T) {
 	}
 	confirm()
 	calls.Wait()
+}
+
+// TestSameHistory: what a server confirms that was demoted and promoted meanwhile counts as unconfirmed.
+func TestSameHistory(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		server, info string
+		failed, same bool
+	}{
+		{"ab:cd:17.5", "role:master\r\nmaster_replid:cd\r\nmaster_replid2:ef\r\n", false, true},
+		{"ab:ef:17.5", "role:master\r\nmaster_replid:cd\r\nmaster_replid2:ef\r\n", false, false},
+		{"ab:cd:17.5", "", true, false},
+		{"ab:?:17.5", "role:master\r\n", false, false},
+		{"ab:cd:17.5", "master_replid:", false, false},
+	} {
+		info := redis.NewStringResult(c.info, nil)
+		if c.failed {
+			info = redis.NewStringResult("", redis.ErrClosed)
+		}
+		if err := sameHistory(c.server, info); (err == nil) != c.same || err != nil && !errors.Is(err, ErrUnconfirmed) {
+			t.Errorf("%s, %q: %v", c.server, c.info, err)
+		}
+	}
 }

@@ -187,19 +187,20 @@ type answered struct {
 	err error
 }
 
-// together runs calls of one script on keys of one server in one pipeline. One WAIT confirms them. Afterwards the
-// server's name must match the first answer, and all answers except for the salts, which one flush would change
-// together. The caller retries calls whose slot has moved.
+// together runs calls of one script on keys of one server in one pipeline. One WAIT confirms them. All answers must have
+// the same server's name except for the salts, and its history must be the same afterwards. The caller retries calls whose slot
+// has moved.
 func (s *Store) together(ctx context.Context, client *redis.Client, calls []call) []answered {
 	if len(calls) == 0 {
 		return nil
 	}
-	var waited, now *redis.Cmd
+	var waited *redis.Cmd
+	var history *redis.StringCmd
 	ran := make([]*redis.Cmd, len(calls))
 	wait := s.doubts.wait(client, s.confirm.Wait)
 	confirm := s.confirm.Replicas > 0
 	_, _ = client.Pipelined(ctx, func(p redis.Pipeliner) error { // errors are checked per command
-		script, server := s.scripts[calls[0].script], s.scripts["server"]
+		script := s.scripts[calls[0].script]
 		p.ScriptLoad(ctx, script.text)
 		for i, c := range calls {
 			ran[i] = p.EvalSha(ctx, script.sum, c.keys, c.args...)
@@ -208,7 +209,7 @@ func (s *Store) together(ctx context.Context, client *redis.Client, calls []call
 			return nil
 		}
 		waited = p.Do(ctx, "WAIT", s.confirm.Replicas, wait.Milliseconds())
-		now = p.Eval(ctx, server.text, calls[0].keys[:1])
+		history = p.Info(ctx, "replication")
 		return nil
 	})
 	out, moved := read(calls, ran)
@@ -217,7 +218,7 @@ func (s *Store) together(ctx context.Context, client *redis.Client, calls []call
 	if confirm && ran[0].Err() == nil {
 		unconfirmed = s.confirmed(client, waited, wait)
 		if out[0].err == nil && unconfirmed == nil {
-			first, unconfirmed = unsalted(out[0].server), sameServer(out[0].reply, now)
+			first, unconfirmed = unsalted(out[0].server), sameHistory(out[0].server, history)
 		}
 	}
 	for i := range out {

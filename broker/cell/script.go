@@ -36,10 +36,7 @@ type script struct {
 // loadScript assembles a script: all that decide begin with identity.lua and lib.lua.
 func loadScript(name string) (script, error) {
 	parts := []string{"identity", "lib", name}
-	switch name {
-	case "server":
-		parts = []string{"identity", name}
-	case "published":
+	if name == "published" {
 		parts = []string{name}
 	}
 	var text strings.Builder
@@ -136,9 +133,10 @@ func (s *Store) at(ctx context.Context, key string) (*redis.Client, error) {
 	return nil, fmt.Errorf("a client of type %T cannot run scripts", s.client)
 }
 
-// pipeline sends script, WAIT and the query of the server's name on one connection.
+// pipeline sends script, WAIT and the query of the server's history on one connection.
 func (s *Store) pipeline(ctx context.Context, client *redis.Client, c call, whole bool) (reply, error) {
-	var ran, waited, server *redis.Cmd
+	var ran, waited *redis.Cmd
+	var history *redis.StringCmd
 	if c.confirm && s.confirm.Replicas > 0 {
 		leave, err := s.places.enter(ctx, client)
 		if err != nil {
@@ -155,7 +153,7 @@ func (s *Store) pipeline(ctx context.Context, client *redis.Client, c call, whol
 		}
 		if c.confirm && s.confirm.Replicas > 0 {
 			waited = p.Do(ctx, "WAIT", s.confirm.Replicas, wait.Milliseconds())
-			server = p.Eval(ctx, s.scripts["server"].text, c.keys[:1])
+			history = p.Info(ctx, "replication")
 		}
 		return nil
 	})
@@ -172,7 +170,7 @@ func (s *Store) pipeline(ctx context.Context, client *redis.Client, c call, whol
 	if err := s.confirmed(client, waited, wait); err != nil {
 		return r, err
 	}
-	return r, sameServer(r, server)
+	return r, sameHistory(r.server, history)
 }
 
 // confirmed checks that the replicas have what was written on the connection.
@@ -190,8 +188,14 @@ func (s *Store) confirmed(client *redis.Client, waited *redis.Cmd, wait time.Dur
 // errAnother means that the server changed during the call: what was confirmed may belong to another history.
 var errAnother = fmt.Errorf("%w: the server was replaced meanwhile", ErrUnconfirmed)
 
-func sameServer(r reply, server *redis.Cmd) error {
-	if now, err := server.Text(); err != nil || now != r.server {
+// sameHistory checks that a server still has the master_replid in its name. A server that was demoted and promoted counts bytes
+// of another history, and its WAIT confirms what is gone. A restart would have ended the connection. A flush does not matter: it
+// might as well come after the answer.
+func sameHistory(server string, replication *redis.StringCmd) error {
+	info, err := replication.Result()
+	_, rest, _ := strings.Cut(info, "master_replid:")
+	id, _, _ := strings.Cut(rest, "\r\n")
+	if _, has, _ := strings.Cut(unsalted(server), ":"); err != nil || id == "" || id != has {
 		return errAnother
 	}
 	return nil

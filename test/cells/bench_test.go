@@ -64,10 +64,10 @@ func TestCommandLatency(t *testing.T) {
 	eachMode(t, func(t *testing.T, name string, c *Cell) {
 		stop := c.addCars(benchVehicles, Habits{Settled: true, StayAtMost: time.Hour, SleepMost: time.Second})
 		c.await(time.Minute, "vehicles connected", (*car).quiet)
-		before, asked := c.cpu(), c.Redis.calls()
+		before, asked, busy := c.cpu(), c.Redis.calls(), c.Redis.cpu()
 		accepts, begun := c.commandLoad(benchRate, benchSpan)
 		c.await(time.Minute, "commands answered", (*car).quiet)
-		used, calls := c.cpu()-before, c.Redis.calls()
+		used, calls, redis := c.cpu()-before, c.Redis.calls(), c.Redis.cpu()-busy
 		var deliveries []time.Duration
 		for _, v := range c.Cars {
 			v.mu.Lock()
@@ -82,7 +82,8 @@ func TestCommandLatency(t *testing.T) {
 			percentile(accepts, 50), percentile(accepts, 99), percentile(deliveries, 50), percentile(deliveries, 99), len(deliveries), len(begun),
 			(used / time.Duration(max(1, len(begun)))).Round(time.Microsecond))
 		if name == "several" {
-			fmt.Printf("%-8s Redis' commands for each of them: %s\n", name, perCommand(asked, calls, len(begun)))
+			fmt.Printf("%-8s Redis' CPU %v a command, and its commands for each: %s\n", name,
+				(redis / time.Duration(max(1, len(begun)))).Round(time.Microsecond), perCommand(asked, calls, len(begun)))
 		}
 		stop()
 	})
@@ -115,6 +116,23 @@ func (r *Redis) calls() map[string]int {
 		}
 	}
 	return all
+}
+
+// cpu returns the processor time that the primary has used.
+func (r *Redis) cpu() (sum time.Duration) {
+	r.t.Helper()
+	p, err := r.primary()
+	check.OK(r.t, err)
+	out, err := p.CLI("INFO", "cpu")
+	check.OK(r.t, err)
+	for _, of := range []string{"used_cpu_sys:", "used_cpu_user:"} {
+		_, text, _ := strings.Cut(out, of)
+		text, _, _ = strings.Cut(text, "\n")
+		seconds, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+		check.OK(r.t, err)
+		sum += time.Duration(seconds * float64(time.Second))
+	}
+	return sum
 }
 
 // commandLoad sends commands at a rate over persistent connections, and returns the latency of their acceptance and the

@@ -219,7 +219,7 @@ func (m *search) land(s *state, g, i uint8) {
 	switch c.Script {
 	case claim:
 		if m.claimed(s, g, c, a) {
-			w.Request = request{Stage: landed, Call: c, Answer: a, At: i, Called: v.Called}
+			w.Request = request{Stage: landed, Call: c, Answer: a, At: i, History: v.History}
 		}
 		return
 	case reserve:
@@ -234,7 +234,7 @@ func (m *search) land(s *state, g, i uint8) {
 		}
 		return
 	}
-	w.Request = request{Stage: landed, Call: c, Answer: a, At: i, Called: v.Called, Before: asksBefore}
+	w.Request = request{Stage: landed, Call: c, Answer: a, At: i, History: v.History, Before: asksBefore}
 	if c.Script == accept && a.Verdict == ok && s.RedisLost && s.DiskLost != 0 && s.memoryless(c.Command) {
 		s.Reused |= bit(c.Command)
 	}
@@ -368,7 +368,7 @@ func (m *search) confirmed(s *state, r *request) bool {
 	if !wait {
 		return true
 	}
-	if m.SameServerAfterWait && m.Servers > 1 && s.Servers[r.At].Called != r.Called { // without replicas nothing is asked after the script
+	if m.SameServerAfterWait && m.Servers > 1 && s.Servers[r.At].History != r.History { // without replicas nothing is asked after the script
 		return false
 	}
 	all := (bit(uint8(m.Servers)) - 1) &^ bit(r.At)

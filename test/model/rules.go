@@ -5,8 +5,8 @@ type Rules struct {
 	// WaitBeforeAnswer and WaitBeforeWire: a change is reported, or sent, only after the replicas have it. WaitForAll:
 	// after every replica that may be promoted has it.
 	WaitBeforeAnswer, WaitBeforeWire, WaitForAll bool
-	// SameServerAfterWait: the server still has the name that it had when the script ran. A server that was demoted
-	// and promoted counts bytes of another history, so its WAIT confirms what is lost.
+	// SameServerAfterWait: the server still has the history that it had when the script ran. A server that was demoted
+	// and promoted counts bytes of another one, so its WAIT confirms what is lost. A flush in between does not matter.
 	SameServerAfterWait bool
 	// ReadsWrite: scripts that change nothing write too, so that WAIT covers what they read.
 	ReadsWrite bool

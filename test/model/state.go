@@ -16,8 +16,8 @@ type request struct {
 	Stage  stage
 	Call   call
 	Answer answer
-	// At is the server where it arrived, Called that server's name then, Acks the replicas that have its change.
-	At, Called, Acks uint8
+	// At is the server where it arrived, History that server's history then, Acks the replicas that have its change.
+	At, History, Acks uint8
 	// Before: it began before the gateway read what it offers.
 	Before bool
 }
@@ -47,7 +47,8 @@ type gateway struct {
 // server is a Redis server.
 type server struct {
 	Primary bool  // it believes that it is the primary
-	Called  uint8 // its name; changes with every promotion and restart
+	Called  uint8 // its name; changes with every promotion, restart and flush
+	History uint8 // the same without flushes
 	Follows uint8
 	Data    data
 }
@@ -105,7 +106,7 @@ func first(c Case) state {
 		s.Servers[0].Data.Members |= bit(uint8(g))
 	}
 	s.Named = 1
-	s.Servers[0].Primary, s.Servers[0].Called = true, 1
+	s.Servers[0].Primary, s.Servers[0].Called, s.Servers[0].History = true, 1, 1
 	s.Servers[0].Data.Open, s.Servers[0].Data.Gen = 1, 1
 	if d := &s.Servers[0].Data; c.InDoubt {
 		d.Gen, d.Floor, d.Doubt, d.Commands[0] = 2, 2, 2, record{State: queued, Gen: 1}

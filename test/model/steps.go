@@ -253,13 +253,13 @@ func (m *search) eachOfRedis(s *state, try try) {
 func (s *state) promote(i uint8) {
 	s.Named++
 	s.Current = i
-	s.Servers[i].Primary, s.Servers[i].Called = true, s.Named
+	s.Servers[i].Primary, s.Servers[i].Called, s.Servers[i].History = true, s.Named, s.Named
 }
 
 // follow makes a server a replica of the present primary: data that only it had is lost.
 func (s *state) follow(i uint8) {
 	v := &s.Servers[i]
-	v.Primary, v.Called, v.Follows, v.Data = false, 0, s.Current, s.Servers[s.Current].Data
+	v.Primary, v.Called, v.History, v.Follows, v.Data = false, 0, 0, s.Current, s.Servers[s.Current].Data
 }
 
 func (s *state) restore(servers int) {
@@ -293,7 +293,7 @@ func (m *search) copyMatters(s *state, i uint8) bool {
 // in which the script ran. WAIT cannot tell that, because it only counts bytes.
 func (m *search) acknowledges(s *state, r *request, i uint8) bool {
 	p := s.Servers[i].Follows
-	return r.At == p && (r.Called == s.Servers[p].Called || !m.SameServerAfterWait)
+	return r.At == p && (r.History == s.Servers[p].History || !m.SameServerAfterWait)
 }
 
 func (m *search) copy(s *state, i uint8) {

@@ -1,5 +1,11 @@
 local mark = KEYS[1]
 
+-- after returns the hexadecimal digits after a name. Patterns that are not anchored are slow: this runs in every script.
+local function after(text, name)
+  local _, last = string.find(text, name, 1, true)
+  return last and string.match(text, '^%x+', last + 1) or '?'
+end
+
 -- What the server is called: run_id is another one after a restart, master_replid after a promotion. A Redis that has
 -- neither (the embedded one) is always the same.
 local function identity(salt)
@@ -7,6 +13,6 @@ local function identity(salt)
   if type(server) ~= 'string' or type(replication) ~= 'string' then
     return 'embedded:' .. salt
   end
-  return (string.match(server, 'run_id:(%x+)') or '?') .. ':' .. (string.match(replication, 'master_replid:(%x+)') or '?') .. ':' .. salt
+  return after(server, 'run_id:') .. ':' .. after(replication, 'master_replid:') .. ':' .. salt
 end
 
