@@ -2,10 +2,12 @@ package command
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"cellgate/broker/shared/statefile"
 	"cellgate/test/check"
@@ -38,4 +40,29 @@ func BenchmarkCreate(b *testing.B) {
 		}
 	})
 	b.ReportMetric(float64(b.N)/float64(transactions()-before), "commands/transaction")
+}
+
+// BenchmarkRemembered reads what a gateway offers in the slots of a server of a Redis cluster with three, after 1,000 commands
+// since the last time.
+func BenchmarkRemembered(b *testing.B) {
+	db := openDB(b)
+	s := start(b, Options{DB: db, Deliverer: newEngine(0)})
+	for i := 0; b.Loop(); i++ {
+		b.StopTimer()
+		in := inACluster(b, db)
+		for _, err := range in.Remembered(0) { // builds the index
+			check.OK(b, err)
+		}
+		for j := range 1000 {
+			if _, _, err := s.Create(b.Context(), Request{VIN: fmt.Sprintf("V%d", j), ID: fmt.Sprintf("c%d-%d", i, j), Name: "lock", TTL: time.Hour}); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.StartTimer()
+		for slot := range 16384 / 3 {
+			for _, err := range in.Remembered(slot) {
+				check.OK(b, err)
+			}
+		}
+	}
 }

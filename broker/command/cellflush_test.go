@@ -198,17 +198,23 @@ func TestLateAfterAFlush(t *testing.T) {
 	}
 }
 
+// inACluster returns a service that knows only what it offers to a Redis cluster. It does not call it.
+func inACluster(t testing.TB, db *statefile.DB) *Service {
+	t.Helper()
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}, MaxRetries: -1})
+	t.Cleanup(func() { _ = client.Close() })
+	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
+	check.OK(t, err)
+	return &Service{o: Options{DB: db, Cell: &Cell{Store: store}}, unwritten: newUnwritten()}
+}
+
 // TestOffersInACluster: in a Redis cluster a command is offered in the slot of its vehicle and in that of its id, which another
 // server may have; also one that is not on disk yet, and those that came after the index of slots was built. An answer that was
 // on its way during either offer is not taken.
 func TestOffersInACluster(t *testing.T) {
 	t.Parallel()
 	own := newTogether(t, 1).all[0]
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}, MaxRetries: -1}) // is not called
-	t.Cleanup(func() { _ = client.Close() })
-	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
-	check.OK(t, err)
-	s := &Service{o: Options{DB: own.o.DB, Cell: &Cell{Store: store}}, unwritten: newUnwritten()}
+	s := inACluster(t, own.o.DB)
 	offered := func(slot int) (ids []string) {
 		for r, err := range s.Remembered(slot) {
 			check.OK(t, err)
@@ -234,6 +240,10 @@ func TestOffersInACluster(t *testing.T) {
 				t.Errorf("%s: an answer from before the offer in slot %d was taken", id, slot)
 			}
 		}
+	}
+	s.slots.size = 2*2 + maxForgotten + 1 // what is forgotten leaves the index some time
+	if got := offered(s.o.Cell.slotsOf(vin, "first")[1]); !slices.Contains(got, "first") || s.slots.size != 2 {
+		t.Errorf("first: %q; the index lists %d commands", got, s.slots.size)
 	}
 	if other := s.o.Cell.slotsOf("another", "another"); len(offered(other[0])) != 0 {
 		t.Errorf("in another slot: %q", offered(other[0]))

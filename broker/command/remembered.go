@@ -1,6 +1,8 @@
 package command
 
 import (
+	"encoding/json"
+	"fmt"
 	"iter"
 	"slices"
 	"strconv"
@@ -13,43 +15,59 @@ import (
 const (
 	// offeredAtOnce is the number of commands read in one transaction.
 	offeredAtOnce = 256
-	// maxUnindexed is how many commands may follow the index of slots before it is rebuilt.
-	maxUnindexed = 4096
+	// maxForgotten is how many commands that are forgotten the index of slots may list beyond the number of those that are not.
+	maxForgotten = 4096
 )
 
-// slotIndex maps the slots of a Redis cluster to commands of the state file below next. It is built when everything is
-// to be offered, and may list commands that are forgotten.
+// slotIndex maps the slots of a Redis cluster to commands of the state file below next, each in the slots of its vehicle and its
+// id. It is brought up to date whenever a slot is offered: after a failover thousands are, one by one. It may list commands that
+// are forgotten.
 type slotIndex struct {
 	mu     sync.Mutex
 	bySlot map[int][]uint64
+	size   int // commands that it lists
 	next   uint64
 }
 
-// Remembered iterates over the state file's commands whose vehicle or id is in a slot, and those that are about to be written to it, as they are offered to
-// a new Redis server. An error ends the iteration.
+// Remembered iterates over the state file's commands whose vehicle or id is in a slot, and those that are about to be written to
+// it, as they are offered to a new Redis server. An error ends the iteration.
 func (s *Service) Remembered(slot int) iter.Seq2[cell.Record, error] {
 	return func(yield func(cell.Record, error) bool) {
 		if !each(s.unwritten.offer(slot), yield) { // before the state file is read: what is written meanwhile is in both
 			return
 		}
-		known, from, err := s.indexed(slot)
-		for err == nil && len(known) > 0 {
-			var part []cell.Record
-			n := min(len(known), offeredAtOnce)
-			if part, err = s.offersOf(known[:n]); err == nil && !each(part, yield) {
+		parts := s.partsOf(slot)
+		for {
+			part, more, err := parts()
+			if err != nil {
+				yield(cell.Record{}, err)
 				return
 			}
-			known = known[n:]
-		}
-		for more := true; err == nil && more; {
-			var part []cell.Record
-			if part, from, more, err = s.offersFrom(slot, from); err == nil && !each(part, yield) {
+			if !each(part, yield) || !more {
 				return
 			}
 		}
+	}
+}
+
+// partsOf returns a function that reads the next part of a slot's commands, and reports whether there are more.
+func (s *Service) partsOf(slot int) func() ([]cell.Record, bool, error) {
+	if s.o.Cell.Store.Slots() == 1 {
+		from := uint64(0)
+		return func() (part []cell.Record, more bool, err error) {
+			part, from, more, err = s.offersFrom(from)
+			return part, more, err
+		}
+	}
+	known, err := s.slots.of(slot, s)
+	return func() (part []cell.Record, more bool, _ error) {
 		if err != nil {
-			yield(cell.Record{}, err)
+			return nil, false, err
 		}
+		n := min(len(known), offeredAtOnce)
+		part, err = s.offersOf(known[:n])
+		known = known[n:]
+		return part, len(known) > 0, err
 	}
 }
 
@@ -62,36 +80,39 @@ func each(all []cell.Record, yield func(cell.Record, error) bool) bool {
 	return true
 }
 
-// indexed returns the indexed commands of a slot, and the first sequence that the index does not cover.
-func (s *Service) indexed(slot int) ([]uint64, uint64, error) {
-	if s.o.Cell.Store.Slots() == 1 {
-		return nil, 0, nil
-	}
-	x := &s.slots
+// of returns the commands of a slot.
+func (x *slotIndex) of(slot int, s *Service) ([]uint64, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	err := s.o.DB.View(func(tx *statefile.Tx) error {
-		t := tablesOf(tx)
-		last, _ := t.meta.Cursor().Last()
-		if x.bySlot != nil && number(last) < x.next+maxUnindexed {
-			return nil
-		}
-		x.bySlot, x.next = map[int][]uint64{}, number(last)+1
-		return t.meta.ForEach(func(k, _ []byte) error {
-			rec, err := t.bySeq(number(k))
-			if err == nil {
-				slots := s.o.Cell.slotsOf(rec.VIN, rec.ID)
-				for _, n := range slices.Compact(slots[:]) {
-					x.bySlot[n] = append(x.bySlot[n], rec.Seq)
-				}
-			}
-			return err
-		})
-	})
+	err := s.o.DB.View(func(tx *statefile.Tx) error { return x.update(tablesOf(tx), s.o.Cell) })
 	if err != nil {
 		x.bySlot = nil
 	}
-	return x.bySlot[slot], x.next, err
+	return x.bySlot[slot], err
+}
+
+// update adds the commands since the last call.
+func (x *slotIndex) update(t tables, c *Cell) error {
+	if x.bySlot == nil || x.size > 2*t.meta.Keys()+maxForgotten {
+		x.bySlot, x.size, x.next = map[int][]uint64{}, 0, 0
+	}
+	all := t.meta.Cursor()
+	for k, v := all.Seek(key(x.next)); k != nil; k, v = all.Next() {
+		var r struct {
+			ID  string `json:"id"`
+			VIN string `json:"vin"`
+		}
+		seq := number(k)
+		if err := json.Unmarshal(v, &r); err != nil {
+			return fmt.Errorf("command %d is not readable: %w", seq, err)
+		}
+		slots := c.slotsOf(r.VIN, r.ID)
+		for _, n := range slices.Compact(slots[:]) {
+			x.bySlot[n] = append(x.bySlot[n], seq)
+		}
+		x.size, x.next = x.size+1, seq+1
+	}
+	return nil
 }
 
 func (s *Service) offersOf(seqs []uint64) (part []cell.Record, err error) {
@@ -112,7 +133,7 @@ func (s *Service) offersOf(seqs []uint64) (part []cell.Record, err error) {
 }
 
 // offersFrom reads a part of the commands; next is where the following part begins, more whether there is one.
-func (s *Service) offersFrom(slot int, from uint64) (part []cell.Record, next uint64, more bool, err error) {
+func (s *Service) offersFrom(from uint64) (part []cell.Record, next uint64, more bool, err error) {
 	err = s.o.DB.View(func(tx *statefile.Tx) error {
 		t := tablesOf(tx)
 		c := t.meta.Cursor()
@@ -126,9 +147,7 @@ func (s *Service) offersFrom(slot int, from uint64) (part []cell.Record, next ui
 			if err != nil {
 				return err
 			}
-			if slots := s.o.Cell.slotsOf(rec.VIN, rec.ID); slices.Contains(slots[:], slot) {
-				part = append(part, t.offer(rec))
-			}
+			part = append(part, t.offer(rec))
 		}
 		return nil
 	})
