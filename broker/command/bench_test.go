@@ -59,7 +59,7 @@ func BenchmarkRemembered(b *testing.B) {
 			}
 		}
 		b.StartTimer()
-		for slot := range 16384 / 3 {
+		for slot := range in.o.Cell.Store.Slots() / 3 {
 			for _, err := range in.Remembered(slot) {
 				check.OK(b, err)
 			}

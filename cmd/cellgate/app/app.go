@@ -64,7 +64,7 @@ func New(ctx context.Context, o Options) (*App, error) {
 	p := newProcess(o, fds)
 	a, err := open(p)
 	if err != nil {
-		return nil, p.remedy(errors.Join(err, p.life.stop(context.WithoutCancel(ctx))))
+		return nil, p.remedy(errors.Join(err, p.stop(context.WithoutCancel(ctx))))
 	}
 	return a, nil
 }
@@ -114,7 +114,6 @@ func (a *App) Start(ctx context.Context) error {
 	close(a.serving)
 	a.life.onStop("readiness", time.Second, func(context.Context) error {
 		a.phase.Store(phaseStopping)
-		a.redis.stop()
 		return nil
 	})
 	a.log.Info("serving", slog.String("version", a.build.Version), slog.String("node", a.cfg.Cell.Node),
@@ -153,7 +152,7 @@ func (a *App) start(ctx context.Context) error {
 // time and more than once.
 func (a *App) Stop(ctx context.Context) error {
 	begin := time.Now()
-	err := a.life.stop(ctx)
+	err := a.process.stop(ctx)
 	took := slog.Duration("took", time.Since(begin))
 	if err != nil {
 		a.log.Error("stopped with errors", took, slog.Any("err", err))

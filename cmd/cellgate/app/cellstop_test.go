@@ -2,8 +2,11 @@ package app
 
 import (
 	"fmt"
+	"net"
+	"strings"
 	"testing"
 
+	"cellgate/test/check"
 	"cellgate/test/harness"
 	"cellgate/test/mqtt"
 
@@ -23,4 +26,19 @@ func TestStopWhileRedisIsSilent(t *testing.T) {
 	}
 	link.Afflict(harness.Toxic{Type: "timeout", Attributes: map[string]int64{"timeout": 0}})
 	halt(t, r.gw[0])
+}
+
+// TestFailedStartWhileRedisIsSilent: nor does a start that fails.
+func TestFailedStartWhileRedisIsSilent(t *testing.T) {
+	t.Parallel()
+	link := harness.NewLink(t, "redis", miniredis.RunT(t).Addr())
+	link.Afflict(harness.Toxic{Type: "timeout", Attributes: map[string]int64{"timeout": 0}})
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	check.OK(t, err)
+	defer func() { _ = taken.Close() }()
+	file := place(t, "gw-1", "several", link.Addr)
+	check.Replace(t, file, `{name: local, address: "127.0.0.1:0"}`, fmt.Sprintf(`{name: local, address: %q}`, taken.Addr()))
+	if err := refusedStart(t, file); err == nil || !strings.Contains(err.Error(), "address already in use") || strings.Contains(err.Error(), "deadline exceeded") {
+		t.Errorf("%v", err)
+	}
 }

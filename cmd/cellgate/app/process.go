@@ -65,6 +65,12 @@ const (
 	stopDisk     = 10 * time.Second
 )
 
+// stop runs the stops of what has been constructed, also after a start that failed. From now on no call to Redis waits long.
+func (p *process) stop(ctx context.Context) error {
+	p.redis.stop()
+	return p.life.stop(ctx)
+}
+
 func (p *process) fail(err error) {
 	select {
 	case p.fatal <- err:

@@ -52,7 +52,7 @@ func NewSyncWorker(ctx context.Context, o Options) (*SyncWorker, error) {
 	p := newProcess(o, fds)
 	w, err := openSyncWorker(p)
 	if err != nil {
-		return nil, p.remedy(errors.Join(err, p.life.stop(context.WithoutCancel(ctx))))
+		return nil, p.remedy(errors.Join(err, p.stop(context.WithoutCancel(ctx))))
 	}
 	return w, nil
 }
@@ -140,7 +140,7 @@ func (w *SyncWorker) Run(ctx context.Context, limit time.Duration) error {
 	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
-	return errors.Join(err, w.life.stop(stop))
+	return errors.Join(err, w.process.stop(stop))
 }
 
 // keepClock saves the time while the worker runs.
