@@ -89,9 +89,7 @@ func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 	one.until = c.clock.now()
 	if former := c.byVIN[vin]; former != nil {
 		one.stored = former.stored
-		if former.attached && !former.ended {
-			one.former = former
-		}
+		one.former = former.unended()
 		one.until = max(one.until, former.conn.Epoch+1, former.until+1)
 	}
 	_, unstored := c.dirty[vin]
@@ -242,8 +240,8 @@ func (c *claims) lose(one *claim) {
 	c.mu.Lock()
 	one.lost = true
 	act := one.attached
-	if current := c.byVIN[one.vin] == one; current && (!one.attached || one.ended) {
-		delete(c.byVIN, one.vin)
+	if !one.attached || one.ended {
+		c.removeLocked(one)
 	}
 	c.mu.Unlock()
 	if act {
@@ -390,7 +388,11 @@ func (c *claims) presenceReported(p *session.Presence) {
 	for one != nil && one.number != p.Claim {
 		one = one.former
 	}
-	if one != nil && !p.Connected {
+	switch {
+	case one == nil:
+	case p.Connected:
+		one.attached = true // before its CONNECT is answered: its end will be reported
+	default:
 		c.endLocked(one)
 	}
 	c.mu.Unlock()
@@ -410,9 +412,32 @@ func (c *claims) endLocked(one *claim) {
 			later.former = one.former
 		}
 	}
-	if one.lost && c.byVIN[one.vin] == one {
-		delete(c.byVIN, one.vin)
+	if one.lost {
+		c.removeLocked(one)
 	}
+}
+
+// unended returns the latest of a claim and those before it whose connection has not been reported as ended, nil for none. A claim whose
+// connection has no session is not reported.
+func (c *claim) unended() *claim {
+	for c != nil && (!c.attached || c.ended) {
+		c = c.former
+	}
+	return c
+}
+
+// removeLocked removes a claim of a vehicle that has no connection here, if it is the latest. The connection before it is closed, but its
+// end may not be reported yet: then its claim stays until that.
+func (c *claims) removeLocked(one *claim) {
+	if c.byVIN[one.vin] != one {
+		return
+	}
+	if former := one.former.unended(); former != nil {
+		former.lost = true
+		c.byVIN[one.vin] = former
+		return
+	}
+	delete(c.byVIN, one.vin)
 }
 
 func (c *claims) hash(session []byte) uint64 {

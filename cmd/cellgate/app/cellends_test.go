@@ -258,6 +258,52 @@ func TestEndReportedLate(t *testing.T) {
 	}
 }
 
+// TestEndOfALostConnection: the end of a connection is published whatever became of the vehicle meanwhile: its next connections here have
+// been refused, because it has a younger one at another gateway, or have failed; or another gateway has taken it over before the CONNECT was
+// answered.
+func TestEndOfALostConnection(t *testing.T) {
+	t.Parallel()
+	for name, meanwhile := range map[string]func(r *rig, c *claims, first session.Claim){
+		"refused": func(r *rig, c *claims, first session.Claim) {
+			c.Attached(roamer, first.Number)
+			r.redis.HSet(cell.Prefix+"{"+roamer+"}:vehicle", "node", "gw-9", "since", fmt.Sprint(time.Now().Add(time.Hour).UnixMilli()))
+			c.Claim(t.Context(), roamer)
+			if c.here(roamer) {
+				t.Error("the vehicle is here")
+			}
+		},
+		"never attached": func(_ *rig, c *claims, first session.Claim) {
+			c.Attached(roamer, first.Number)
+			c.Claim(t.Context(), roamer)
+			c.Claim(t.Context(), roamer)
+		},
+		"taken over": func(_ *rig, c *claims, first session.Claim) {
+			c.onNotice(t.Context(), fmt.Sprintf("%d %d %s", first.Epoch()+1, time.Now().Add(time.Hour).UnixMilli(), roamer))
+			if c.Attached(roamer, first.Number) || c.here(roamer) {
+				t.Error("the vehicle is here")
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, 1)
+			c := r.gw[0].claims
+			event := func(claim uint64, connected bool, reason session.Reason) {
+				c.presenceReported(&session.Presence{Key: roamer, Vehicle: true, Claim: claim, Connected: connected, At: time.Now(), Reason: reason})
+			}
+			first := c.Claim(t.Context(), roamer)
+			event(first.Number, true, "")
+			r.events(roamer, 1) // numbered: otherwise only the end is published
+			meanwhile(r, c, first)
+			event(first.Number, false, session.ReasonTakeover)
+			ends := r.ends(roamer, 1)
+			if all := ends[int64(first.Epoch())]; len(all) != 1 || all[0].Reason != string(session.ReasonTakeover) {
+				t.Errorf("%+v", ends)
+			}
+		})
+	}
+}
+
 // TestEndBeforeAnotherEpoch: a connection ends while its claim, which Redis has lost, gets another epoch. The end of the session before
 // is published first; that of the outbox's last session only is known here.
 func TestEndBeforeAnotherEpoch(t *testing.T) {

@@ -126,7 +126,7 @@ func (c *claims) storeOne(ctx context.Context, vin string, s *storing) {
 	one := c.byVIN[vin]
 	if one != nil && (one.lost || one.conn.Epoch != 0 && one.stored == sum) {
 		if !has && one.ended && !one.lost {
-			delete(c.byVIN, vin)
+			c.removeLocked(one)
 		}
 		c.mu.Unlock()
 		return
@@ -154,8 +154,8 @@ func (c *claims) storeOne(ctx context.Context, vin string, s *storing) {
 		c.check(ctx, one)
 	default:
 		c.mu.Lock()
-		if one.stored = sum; !has && one.ended && c.byVIN[vin] == one {
-			delete(c.byVIN, vin)
+		if one.stored = sum; !has && one.ended {
+			c.removeLocked(one)
 		}
 		c.mu.Unlock()
 	}
