@@ -27,7 +27,7 @@ func (c *conn) command(in *frame.Inbound, topic string) bool {
 	a := ack{id: in.PacketID, typ: frame.TypePuback, mode: ackCommand}
 	if in.QoS == 2 {
 		a.typ = frame.TypePubrec
-		if _, a.again = c.session.ReceiveQoS2(in.PacketID); a.again && c.version == frame.Version5 {
+		if _, a.again = c.session.ReceiveQoS2(in.PacketID, in.Dup, topic, in.Payload); a.again && c.version == frame.Version5 {
 			c.reader.credit++ // the exchange already has its place in the window (4.9)
 		}
 	}

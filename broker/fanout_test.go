@@ -322,7 +322,7 @@ func TestFanoutResumes(t *testing.T) {
 	c.s.Subscribe([]session.Subscription{{Filter: "v1/+/up/#", QoS: 1}}, 0, func([]byte) {})
 	v := f.attach("V")
 	check.Eventually(f.t, "the subscription", func() bool { return f.sessions.ReplayFrom() == 1 })
-	v.s.ReceiveQoS2(1)
+	v.s.ReceiveQoS2(1, false, "", nil)
 	seq := f.append(message.Record{Client: "V", Topic: "v1/V/up/a", QoS: 2, PacketID: 1, Payload: []byte("1")})
 	v.s.JournaledQoS2(1, seq)
 	f.append(message.Record{Client: "V", Topic: "v1/V/res/1/accepted"})

@@ -38,7 +38,7 @@ func (c *conn) publishToken(in *frame.Inbound) bool {
 		return !c.shared.stopping.Load() && c.refuse(in, "", whyNewToken)
 	}
 	if in.QoS == 2 {
-		c.session.ReceiveQoS2(in.PacketID)
+		c.session.ReceiveQoS2(in.PacketID, in.Dup, "", in.Payload)
 		c.session.JournaledQoS2(in.PacketID, c.b.journal.Last()) // there is no record to wait for
 	}
 	c.reply(in, 0)

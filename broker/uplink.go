@@ -202,7 +202,7 @@ func (c *conn) take(in *frame.Inbound, topic string, class int) bool {
 	a := ack{id: in.PacketID, typ: frame.TypePuback}
 	if in.QoS == 2 {
 		a.typ = frame.TypePubrec
-		if _, again := c.session.ReceiveQoS2(in.PacketID); again {
+		if _, again := c.session.ReceiveQoS2(in.PacketID, in.Dup, topic, in.Payload); again {
 			return c.repeat(a, in, topic)
 		}
 	}
@@ -246,7 +246,7 @@ func (c *conn) repeat(a ack, in *frame.Inbound, topic string) bool {
 		Kind: message.KindPublish, QoS: in.QoS, Retain: in.Retain, Client: c.key, Topic: topic, Payload: in.Payload,
 	})
 	var again bool
-	if a.seq, again = c.session.ReceiveQoS2(in.PacketID); !again { // another connection has taken the session over
+	if a.seq, again = c.session.ReceiveQoS2(in.PacketID, in.Dup, topic, in.Payload); !again { // another connection has taken the session over
 		return c.endNow(whyTakenOver)
 	}
 	if a.seq > c.b.journal.Durable() {

@@ -184,8 +184,11 @@ func (st *state) leaveMoved(now int64) {
 	}
 }
 
-// portable1 is the format version of Portable, its first byte.
-const portable1 = 1
+// The format versions of Portable, its first byte: 2 if there are QoS 2 identifiers.
+const (
+	portable1 = 1
+	portable2 = 2
+)
 
 // maxMoved bounds the queued messages in Portable, in bytes.
 const maxMoved = 16 << 10
@@ -194,12 +197,12 @@ const maxMoved = 16 << 10
 // connection. Without a connection it includes the oldest queued messages. Those of an open connection are being
 // delivered, and commands are kept by the cell itself. The will is not included:
 //
-//	form      1 byte    1
+//	form      1 byte    1 or 2
 //	flags     1 byte    never expires 5
 //	version   1 byte    4 or 5
 //	expiry    uvarint   ms
 //	subs      uvarint   count; each as in the state file
-//	incoming  uvarint   count; each: QoS 2 identifier (2)
+//	incoming  uvarint   count; each: QoS 2 identifier (2); in form 2 also the sum of its message (8), 0 if it is not known
 //	queued    messages, if any; each: length uvarint, and as in the state file, with a wall clock time as its expiry
 func (m *Manager) Portable(key string) ([]byte, bool) {
 	st := m.lookup(key)
@@ -215,30 +218,42 @@ func (m *Manager) Portable(key string) ([]byte, bool) {
 	if st.expiry == MaxExpiry {
 		flags, expiry = flagNever, 0
 	}
-	dst := append(make([]byte, 0, 64), portable1, flags, st.version)
+	ids := st.journaledIDs()
+	form := byte(portable1)
+	if len(ids) > 0 {
+		form = portable2
+	}
+	dst := append(make([]byte, 0, 64), form, flags, st.version)
 	for _, v := range []uint64{expiry, uint64(len(st.subs))} {
 		dst = binary.AppendUvarint(dst, v)
 	}
 	for i := range st.subs {
 		dst = st.subs[i].append(dst)
 	}
-	var ids []uint16
-	if st.incoming != nil {
-		for id, r := range st.incoming.ids {
-			if !r.pending {
-				ids = append(ids, id)
-			}
-		}
-	}
-	slices.Sort(ids)
 	dst = binary.AppendUvarint(dst, uint64(len(ids)))
 	for _, id := range ids {
 		dst = binary.BigEndian.AppendUint16(dst, id)
+		dst = binary.BigEndian.AppendUint64(dst, st.incoming.ids[id].sum)
 	}
 	if st.link.conn == nil && st.flow != nil {
 		dst = st.appendQueued(dst)
 	}
 	return dst, true
+}
+
+// journaledIDs returns the QoS 2 identifiers whose messages are in a journal, in order.
+func (st *state) journaledIDs() []uint16 {
+	if st.incoming == nil {
+		return nil
+	}
+	var ids []uint16
+	for id, r := range st.incoming.ids {
+		if !r.pending {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // appendQueued appends the oldest queued messages that the session keeps on disk.
@@ -270,8 +285,9 @@ func (st *state) appendQueued(dst []byte) []byte {
 // durable in the other gateway's journal.
 func (st *state) decodePortable(b []byte) (queued []*entry, err error) {
 	r := field.Reader{B: b}
-	if form := r.Byte(); form != portable1 {
-		return nil, fmt.Errorf("%w: form %d of a session from the cell, this version knows %d", errFormat, form, portable1)
+	form := r.Byte()
+	if form != portable1 && form != portable2 {
+		return nil, fmt.Errorf("%w: form %d of a session from the cell, this version knows %d and %d", errFormat, form, portable1, portable2)
 	}
 	flags := r.Byte()
 	st.version, st.expiry = r.Byte(), time.Duration(r.Uvarint())*time.Millisecond //nolint:gosec // written from a Duration
@@ -284,7 +300,11 @@ func (st *state) decodePortable(b []byte) (queued []*entry, err error) {
 	if n := r.Count(2); n > 0 {
 		st.incoming = &incoming{ids: make(map[uint16]receipt, n)}
 		for ; n > 0; n-- {
-			st.incoming.ids[uint16(r.Byte())<<8|uint16(r.Byte())] = receipt{seq: st.floor}
+			id, one := uint16(r.Byte())<<8|uint16(r.Byte()), receipt{}
+			if form == portable2 {
+				one.sum = r.Uint64()
+			}
+			st.incoming.ids[id] = one
 		}
 	}
 	for dec := (message.Decoder{}); !r.Bad && len(r.Rest()) > 0; {

@@ -25,7 +25,7 @@ func (c *oneSession) changes() int {
 }
 
 func (c *oneSession) Claim(context.Context, string) Claim {
-	return Claim{Number: 1, Known: true, Session: c.session}
+	return Claim{Number: 1, Known: true, Here: c.session == nil, Session: c.session}
 }
 
 func (c *oneSession) Changed(string) {

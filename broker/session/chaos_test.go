@@ -84,7 +84,7 @@ func (e *env) live(rnd *rand.Rand, id string) {
 		case 3:
 			_ = e.m.Deliver(id, &message.Delivery{Topic: "v1/" + id + "/cmd/1/x", Durable: true})
 		case 4:
-			if _, used := c.s.ReceiveQoS2(n); !used {
+			if _, used := c.s.ReceiveQoS2(n, false, "", nil); !used {
 				c.s.JournaledQoS2(n, e.journal.Last())
 			}
 			c.s.ReleaseQoS2(n / 2)

@@ -287,7 +287,7 @@ func TestSessionWithoutExpiryCostsNoDisk(t *testing.T) {
 	before := e.db.Stats()
 	c, _ := e.attach("svc", volatile)
 	c.subscribe(sub("t", 2))
-	c.s.ReceiveQoS2(1)
+	c.s.ReceiveQoS2(1, false, "", nil)
 	e.m.Advance(0)
 	for i := range 10 {
 		e.m.Fanout(&message.Record{Kind: message.KindPublish, Seq: uint64(i) + 1, Topic: "t", QoS: 2})
@@ -351,12 +351,12 @@ func TestTakeover(t *testing.T) {
 		c, _ := e.attach("V", vehicle)
 		got <- c
 	}()
-	old.s.ReceiveQoS2(5) // the old one is still reading
+	old.s.ReceiveQoS2(5, false, "", nil) // the old one is still reading
 	old.s.JournaledQoS2(5, 1)
 	old.detach(false)
 	c := <-got
 	c.expect("v1/V/cmd/1/a= q1 #1 dup")
-	if seq, used := c.s.ReceiveQoS2(5); !used || seq != 1 {
+	if seq, used := c.s.ReceiveQoS2(5, false, "", nil); !used || seq != 1 {
 		t.Errorf("the identifier that the old connection took: in use %v, record %d", used, seq)
 	}
 	// The old handle is void.

@@ -3,6 +3,8 @@ package session
 import (
 	"encoding/binary"
 
+	"github.com/cespare/xxhash/v2"
+
 	"cellgate/broker/shared/message"
 )
 
@@ -20,9 +22,31 @@ type incoming struct {
 
 // receipt says where a message is in the journal.
 type receipt struct {
-	seq uint64
+	seq uint64 // 0: in that of another gateway
 	// pending is set while the message is being appended to the journal; its sequence will be greater than seq.
 	pending bool
+	// sum is that of the message, for other gateways; 0 if it is not known.
+	sum uint64
+}
+
+// repeats reports whether a PUBLISH with the receipt's identifier repeats its message. Another gateway may have released the identifier
+// before it was killed, or lost its way to Redis, so that the cell's session still has it. The client may then use it for another message,
+// which must not be taken for a repeat: it would be acknowledged and lost.
+func (r *receipt) repeats(dup bool, sum uint64) bool {
+	return r.seq != 0 || r.pending || dup && r.sum != 0 && r.sum == sum
+}
+
+// sumOf returns a sum of a message of a session that may move to another gateway, otherwise 0.
+func (st *state) sumOf(topic string, payload []byte) uint64 {
+	if st.m.o.Cell == nil || !st.vehicle {
+		return 0
+	}
+	var d xxhash.Digest
+	d.Reset()
+	_, _ = d.WriteString(topic) // no errors
+	_, _ = d.Write([]byte{0})   // occurs in no topic
+	_, _ = d.Write(payload)
+	return max(1, d.Sum64())
 }
 
 func (in *incoming) dropPending() {
@@ -34,9 +58,9 @@ func (in *incoming) dropPending() {
 }
 
 // ReceiveQoS2 records the packet identifier of a client's QoS 2 PUBLISH before its journal append. duplicate means that
-// the identifier is in use: the message is in the journal under seq, or is being appended after seq, and must not be
-// appended again; its PUBREC waits for it.
-func (s *Session) ReceiveQoS2(id uint16) (seq uint64, duplicate bool) {
+// the identifier is in use: the message is in the journal under seq (0: in that of another gateway), or is being appended after seq, and
+// must not be appended again; its PUBREC waits for it.
+func (s *Session) ReceiveQoS2(id uint16, dup bool, topic string, payload []byte) (seq uint64, duplicate bool) {
 	st := s.st
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -46,10 +70,11 @@ func (s *Session) ReceiveQoS2(id uint16) (seq uint64, duplicate bool) {
 	if st.incoming == nil {
 		st.incoming = &incoming{ids: make(map[uint16]receipt)}
 	}
-	if r, duplicate := st.incoming.ids[id]; duplicate {
+	sum := st.sumOf(topic, payload)
+	if r, used := st.incoming.ids[id]; used && r.repeats(dup, sum) {
 		return r.seq, true
 	}
-	st.incoming.ids[id] = receipt{seq: st.m.journal.Last(), pending: true}
+	st.incoming.ids[id] = receipt{seq: st.m.journal.Last(), pending: true, sum: sum}
 	st.incomingChanged()
 	return 0, false
 }
@@ -57,7 +82,7 @@ func (s *Session) ReceiveQoS2(id uint16) (seq uint64, duplicate bool) {
 // JournaledQoS2 records the journal sequence of a QoS 2 PUBLISH that was passed to ReceiveQoS2. The connection calls it
 // right after the append. The identifier is persisted only from then on.
 func (s *Session) JournaledQoS2(id uint16, seq uint64) {
-	s.changeQoS2(id, func(ids map[uint16]receipt) { ids[id] = receipt{seq: seq} })
+	s.changeQoS2(id, func(ids map[uint16]receipt) { ids[id] = receipt{seq: seq, sum: ids[id].sum} })
 }
 
 // CancelQoS2 removes an identifier whose append failed.
@@ -123,7 +148,7 @@ func (m *Manager) Replay(rec *message.Record) {
 	}
 	switch rec.Kind {
 	case message.KindPublish:
-		st.incoming.ids[rec.PacketID] = receipt{seq: rec.Seq}
+		st.incoming.ids[rec.PacketID] = receipt{seq: rec.Seq, sum: st.sumOf(rec.Topic, rec.Payload)}
 	case message.KindRelease:
 		delete(st.incoming.ids, rec.PacketID)
 	default:

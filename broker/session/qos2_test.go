@@ -11,7 +11,7 @@ import (
 // take2 plays the connection's part for a QoS 2 PUBLISH: receive, append, report the sequence.
 func (e *env) take2(c *conn, id uint16) (duplicate bool) {
 	e.t.Helper()
-	if _, duplicate = c.s.ReceiveQoS2(id); duplicate {
+	if _, duplicate = c.s.ReceiveQoS2(id, false, "", nil); duplicate {
 		return true
 	}
 	recs := []message.Record{{Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/x", QoS: 2, PacketID: id}}
@@ -66,9 +66,9 @@ func TestIncomingIdentifiers(t *testing.T) {
 	if e.take2(c, 1) {
 		t.Error("a released identifier is still in use")
 	}
-	c.s.ReceiveQoS2(3)
+	c.s.ReceiveQoS2(3, false, "", nil)
 	c.s.CancelQoS2(3) // the append failed
-	c.s.ReceiveQoS2(4)
+	c.s.ReceiveQoS2(4, false, "", nil)
 	c.detach(false) // the connection died before its append
 	c, _ = e.attach("V", vehicle)
 	if got, want := e.inUse(), []uint16{1, 2}; !slices.Equal(got, want) {
@@ -135,7 +135,7 @@ func TestIncomingIdentifierOnItsWay(t *testing.T) {
 			c, _ := e.attach("V", vehicle)
 			e.take2(c, 1)
 			e.fanAll()
-			c.s.ReceiveQoS2(2)
+			c.s.ReceiveQoS2(2, false, "", nil)
 			if durable {
 				recs := []message.Record{{Kind: message.KindPublish, Client: "V", Topic: "v1/V/up/x", QoS: 2, PacketID: 2}}
 				_, err := e.journal.Append(recs)
@@ -196,5 +196,45 @@ func TestReplayedSessionReset(t *testing.T) {
 	e.kill()
 	if got, want := e.inUse(), []uint16{6}; !slices.Equal(got, want) {
 		t.Errorf("in use %v, want %v", got, want)
+	}
+}
+
+// TestIdentifierOfAnotherGateway: an identifier that the cell's session still has may have been released at the other gateway. Only
+// a repeat of its message is taken for one.
+func TestIdentifierOfAnotherGateway(t *testing.T) {
+	t.Parallel()
+	there := &oneSession{}
+	several := func(o *Options) { o.Cell = there }
+	from := newEnv(t, several)
+	c, _ := from.attach("V", vehicle)
+	const topic = "v1/V/up/a"
+	for id, text := range map[uint16]string{1: "one", 2: "two", 3: "three", 4: "four"} {
+		c.s.ReceiveQoS2(id, false, topic, []byte(text))
+		c.s.JournaledQoS2(id, uint64(id))
+	}
+	there.session, _ = from.m.Portable("V")
+	to := newEnv(t, several)
+	c, _ = to.attach("V", vehicle)
+	repeats := func(id uint16, dup bool, text string, want bool) {
+		t.Helper()
+		if _, got := c.s.ReceiveQoS2(id, dup, topic, []byte(text)); got != want {
+			t.Errorf("%q under %d, DUP %v, is a repeat: %v", text, id, dup, got)
+		}
+	}
+	repeats(1, true, "one", true)
+	repeats(1, false, "one", false)  // clients set DUP when they repeat
+	repeats(1, false, "two", true)   // it is this gateway's own now
+	repeats(2, true, "three", false) // the first copy was sent to a gateway that was killed
+	if !c.s.ReleaseQoS2(3) {
+		t.Error("an identifier is not released")
+	}
+	c.s.CancelQoS2(1)
+	c.s.CancelQoS2(2)
+	to.take2(c, 5)
+	to.restart()
+	c, _ = to.attach("V", vehicle, func(*Attach) { there.session = nil })
+	repeats(4, false, "four", false)
+	if !to.take2(c, 5) {
+		t.Error("an identifier of this gateway is not in use after a restart")
 	}
 }

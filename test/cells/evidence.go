@@ -118,6 +118,8 @@ type Ack struct {
 	Took    time.Duration
 	Seq     int64
 	Gateway string
+	// Before are the gateways that copies were sent to before, without an answer: one of them may have the message.
+	Before []string
 }
 
 // Vehicle is a vehicle's log.
@@ -138,11 +140,11 @@ func (v *Vehicle) note(l Line) {
 }
 
 // acked records that a message was acknowledged.
-func (v *Vehicle) acked(sent time.Time, seq int64, gateway string) {
+func (v *Vehicle) acked(sent time.Time, seq int64, gateway string, before ...string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now := time.Now()
-	v.Acked = append(v.Acked, Ack{now, now.Sub(sent), seq, gateway})
+	v.Acked = append(v.Acked, Ack{now, now.Sub(sent), seq, gateway, before})
 }
 
 // figures returns the latencies of acknowledgements and connects within a period.

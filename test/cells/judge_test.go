@@ -45,7 +45,7 @@ func blameless() *Evidence {
 			line(5, Received, "late", ""), line(5, Executed, "late", "failed"), line(70, Reported, "late", "failed"),
 			{At: at(71), What: Entered, Connection: 2, Gateway: "gw-2"},
 			{At: at(71.2), What: Left, Connection: 1, Gateway: "gw-1"},
-		}, Acked: []Ack{{at(1), 0, 1, "gw-1"}, {at(2), 0, 2, "gw-1"}, {at(72), 0, 3, "gw-2"}}}},
+		}, Acked: []Ack{{at(1), 0, 1, "gw-1", nil}, {at(2), 0, 2, "gw-1", nil}, {at(72), 0, 3, "gw-2", nil}}}},
 		Ends: map[string][]End{
 			"done": ends("succeeded", "", ""), "cancelled": ends("cancelled", "", ""), "unsent": ends("expired", "not_sent", ""),
 			"late": ends("late", "", "failed"), "unknown": {{Gateway: "gw-1", Missing: true}, {Gateway: "gw-2", Missing: true}},

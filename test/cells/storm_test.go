@@ -44,7 +44,7 @@ type scale struct {
 func short() scale {
 	return scale{
 		vehicles: 100, commands: 3000, rate: 30, calm: 8 * time.Second,
-		habits: Habits{Telemetry: time.Second, StayAtMost: 5 * time.Second, SleepMost: 2 * time.Second},
+		habits: Habits{Telemetry: time.Second, StayAtMost: 5 * time.Second, SleepMost: 2 * time.Second, Exactly: true},
 		storm:  Storm{Kills: 3, Wipes: 1, Stops: 1, Failovers: 2, Cuts: 4, StopMost: 7 * time.Second, DownMost: 3 * time.Second, CutMost: 4 * time.Second},
 	}
 }
@@ -53,7 +53,7 @@ func full(t *testing.T) scale {
 	times := func(n int) int { return max(1, n*fromEnv(t, "CELLS_PERCENT", 100)/100) }
 	return scale{
 		vehicles: times(2000), commands: times(50_000), rate: 45, calm: 30 * time.Second,
-		habits: Habits{Telemetry: 5 * time.Second, StayAtMost: 40 * time.Second, SleepMost: 30 * time.Second},
+		habits: Habits{Telemetry: 5 * time.Second, StayAtMost: 40 * time.Second, SleepMost: 30 * time.Second, Exactly: true},
 		storm: Storm{
 			Kills: times(50), Wipes: times(12), Stops: times(20), Failovers: times(20), Cuts: times(60),
 			StopMost: time.Minute, DownMost: 15 * time.Second, CutMost: 15 * time.Second,

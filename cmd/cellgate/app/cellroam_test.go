@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -306,6 +307,48 @@ func TestLastRecordsOfAMovedConnection(t *testing.T) {
 	if epoch := r.gw[0].claims.epoch(first); epoch >= uint64(second.Epoch) {
 		t.Errorf("epoch %d, and %d at the other gateway", epoch, second.Epoch)
 	}
+}
+
+// TestIdentifierReused: the cell's session has a QoS 2 identifier that the vehicle has released at a gateway which could not store that. The
+// vehicle uses it for another message at the next gateway, which accepts it.
+func TestIdentifierReused(t *testing.T) {
+	t.Parallel()
+	r := newRigWith(t, 2, "rules:\n  - id: all\n    from: [\"v1/+/up/#\"]\n    to: [{kafka: {topic: up}}]\n")
+	const id = 7
+	begin := func(c *mqtt.T, text string) {
+		c.Send(mqtt.Publish{Topic: "v1/" + roamer + "/up/telemetry", Payload: text, QoS: 2, ID: id}.Encode(mqtt.V5))
+		c.Await(mqtt.PUBREC, id)
+	}
+	end := func(c *mqtt.T) {
+		c.Send(mqtt.Ack(mqtt.PUBREL, id, 0))
+		c.Await(mqtt.PUBCOMP, id)
+	}
+	stored := func() (session []byte) {
+		check.Within(t, check.Patience, "the session in Redis", func() error {
+			v, _, err := r.gw[0].member.store.Vehicle(t.Context(), roamer)
+			if now, _ := r.gw[0].sessions.Portable(roamer); err != nil || !bytes.Equal(v.Session, now) {
+				return fmt.Errorf("%x, want %x, %w", v.Session, now, err)
+			}
+			session = v.Session
+			return nil
+		})
+		return session
+	}
+	first := r.connect(0, roamer, mqtt.V5)
+	begin(first, "one")
+	before := stored()
+	end(first)
+	stored()
+	r.redis.HSet(cell.Prefix+"{"+roamer+"}:vehicle", "session", string(before))
+	second := r.connect(1, roamer, mqtt.V5)
+	begin(second, "two")
+	end(second)
+	check.Within(t, check.Patience, "both messages", func() error {
+		if all := r.kafka.Read("up"); len(all) != 2 || string(all[0].Value) == string(all[1].Value) {
+			return fmt.Errorf("%+v", all)
+		}
+		return nil
+	})
 }
 
 // TestAwayRedis: without Redis vehicles are served with local state. When it is back, late claims are made and the
