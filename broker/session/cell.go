@@ -194,7 +194,8 @@ const (
 const maxMoved = 16 << 10
 
 // Portable encodes a vehicle's session for another gateway. It returns false if there is none that outlives its
-// connection. Without a connection it includes the oldest queued messages. Those of an open connection are being
+// connection. It may leave this gateway once the journal is durable up to the sequence needs: otherwise the identifier of a message
+// that is lost with the journal's tail could reach another gateway, which would take the client's repeat for a duplicate. Without a connection it includes the oldest queued messages. Those of an open connection are being
 // delivered, and commands are kept by the cell itself. The will is not included:
 //
 //	form      1 byte    1 or 2
@@ -204,15 +205,15 @@ const maxMoved = 16 << 10
 //	subs      uvarint   count; each as in the state file
 //	incoming  uvarint   count; each: QoS 2 identifier (2); in form 2 also the sum of its message (8), 0 if it is not known
 //	queued    messages, if any; each: length uvarint, and as in the state file, with a wall clock time as its expiry
-func (m *Manager) Portable(key string) ([]byte, bool) {
+func (m *Manager) Portable(key string) (session []byte, needs uint64, has bool) {
 	st := m.lookup(key)
 	if st == nil {
-		return nil, false
+		return nil, 0, false
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.ended || !st.durable || !st.vehicle {
-		return nil, false
+		return nil, 0, false
 	}
 	flags, expiry := byte(0), uint64(st.expiry.Milliseconds()) //nolint:gosec // never negative
 	if st.expiry == MaxExpiry {
@@ -232,13 +233,13 @@ func (m *Manager) Portable(key string) ([]byte, bool) {
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(ids)))
 	for _, id := range ids {
-		dst = binary.BigEndian.AppendUint16(dst, id)
-		dst = binary.BigEndian.AppendUint64(dst, st.incoming.ids[id].sum)
+		r := st.incoming.ids[id]
+		dst, needs = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint16(dst, id), r.sum), max(needs, r.seq)
 	}
 	if st.link.conn == nil && st.flow != nil {
 		dst = st.appendQueued(dst)
 	}
-	return dst, true
+	return dst, needs, true
 }
 
 // journaledIDs returns the QoS 2 identifiers whose messages are in a journal, in order.

@@ -47,7 +47,7 @@ func TestQueueMoves(t *testing.T) {
 		check.OK(t, from.m.Deliver("v", &message.Delivery{Topic: "v1/v/sys/a", Payload: []byte(text), Life: life, Durable: true}))
 	}
 	send("in flight", 0)
-	connected, _ := from.m.Portable("v")
+	connected, _, _ := from.m.Portable("v")
 	c.detach(true)
 	before := there.changes()
 	send("queued", 0)
@@ -60,7 +60,7 @@ func TestQueueMoves(t *testing.T) {
 	check.OK(t, from.m.Deliver("v", &command))
 	send(string(make([]byte, maxMoved)), 0)
 	send("after what exceeds the bound", 0)
-	moved, _ := from.m.Portable("v")
+	moved, _, _ := from.m.Portable("v")
 
 	later := func(o *Options) {
 		several(o)

@@ -212,7 +212,7 @@ func TestIdentifierOfAnotherGateway(t *testing.T) {
 		c.s.ReceiveQoS2(id, false, topic, []byte(text))
 		c.s.JournaledQoS2(id, uint64(id))
 	}
-	there.session, _ = from.m.Portable("V")
+	there.session, _, _ = from.m.Portable("V")
 	to := newEnv(t, several)
 	c, _ = to.attach("V", vehicle)
 	repeats := func(id uint16, dup bool, text string, want bool) {

@@ -21,7 +21,8 @@ import (
 type claims struct {
 	m        *member
 	live     *liveness
-	sessions *session.Manager // set before anything connects
+	sessions *session.Manager                            // set before anything connects
+	durable  func(ctx context.Context, seq uint64) error // waits for the journal
 	presence *cellPresence
 	moves    *stateMoves // set before anything connects
 	metrics  *cellMetrics
@@ -69,7 +70,7 @@ type claim struct {
 
 func newClaims(p *peers) *claims {
 	c := &claims{
-		m: p.member, live: p.liveness, log: p.log, metrics: p.cellStats, seed: maphash.MakeSeed(), clock: redisClock{began: time.Now()},
+		m: p.member, live: p.liveness, durable: p.journal.WaitDurable, log: p.log, metrics: p.cellStats, seed: maphash.MakeSeed(), clock: redisClock{began: time.Now()},
 		byVIN: map[string]*claim{}, dirty: map[string]*storing{}, underWay: map[string]struct{}{}, stores: make(chan struct{}, 1),
 	}
 	c.current.Store(true)

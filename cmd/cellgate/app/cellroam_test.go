@@ -3,6 +3,7 @@ package app
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -238,7 +240,7 @@ func TestTaken(t *testing.T) {
 	check.Within(t, time.Minute, "the claim", claimed)
 	one, _ := a.claims.of(roamer)
 	check.Eventually(t, "the session to be stored, which would find out that the vehicle is elsewhere", func() bool {
-		data, _ := a.claims.sessions.Portable(roamer)
+		data, _, _ := a.claims.sessions.Portable(roamer)
 		a.claims.mu.Lock()
 		defer a.claims.mu.Unlock()
 		_, busy := a.claims.underWay[roamer]
@@ -326,7 +328,7 @@ func TestIdentifierReused(t *testing.T) {
 	stored := func() (session []byte) {
 		check.Within(t, check.Patience, "the session in Redis", func() error {
 			v, _, err := r.gw[0].member.store.Vehicle(t.Context(), roamer)
-			if now, _ := r.gw[0].sessions.Portable(roamer); err != nil || !bytes.Equal(v.Session, now) {
+			if now, _, _ := r.gw[0].sessions.Portable(roamer); err != nil || !bytes.Equal(v.Session, now) {
 				return fmt.Errorf("%x, want %x, %w", v.Session, now, err)
 			}
 			session = v.Session
@@ -346,6 +348,46 @@ func TestIdentifierReused(t *testing.T) {
 	check.Within(t, check.Patience, "both messages", func() error {
 		if all := r.kafka.Read("up"); len(all) != 2 || string(all[0].Value) == string(all[1].Value) {
 			return fmt.Errorf("%+v", all)
+		}
+		return nil
+	})
+}
+
+// TestStoredAfterTheJournal: a session with a QoS 2 identifier is not stored in the cell before its message is durable. A gateway that
+// loses its power would otherwise leave an identifier whose message is lost, and the next one would take the repeat for a duplicate.
+func TestStoredAfterTheJournal(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, 1)
+	claims, synced := r.gw[0].claims, make(chan struct{})
+	waiting := make(chan struct{})
+	seen := sync.OnceFunc(func() { close(waiting) })
+	claims.durable = func(ctx context.Context, seq uint64) error {
+		if seq == 0 {
+			return nil
+		}
+		seen()
+		select {
+		case <-synced:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	stored := func() []byte {
+		v, _, err := r.gw[0].member.store.Vehicle(t.Context(), roamer)
+		check.OK(t, err)
+		return v.Session
+	}
+	const form, withIdentifiers = 0, 2
+	r.connect(0, roamer, mqtt.V5).Send(mqtt.Publish{Topic: "v1/" + roamer + "/up/telemetry", Payload: "one", QoS: 2, ID: 7}.Encode(mqtt.V5))
+	<-waiting
+	if s := stored(); len(s) > 0 && s[form] == withIdentifiers {
+		t.Errorf("%x is stored before the journal is durable", s)
+	}
+	close(synced)
+	check.Within(t, check.Patience, "the session with its identifier", func() error {
+		if s := stored(); len(s) == 0 || s[form] != withIdentifiers {
+			return fmt.Errorf("%x", s)
 		}
 		return nil
 	})

@@ -120,7 +120,7 @@ func (c *claims) storeOne(ctx context.Context, vin string, s *storing) {
 	}()
 	ctx, cancel := context.WithTimeout(ctx, c.m.limit())
 	defer cancel()
-	data, has := c.sessions.Portable(vin)
+	data, needs, has := c.sessions.Portable(vin)
 	sum := c.hash(data)
 	c.mu.Lock()
 	one := c.byVIN[vin]
@@ -141,7 +141,7 @@ func (c *claims) storeOne(ctx context.Context, vin string, s *storing) {
 			return // of an earlier run: it is stored with the next connection
 		}
 	}
-	if conn.Epoch == 0 {
+	if conn.Epoch == 0 || c.durable(ctx, needs) != nil {
 		c.stayDirty(vin)
 		return
 	}
