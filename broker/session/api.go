@@ -273,6 +273,7 @@ type Attach struct {
 	epoch    func() uint64
 	ready    <-chan struct{}
 	replaces bool // this session replaces one that the cell has
+	adopted  bool // the session is from another gateway
 }
 
 // Presence is one change of a client's connection. The changes of one client come in order: connected, ready at most

@@ -14,8 +14,8 @@ import (
 
 // Attach opens the session of a connection. It first kicks an older connection of the same client and waits for it to
 // end; attaches of one client are serialised. present reports whether an existing session was resumed. Attach returns
-// once everything that must survive the CONNACK is durable: a new session that outlives its connection, and the end of
-// an old one that a clean start discards.
+// once everything that must survive the CONNACK is durable: a session that outlives its connection if it is new or from another gateway,
+// and the end of an old one that a clean start discards.
 //
 // Nothing is sent to the connection until Session.Start.
 //
@@ -119,7 +119,7 @@ func (m *Manager) open(a *Attach) (st *state, present, wait bool, err error) {
 		if !old.ended && !a.CleanStart && !old.expired(m.now()) {
 			old.setExpiry(expiry)
 			old.unlock()
-			return old, true, false, nil
+			return old, true, a.adopted, nil
 		}
 		old.mu.Unlock() // the gate keeps others from starting a session under this identifier
 	}

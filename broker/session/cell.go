@@ -67,6 +67,7 @@ func (m *Manager) claim(ctx context.Context, a *Attach) error {
 	if c.Session == nil {
 		return nil
 	}
+	a.adopted = true
 	return m.adopt(a.Key, c.Session, c.Ended)
 }
 
@@ -305,7 +306,7 @@ func (st *state) decodePortable(b []byte) (queued []*entry, err error) {
 			if form == portable2 {
 				one.sum = r.Uint64()
 			}
-			st.incoming.ids[id] = one
+			st.incoming.ids[id], st.incoming.dirty = one, true
 		}
 	}
 	for dec := (message.Decoder{}); !r.Bad && len(r.Rest()) > 0; {

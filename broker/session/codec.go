@@ -38,6 +38,7 @@ import (
 //	            record              topic, payload, properties, QoS and RETAIN as published (message.Record.Append)
 //	inflight  client 00 order(8) -> packet identifier (2), stage (1): of the message with that key
 //	incoming  client -> QoS 2 identifiers in use by the client: identifier (2), journal sequence uvarint; …
+//	                     after 00 00, which is no identifier, each is followed by the sum of its message (8)
 //	retained  topic, or null character and SHA-256 of one above 32,768 bytes -> record, its time included
 //
 // Package statefile adds checksums of values and buckets.

@@ -234,7 +234,7 @@ func TestIdentifierOfAnotherGateway(t *testing.T) {
 	to.restart()
 	c, _ = to.attach("V", vehicle, func(*Attach) { there.session = nil })
 	repeats(4, false, "four", false)
-	if !to.take2(c, 5) {
+	if _, again := c.s.ReceiveQoS2(5, true, "", nil); !again {
 		t.Error("an identifier of this gateway is not in use after a restart")
 	}
 }

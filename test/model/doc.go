@@ -19,4 +19,7 @@
 //
 // The first, second and last two are checked in each state. The others hold at rest: from each state the faults end, all
 // remaining work is done (settle), and the data in Redis is compared with what was reported.
+//
+// A second, smaller model (handover) does the same for a QoS 2 packet identifier of a vehicle that moves between gateways;
+// broker/session plays its histories.
 package model

@@ -353,6 +353,41 @@ func TestIdentifierReused(t *testing.T) {
 	})
 }
 
+// TestIdentifierOfAnEarlierVisit: a gateway that lost a vehicle while Redis was away still has its session, with a QoS 2 identifier. The vehicle got
+// a new session elsewhere. When it returns, it uses the identifier for another message, which is accepted.
+func TestIdentifierOfAnEarlierVisit(t *testing.T) {
+	t.Parallel()
+	r := newRigWith(t, 2, "rules:\n  - id: all\n    from: [\"v1/+/up/#\"]\n    to: [{kafka: {topic: up}}]\n")
+	publish := func(gw int, text string) *mqtt.T {
+		c := r.connect(gw, roamer, mqtt.V5)
+		c.Send(mqtt.Publish{Topic: "v1/" + roamer + "/up/telemetry", Payload: text, QoS: 2, ID: 7}.Encode(mqtt.V5))
+		c.Await(mqtt.PUBREC, 7)
+		return c
+	}
+	publish(0, "one")
+	r.redis.SetError("LOADING")
+	for _, a := range r.gw {
+		check.Within(t, check.Patience, "Redis is known to be away", func() error {
+			if !a.member.away.Load() {
+				return errCellClosed
+			}
+			return nil
+		})
+	}
+	if publish(1, "two").Ack.Present != 0 {
+		t.Error("the other gateway has a session")
+	}
+	if publish(0, "three").Ack.Present != 1 {
+		t.Error("the first gateway has no session")
+	}
+	check.Within(t, check.Patience, "all messages", func() error {
+		if all := r.kafka.Read("up"); len(all) != 3 {
+			return fmt.Errorf("%d messages", len(all))
+		}
+		return nil
+	})
+}
+
 // TestStoredAfterTheJournal: a session with a QoS 2 identifier is not stored in the cell before its message is durable. A gateway that
 // loses its power would otherwise leave an identifier whose message is lost, and the next one would take the repeat for a duplicate.
 func TestStoredAfterTheJournal(t *testing.T) {
