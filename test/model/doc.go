@@ -21,5 +21,5 @@
 // remaining work is done (settle), and the data in Redis is compared with what was reported.
 //
 // A second, smaller model (handover) does the same for a QoS 2 packet identifier of a vehicle that moves between gateways;
-// broker/session plays its histories.
+// broker/session plays its histories. A third (travel) is of what the rules remember of such a vehicle.
 package model

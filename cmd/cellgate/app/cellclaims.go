@@ -177,14 +177,17 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	if late && got.Verdict == cell.OK && got.Former.Node != c.m.self.Node {
 		c.sessions.Merge(one.vin, one.number, got.Session)
 	}
-	if got.Verdict == cell.OK && known == 0 {
-		c.moves.arrive(ctx, one.vin, &got, &one.hold)
-	} else {
-		one.hold.end()
-	}
 	switch {
 	case got.Verdict != cell.OK:
 		c.lose(one)
+		one.hold.end()
+	case known != 0:
+		one.hold.end()
+	default:
+		c.moves.arrive(ctx, one.vin, &got, &one.hold)
+	}
+	switch {
+	case got.Verdict != cell.OK:
 	case known != got.Epoch:
 		if f := got.Former.Node; f != "" && f != c.m.self.Node {
 			c.metrics.taken.Inc()

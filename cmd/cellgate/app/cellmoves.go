@@ -58,11 +58,14 @@ type givenState struct {
 	Why   string `json:"why,omitempty"`   // why it is not given
 }
 
+// whyBack is the Why of a gateway that has the vehicle again.
+const whyBack = "the vehicle is here"
+
 // give exports what the rules here remember of a vehicle that moved to another gateway, and forgets it.
 func (t *stateMoves) give(ctx context.Context, q *question) givenState {
 	if !t.claims.left(ctx, cell.Successor{VIN: q.VIN, Epoch: q.Epoch, Since: q.Since}) {
 		t.metrics.stateGone(stateRefused, 0)
-		return givenState{Why: "the vehicle is here"}
+		return givenState{Why: whyBack}
 	}
 	if !t.rules.Remembers() {
 		t.metrics.stateGone(stateNone, 0)
@@ -81,10 +84,13 @@ func (t *stateMoves) give(ctx context.Context, q *question) givenState {
 	return givenState{State: state}
 }
 
-// hold keeps what a connection publishes out of the journal until it ends.
+// hold keeps what a connection publishes out of the journal until it ends. The connection is not over before.
 type hold struct {
 	once sync.Once
 	open chan struct{}
+
+	mu       sync.Mutex // orders Import and Forget
+	imported bool
 }
 
 func (h *hold) end() { h.once.Do(func() { close(h.open) }) }
@@ -100,6 +106,7 @@ func (h *hold) ended() bool {
 
 // arrive imports what the previous gateway's rules remember of a vehicle, and then ends the hold. The hold waits askLimit
 // for a gateway that listens, and briefly for one that does not. The rules merge state that comes later with their own.
+// test/model has the histories of vehicles that move while their state does (travel.go).
 func (t *stateMoves) arrive(ctx context.Context, vin string, got *cell.Claimed, h *hold) {
 	former := got.Former
 	if former.Node == "" || former.Node == t.m.self.Node || !t.rules.Remembers() {
@@ -110,16 +117,16 @@ func (t *stateMoves) arrive(ctx context.Context, vin string, got *cell.Claimed, 
 	case t.places <- struct{}{}:
 	default:
 		t.metrics.stateCame(stateBusy, 0)
-		h.end()
+		t.endWithout(vin, h)
 		return
 	}
 	if t.isUnresponsive(former) {
-		h.end()
+		t.endWithout(vin, h)
 	}
 	began := time.Now()
 	limit := time.AfterFunc(time.Duration(t.asks.limit.Load()), func() {
 		t.isLate(former, began)
-		h.end()
+		t.endWithout(vin, h)
 	})
 	unheard := func() {
 		if limit.Stop() {
@@ -134,20 +141,45 @@ func (t *stateMoves) arrive(ctx context.Context, vin string, got *cell.Claimed, 
 	}()
 }
 
+// endWithout ends a hold although the state has not come. What the rules here remember is older than what happened at the previous
+// gateway, and could hide the beginning of an alarm, so they forget it.
+func (t *stateMoves) endWithout(vin string, h *hold) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.imported && !h.ended() {
+		if err := t.rules.Forget(vin); err != nil {
+			t.log.Warn("what the rules here remember of a vehicle may be older than what another gateway lost", slog.String("vehicle", vin), slog.Any("err", err))
+		}
+	}
+	h.end()
+}
+
 // fetch finds what the previous gateway's rules remember of a vehicle, and imports it. It calls unheard if that gateway
 // was not listening to the question.
 func (t *stateMoves) fetch(ctx context.Context, vin string, got *cell.Claimed, h *hold, unheard func()) {
 	state, how := t.find(ctx, vin, got, unheard)
-	if state != nil {
-		if err := t.rules.Import(vin, state); err != nil {
-			t.log.Error("operators' state of a vehicle from another gateway is lost; the rules here start without it",
-				slog.String("vehicle", vin), slog.String("gateway", got.Former.Node), slog.Any("err", err))
-			state, how = nil, stateLost
-		} else if h.ended() {
-			how = stateLate
-		}
+	switch {
+	case state != nil && !t.take(vin, state, got, h):
+		state, how = nil, stateLost
+	case state != nil && h.ended():
+		how = stateLate
+	}
+	if how == stateLost {
+		t.endWithout(vin, h)
 	}
 	t.metrics.stateCame(how, len(state))
+}
+
+// take imports state.
+func (t *stateMoves) take(vin string, state []byte, got *cell.Claimed, h *hold) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	err := t.rules.Import(vin, state)
+	if h.imported = err == nil; !h.imported {
+		t.log.Error("operators' state of a vehicle from another gateway is lost; the rules here start without it",
+			slog.String("vehicle", vin), slog.String("gateway", got.Former.Node), slog.Any("err", err))
+	}
+	return h.imported
 }
 
 // find asks the previous gateway, and reads what that left in Redis if it has stopped.
@@ -177,6 +209,9 @@ func (t *stateMoves) find(ctx context.Context, vin string, claimed *cell.Claimed
 		return state, stateLeft
 	case got := <-answers:
 		switch {
+		case got.Why == whyBack:
+			t.awaitLost(ctx, vin)
+			return nil, stateNone
 		case got.Why != "":
 			return nil, stateLost
 		case len(got.State) == 0:
@@ -185,6 +220,13 @@ func (t *stateMoves) find(ctx context.Context, vin string, claimed *cell.Claimed
 		return got.State, stateAsked
 	case <-ctx.Done():
 		return nil, stateLost
+	}
+}
+
+// awaitLost waits until this gateway knows that another one has the vehicle again. What the connection here still publishes would be evaluated
+// without its state.
+func (t *stateMoves) awaitLost(ctx context.Context, vin string) {
+	for t.claims.here(vin) && remote.Pause(ctx, 5*time.Millisecond) {
 	}
 }
 

@@ -230,6 +230,124 @@ func TestStateOfALateClaim(t *testing.T) {
 	}
 }
 
+// stranger is a gateway that lives only in Redis.
+var stranger = cell.Connection{Node: "gw-stranger", Boot: "b"}
+
+// stranger begins a gateway that answers questions, and waits until a knows it.
+func (r *movingVehicles) stranger(a *App, answer func(*question) givenState) *cell.Store {
+	r.t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: r.redis.Addr(), MaxRetries: -1, DisableIdentity: true, ReadTimeout: time.Minute})
+	r.t.Cleanup(func() { _ = client.Close() })
+	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
+	check.OK(r.t, err)
+	_, err = store.Alive(r.t.Context(), cell.Gateway{Node: stranger.Node, Boot: stranger.Boot, Dir: "d", Start: time.Now(), Mode: "several", Runs: "{}"}, time.Hour)
+	check.OK(r.t, err)
+	check.OK(r.t, a.liveness.beat(r.t.Context(), time.Minute))
+	listening := make(chan struct{}, 1)
+	go store.Listen(r.t.Context(), stranger.Node, func() { listening <- struct{}{} }, func(text string) {
+		word, rest, _ := strings.Cut(text, " ")
+		var q question
+		if word != "ask" || json.Unmarshal([]byte(rest), &q) != nil {
+			return
+		}
+		body, _ := json.Marshal(answer(&q))
+		_, _ = store.Notify(r.t.Context(), q.From, "answer "+q.ID+" "+string(body))
+	})
+	<-listening
+	return store
+}
+
+// strangerClaims has the vehicle connect to the stranger.
+func (r *movingVehicles) strangerClaims(store *cell.Store, vin string, number uint64) {
+	r.t.Helper()
+	conn := stranger
+	conn.Number = number
+	_, err := store.Claim(r.t.Context(), vin, conn, 0, false)
+	check.OK(r.t, err)
+}
+
+// lowRules send an alarm when a battery becomes low.
+const lowRules = `
+rules:
+  - id: low
+    from: ["v1/+/up/telemetry"]
+    threshold: {enter: payload.soc < 15, exit: payload.soc > 20}
+    to: [{kafka: {topic: low}}]
+`
+
+func low(vin string) mqtt.Publish {
+	return mqtt.Publish{Topic: "v1/" + vin + "/up/telemetry", QoS: 1, ID: 1, Payload: `{"soc":10}`}
+}
+
+// TestOlderStateIsForgotten: a vehicle whose state was lost with another gateway is not judged by what the rules remember of an earlier
+// visit. It could hide an alarm.
+func TestOlderStateIsForgotten(t *testing.T) {
+	t.Parallel()
+	const vin = "LOLDER00000000001"
+	r := &movingVehicles{rig: newRigWith(t, 1, lowRules), on: map[string]int{}, conn: map[string]*mqtt.T{}}
+	r.goTo(vin, 0)
+	r.conn[vin].Publish(low(vin))
+	store := r.stranger(r.gw[0], func(*question) givenState { return givenState{Why: "its disk is full"} })
+	r.strangerClaims(store, vin, 1)
+	r.conn[vin].ExpectEnd(0x8E)
+	r.goTo(vin, 0)
+	r.conn[vin].Publish(low(vin))
+	if alarms := r.alarms(); len(alarms) != 2 {
+		t.Errorf("%d alarms: %q", len(alarms), alarms)
+	}
+}
+
+// TestHeldUntilLost: if the vehicle is back at the gateway that is asked for its state, what it published here meanwhile is not evaluated without
+// that. It is not acknowledged either.
+func TestHeldUntilLost(t *testing.T) {
+	t.Parallel()
+	const vin = "LBACK000000000001"
+	r := &movingVehicles{rig: newRigWith(t, 1, lowRules), on: map[string]int{}, conn: map[string]*mqtt.T{}}
+	back := make(chan struct{})
+	var store *cell.Store
+	store = r.stranger(r.gw[0], func(*question) givenState {
+		time.AfterFunc(200*time.Millisecond, func() { // the notice is late: the fault itself
+			defer close(back)
+			r.strangerClaims(store, vin, 2)
+		})
+		return givenState{Why: whyBack}
+	})
+	r.strangerClaims(store, vin, 1)
+	r.goTo(vin, 0)
+	r.conn[vin].Send(low(vin).Encode(mqtt.V5))
+	<-back
+	r.conn[vin].ExpectEnd(0x8E)
+	if alarms := r.alarms(); len(alarms) != 0 {
+		t.Errorf("%d alarms: %q", len(alarms), alarms)
+	}
+}
+
+// TestStopTakesStateAlong: a gateway that stops while a vehicle's state comes leaves that for the next one.
+func TestStopTakesStateAlong(t *testing.T) {
+	t.Parallel()
+	const vin = "LALONG00000000001"
+	r := &movingVehicles{rig: newRigWith(t, 1, lowRules), on: map[string]int{}, conn: map[string]*mqtt.T{}}
+	r.goTo(vin, 0)
+	r.conn[vin].Publish(low(vin))
+	r.conn[vin].Disconnect()
+	state, err := r.gw[0].dispatch.Export(t.Context(), vin)
+	check.OK(t, err)
+	asked := make(chan struct{})
+	store := r.stranger(r.gw[0], func(*question) givenState {
+		close(asked)
+		time.Sleep(200 * time.Millisecond)
+		return givenState{State: state}
+	})
+	r.strangerClaims(store, vin, 1)
+	r.goTo(vin, 0)
+	<-asked
+	halt(t, r.gw[0])
+	left, _, err := store.LeftBy(t.Context(), vin, cell.Connection{Node: "gw-1"})
+	if err != nil || left == nil {
+		t.Errorf("left %q, %v", left, err)
+	}
+}
+
 // TestSlowStateIsAwaited: a gateway that has received the question, but takes longer than a vehicle waits for one that
 // has not, is waited for, also if its boot before has just been killed.
 func TestSlowStateIsAwaited(t *testing.T) {
@@ -246,33 +364,16 @@ func TestSlowStateIsAwaited(t *testing.T) {
 	state, err := r.gw[0].dispatch.Export(t.Context(), vin)
 	check.OK(t, err)
 
-	slow := cell.Gateway{Node: "gw-slow", Boot: "b", Dir: "d", Start: time.Now(), Mode: "several", Runs: "{}"}
-	client := redis.NewClient(&redis.Options{Addr: r.redis.Addr(), MaxRetries: -1, DisableIdentity: true, ReadTimeout: time.Minute})
-	defer client.Close() //nolint:errcheck // only read
-	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
-	check.OK(t, err)
-	_, err = store.Alive(t.Context(), slow, time.Hour)
-	check.OK(t, err)
-	check.OK(t, asks.liveness.beat(t.Context(), time.Minute))
-	listening := make(chan struct{}, 1)
-	go store.Listen(t.Context(), slow.Node, func() { listening <- struct{}{} }, func(text string) {
-		word, rest, _ := strings.Cut(text, " ")
-		var q question
-		if word != "ask" || json.Unmarshal([]byte(rest), &q) != nil {
-			return
-		}
+	store := r.stranger(asks, func(*question) givenState {
 		time.Sleep(100 * time.Millisecond)
-		body, _ := json.Marshal(givenState{State: state})
-		_, _ = store.Notify(t.Context(), q.From, "answer "+q.ID+" "+string(body))
+		return givenState{State: state}
 	})
-	<-listening
-	killed := cell.Connection{Node: slow.Node, Boot: "a"}
+	killed := cell.Connection{Node: stranger.Node, Boot: "a"}
 	asks.moves.isLate(killed, time.Now())
 	if !asks.moves.isUnresponsive(killed) {
 		t.Error("vehicles wait for a gateway that has not answered")
 	}
-	_, err = store.Claim(t.Context(), vin, cell.Connection{Node: slow.Node, Boot: slow.Boot, Number: 1}, 0, false)
-	check.OK(t, err)
+	r.strangerClaims(store, vin, 1)
 
 	r.goTo(vin, 1)
 	r.conn[vin].Publish(fault)
