@@ -220,8 +220,8 @@ func (e *Evidence) summary() string {
 		}
 		all := v.connections()
 		for i, old := range all {
-			for _, young := range all[i+1:] {
-				twice = max(twice, old.to.Sub(young.from))
+			for _, both := range old.beside(all[i+1:]) {
+				twice = max(twice, both.to.Sub(both.from))
 			}
 		}
 	}

@@ -138,6 +138,9 @@ func planted() map[string][]func(*Evidence) {
 				e.Vehicles[0].Lines[8].At = at(110)
 				e.Faults = []Fault{{Kind: FaultStopped, On: "gw-1", From: at(70), To: at(73)}}
 			},
+			func(e *Evidence) { // the second connection ends as the third begins
+				e.Vehicles[0].Lines = slices.Concat(e.Vehicles[0].Lines[:8], connections(71, 71.6, 72.4))
+			},
 		},
 		"telemetry kept": {
 			func(e *Evidence) { e.Telemetry = e.Telemetry[:3] },
@@ -164,6 +167,19 @@ func planted() map[string][]func(*Evidence) {
 			},
 		},
 	}
+}
+
+// connections end the blameless one at the last of some times: later ones begin at each of the others, and end at the next.
+func connections(times ...float64) (lines []Line) {
+	for i, s := range times {
+		if i > 0 {
+			lines = append(lines, Line{At: at(s), What: Left, Connection: i + 1, Gateway: "gw-2"})
+		}
+		if i < len(times)-1 {
+			lines = append(lines, Line{At: at(s), What: Entered, Connection: i + 2, Gateway: "gw-2"})
+		}
+	}
+	return append(lines, Line{At: at(times[len(times)-1]), What: Left, Connection: 1, Gateway: "gw-1"})
 }
 
 // TestJudge checks that the judge finds nothing in a correct history, and finds every planted violation.
@@ -210,6 +226,10 @@ func TestJudgeForgives(t *testing.T) {
 		"connected to a stopped gateway": func(e *Evidence) {
 			e.Vehicles[0].Lines[8].At = at(130)
 			e.Faults = []Fault{{Kind: FaultStopped, On: "gw-1", From: at(70), To: at(120)}}
+		},
+		"connected once at a time": func(e *Evidence) { // the second connection has ended before the first one, and no other begins
+			e.Vehicles[0].Lines[8] = Line{At: at(71.5), What: Left, Connection: 2, Gateway: "gw-2"}
+			e.Vehicles[0].Lines = append(e.Vehicles[0].Lines, Line{At: at(90), What: Left, Connection: 1, Gateway: "gw-1"}, Line{At: at(91), What: Entered, Connection: 3, Gateway: "gw-2"})
 		},
 		"what Kafka had too late": func(e *Evidence) {
 			e.Commands[2].Via = "kafka"

@@ -41,26 +41,45 @@ func (v *Vehicle) connections() []connection {
 	return out
 }
 
+// beside returns the periods in which a vehicle also had a later connection, in order. later is ordered by start.
+func (old *connection) beside(later []connection) (periods []connection) {
+	end := func(of connection) time.Time {
+		if of.to.IsZero() || of.to.After(old.to) && !old.to.IsZero() {
+			return old.to
+		}
+		return of.to
+	}
+	for _, young := range later {
+		to := end(young)
+		if last := len(periods) - 1; last >= 0 && !young.from.After(periods[last].to) {
+			if to.After(periods[last].to) {
+				periods[last].to = to
+			}
+		} else if young.from.Before(to) {
+			periods = append(periods, connection{young.gateway, young.from, to})
+		}
+	}
+	return periods
+}
+
 // connectedOnce checks that an earlier connection ends when the vehicle opens a later one. A stopped gateway cannot
 // close connections; that time does not count.
 func (c *court) connectedOnce() {
 	for _, v := range c.Vehicles {
 		all := v.connections()
 		for i, old := range all {
-			for _, young := range all[i+1:] {
-				if old.to.IsZero() {
-					c.violated("%s: connected to %s from %s, and to %s from %s, for good", v.VIN, old.gateway, clock(old.from), young.gateway, clock(young.from))
-					break
-				}
-				if !old.to.After(young.from) {
-					continue
-				}
-				both, limit := old.to.Sub(young.from)-c.stopped(old.gateway, young.from, old.to), c.Overlap
-				if c.faultIn(young.from.Add(-recovery), old.to) {
+			later := all[i+1:]
+			if old.to.IsZero() && len(later) > 0 {
+				c.violated("%s: connected to %s from %s, and to %s from %s, for good", v.VIN, old.gateway, clock(old.from), later[0].gateway, clock(later[0].from))
+				continue
+			}
+			for _, both := range old.beside(later) {
+				took, limit := both.to.Sub(both.from)-c.stopped(old.gateway, both.from, both.to), c.Overlap
+				if c.faultIn(both.from.Add(-recovery), both.to) {
 					limit = faultyOverlap
 				}
-				if both > limit {
-					c.violated("%s: connected to %s until %s, and to %s from %s: %v, limit %v", v.VIN, old.gateway, clock(old.to), young.gateway, clock(young.from), both, limit)
+				if took > limit {
+					c.violated("%s: connected to %s until %s, and to %s from %s to %s: %v, limit %v", v.VIN, old.gateway, clock(old.to), both.gateway, clock(both.from), clock(both.to), took, limit)
 				}
 			}
 		}
