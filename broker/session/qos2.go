@@ -196,8 +196,8 @@ func (in *incoming) encode(dst []byte) (out []byte, after uint64, pending bool) 
 
 // decodeIncoming decodes the output of encode. last is the journal's end: messages after it are lost.
 func decodeIncoming(b []byte, last uint64) (*incoming, bool) {
-	in, summed := &incoming{ids: make(map[uint16]receipt)}, false
-	for r := (field.Reader{B: b}); !r.Bad && len(r.Rest()) > 0; {
+	in, r, summed := &incoming{ids: make(map[uint16]receipt)}, field.Reader{B: b}, false
+	for !r.Bad && len(r.Rest()) > 0 {
 		id := uint16(r.Byte())<<8 | uint16(r.Byte())
 		if id == 0 && !summed {
 			summed = true
@@ -207,12 +207,9 @@ func decodeIncoming(b []byte, last uint64) (*incoming, bool) {
 		if summed {
 			one.sum = r.Uint64()
 		}
-		if r.Bad {
-			return nil, false
-		}
 		if one.seq <= last {
 			in.ids[id] = one
 		}
 	}
-	return in, true
+	return in, !r.Bad
 }

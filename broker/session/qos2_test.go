@@ -1,6 +1,7 @@
 package session
 
 import (
+	"maps"
 	"slices"
 	"testing"
 
@@ -236,5 +237,24 @@ func TestIdentifierOfAnotherGateway(t *testing.T) {
 	repeats(4, false, "four", false)
 	if _, again := c.s.ReceiveQoS2(5, true, "", nil); !again {
 		t.Error("an identifier of this gateway is not in use after a restart")
+	}
+}
+
+// TestIncomingEncoding: identifiers with and without sums are read as they were written, and every part of the value is refused.
+func TestIncomingEncoding(t *testing.T) {
+	t.Parallel()
+	in := &incoming{ids: map[uint16]receipt{1: {seq: 300}, 256: {seq: 5, sum: 9}, 3: {seq: 70, sum: 8}, 4: {pending: true}}}
+	all, _, _ := in.encode(nil)
+	out, ok := decodeIncoming(all, 299)
+	delete(in.ids, 1)
+	delete(in.ids, 4)
+	if !ok || !maps.Equal(in.ids, out.ids) {
+		t.Errorf("%x: %v, want %v", all, out, in)
+	}
+	whole := map[int]bool{0: true, 4: true, 6: true, 17: true, len(all): true}
+	for n := range all {
+		if _, ok := decodeIncoming(all[:n], 299); ok != whole[n] {
+			t.Errorf("%x is whole: %v", all[:n], ok)
+		}
 	}
 }
