@@ -67,7 +67,10 @@ func mixed(t *testing.T, db *DB, r *rand.Rand, model map[string]string) {
 				err = b.Delete([]byte(key))
 				continue
 			}
-			value := string(random(r, r.IntN(300)*(1+r.IntN(20)/19*40)))
+			value, has := model[key]
+			if !has || r.IntN(4) != 0 {
+				value = string(random(r, r.IntN(300)*(1+r.IntN(20)/19*40)))
+			}
 			changes[key] = &value
 			err = b.Put([]byte(key), []byte(value))
 		}
@@ -363,4 +366,26 @@ func BenchmarkOpen(b *testing.B) {
 			b.StartTimer()
 		}
 	})
+}
+
+// TestSameValue: a value that is there already is not written again.
+func TestSameValue(t *testing.T) {
+	t.Parallel()
+	db := open(t, filepath.Join(t.TempDir(), "state.db"))
+	pages := func() int64 { st := db.Stats(); return st.TxStats.GetPageCount() }
+	put := func(value string) int64 {
+		before := pages()
+		check.OK(t, db.Update(func(tx *Tx) error {
+			b, err := tx.CreateBucketIfNotExists([]byte("b"))
+			if err != nil {
+				return err
+			}
+			return b.Put([]byte("k"), []byte(value))
+		}))
+		return pages() - before
+	}
+	put("one")
+	if other, same := put("two"), put("two"); other == 0 || same != 0 {
+		t.Errorf("another value allocated %d pages, the same one %d", other, same)
+	}
 }

@@ -216,10 +216,13 @@ func (b *Bucket) raw(key []byte) []byte {
 	return sealed
 }
 
-// Put sets the value of a key. Both are copied.
+// Put sets the value of a key. Both are copied. The value that is there already changes no page.
 func (b *Bucket) Put(key, value []byte) error {
-	d, old := b.loadDigest(), b.held(key)
-	sealed := seal(b.seed, key, value)
+	before, sealed := b.raw(key), seal(b.seed, key, value)
+	if bytes.Equal(before, sealed) {
+		return nil
+	}
+	d, old := b.loadDigest(), b.held(key, before)
 	b.tx.inBolt = true
 	err := b.bolt.Put(key, sealed)
 	b.tx.inBolt = false
@@ -234,7 +237,7 @@ func (b *Bucket) Put(key, value []byte) error {
 
 // Delete removes a key, if it exists.
 func (b *Bucket) Delete(key []byte) error {
-	d, old := b.loadDigest(), b.held(key)
+	d, old := b.loadDigest(), b.held(key, b.raw(key))
 	b.tx.inBolt = true
 	err := b.bolt.Delete(key)
 	b.tx.inBolt = false
@@ -252,9 +255,8 @@ type held struct {
 	hash  uint64
 }
 
-// held looks a key up. The stored value must be sound: otherwise the digest would include the damage.
-func (b *Bucket) held(key []byte) held {
-	sealed := b.raw(key)
+// held returns the share of a stored value, nil for none. It must be sound: otherwise the digest would include the damage.
+func (b *Bucket) held(key, sealed []byte) held {
 	if sealed == nil {
 		return held{}
 	}
