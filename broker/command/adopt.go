@@ -121,7 +121,7 @@ func (b *batch) recordOf(r *cell.Record, now int64, known *record) *record {
 // keep writes a record with payload, properties and result.
 func (b *batch) keep(rec *record, r *cell.Record, created bool) error {
 	if created {
-		seq, err := b.t.meta.NextSequence()
+		seq, err := b.t.meta().NextSequence()
 		if err != nil {
 			return err
 		}
@@ -132,22 +132,22 @@ func (b *batch) keep(rec *record, r *cell.Record, created bool) error {
 		return err
 	}
 	if r.Result != "" {
-		if err := b.t.result.Put(k, []byte(r.Result)); err != nil {
+		if err := b.t.result().Put(k, []byte(r.Result)); err != nil {
 			return err
 		}
 	}
 	if !created {
 		return nil
 	}
-	if err := b.t.payload.Put(k, []byte(r.Fields[fieldPayload])); err != nil {
+	if err := b.t.payload().Put(k, []byte(r.Fields[fieldPayload])); err != nil {
 		return err
 	}
 	if rec.Props {
-		if err := b.t.props.Put(k, []byte(r.Fields[fieldProps])); err != nil {
+		if err := b.t.props().Put(k, []byte(r.Fields[fieldProps])); err != nil {
 			return err
 		}
 	}
-	return b.t.ids.Put([]byte(rec.ID), k)
+	return b.t.ids().Put([]byte(rec.ID), k)
 }
 
 // accepted stores a command that the cell has accepted, now or earlier.

@@ -16,7 +16,7 @@ import (
 // to the transaction and see its own changes.
 type batch struct {
 	s   *Service
-	t   tables
+	t   *tables
 	now int64 // milliseconds, by the wall clock
 	// passed and latest are Now and Latest of the gateway's clock, in ms.
 	passed, latest int64
@@ -127,7 +127,7 @@ func (b *batch) newRecord(r *Request, digest []byte) *record {
 }
 
 func (b *batch) insert(rec *record, r *Request) error {
-	seq, err := b.t.meta.NextSequence()
+	seq, err := b.t.meta().NextSequence()
 	if b.broken(err) != nil {
 		return err
 	}
@@ -135,7 +135,7 @@ func (b *batch) insert(rec *record, r *Request) error {
 	if err := b.broken(b.t.put(rec)); err != nil {
 		return err
 	}
-	if err := b.broken(b.t.payload.Put(key(seq), r.Payload)); err != nil {
+	if err := b.broken(b.t.payload().Put(key(seq), r.Payload)); err != nil {
 		return err
 	}
 	if rec.Props {
@@ -143,11 +143,11 @@ func (b *batch) insert(rec *record, r *Request) error {
 		if b.broken(err) != nil {
 			return err
 		}
-		if err := b.broken(b.t.props.Put(key(seq), value)); err != nil {
+		if err := b.broken(b.t.props().Put(key(seq), value)); err != nil {
 			return err
 		}
 	}
-	if err := b.broken(b.t.ids.Put([]byte(rec.ID), key(seq))); err != nil {
+	if err := b.broken(b.t.ids().Put([]byte(rec.ID), key(seq))); err != nil {
 		return err
 	}
 	return b.event(rec, nil)
@@ -180,7 +180,7 @@ func (b *batch) move(rec *record, to State, at int64, cause string, result []byt
 		return false, err
 	}
 	if len(result) > 0 {
-		if err := b.broken(b.t.result.Put(key(rec.Seq), result)); err != nil {
+		if err := b.broken(b.t.result().Put(key(rec.Seq), result)); err != nil {
 			return false, err
 		}
 	}
@@ -381,7 +381,7 @@ func (b *batch) emit(c Change, v eventValue) error {
 			return err
 		}
 	}
-	n, err := b.t.events.NextSequence()
+	n, err := b.t.events().NextSequence()
 	if b.broken(err) != nil {
 		return err
 	}
@@ -390,27 +390,27 @@ func (b *batch) emit(c Change, v eventValue) error {
 	data = append(data, byte(len(vin)))
 	data = append(append(data, vin...), value...)
 	b.events++
-	return b.broken(b.t.events.Put(key(n), data))
+	return b.broken(b.t.events().Put(key(n), data))
 }
 
 func (b *batch) dropOldest() error {
-	k, _ := b.t.events.Cursor().First()
+	k, _ := b.t.events().Cursor().First()
 	if k == nil {
 		return nil
 	}
 	b.events--
 	b.after = append(b.after, func() { b.s.metrics.dropped.WithLabelValues("full").Inc() })
-	return b.broken(b.t.events.Delete(k))
+	return b.broken(b.t.events().Delete(k))
 }
 
 // published removes events that Kafka has. Some may have been dropped meanwhile.
 func (b *batch) published(ns []uint64) error {
 	for _, n := range ns {
 		k := key(n)
-		if b.t.events.Get(k) == nil {
+		if b.t.events().Get(k) == nil {
 			continue
 		}
-		if err := b.broken(b.t.events.Delete(k)); err != nil {
+		if err := b.broken(b.t.events().Delete(k)); err != nil {
 			return err
 		}
 		b.events--
@@ -444,7 +444,7 @@ func (b *batch) retain() error {
 				return err
 			}
 		}
-		if err := b.broken(b.t.done.Delete(k)); err != nil {
+		if err := b.broken(b.t.done().Delete(k)); err != nil {
 			return err
 		}
 		b.done--
@@ -461,7 +461,7 @@ func (b *batch) retain() error {
 func (b *batch) outdated() (gone [][]byte, early int, err error) {
 	keepFrom := b.passed - b.s.o.KeepFor.Milliseconds()
 	over := b.s.kept + b.done - b.s.o.KeepMax
-	c := b.t.done.Cursor()
+	c := b.t.done().Cursor()
 	for k, _ := c.First(); k != nil && len(gone) < maxForget; k, _ = c.Next() {
 		rec, err := b.t.bySeq(number(k[8:]))
 		if b.broken(err) != nil {

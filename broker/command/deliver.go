@@ -170,7 +170,7 @@ type envelope struct {
 func (s *Service) content(r *record, version byte) (data []byte, props properties, err error) {
 	err = s.o.DB.View(func(tx *statefile.Tx) (err error) {
 		t := tablesOf(tx)
-		data = append(data, t.payload.Get(key(r.Seq))...)
+		data = append(data, t.payload().Get(key(r.Seq))...)
 		props, err = t.properties(r)
 		return err
 	})

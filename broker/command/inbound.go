@@ -230,7 +230,7 @@ func (s *Service) accept(ctx context.Context, messages []Message, partition stri
 				return b.fail
 			}
 		}
-		return b.broken(b.t.positions.Put([]byte(partition), position))
+		return b.broken(b.t.positions().Put([]byte(partition), position))
 	}}
 	for i := range all {
 		write.holds = append(write.holds, all[i].held())

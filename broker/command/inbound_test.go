@@ -299,7 +299,7 @@ func TestKafkaGoesOnAtItsPosition(t *testing.T) {
 					if err != nil {
 						return err
 					}
-					return errors.Join(b.t.forget(rec), b.t.done.Delete(doneKey(rec.done(), rec.Seq)))
+					return errors.Join(b.t.forget(rec), b.t.done().Delete(doneKey(rec.done(), rec.Seq)))
 				})
 				check.OK(t, err)
 			}

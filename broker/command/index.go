@@ -60,7 +60,7 @@ func newIndex() *index {
 func (x *index) build(ctx context.Context, db *statefile.DB) {
 	var all []indexed
 	err := db.View(func(tx *statefile.Tx) error {
-		return tablesOf(tx).meta.ForEach(func(k, v []byte) error {
+		return tablesOf(tx).meta().ForEach(func(k, v []byte) error {
 			var r struct {
 				VIN   string `json:"vin"`
 				State State  `json:"state"`

@@ -22,12 +22,12 @@ func fill(t testing.TB, s *Service, first, others string, n int) {
 			if i == 0 {
 				vin = first
 			}
-			seq, err := b.t.meta.NextSequence()
+			seq, err := b.t.meta().NextSequence()
 			if err != nil {
 				return err
 			}
 			// Not in the bucket of ended commands: retention leaves them alone.
-			if err := b.t.meta.Put(key(seq), []byte(`{"id":"f`+strconv.Itoa(i)+`","vin":"`+vin+`","state":"cancelled"}`)); err != nil {
+			if err := b.t.meta().Put(key(seq), []byte(`{"id":"f`+strconv.Itoa(i)+`","vin":"`+vin+`","state":"cancelled"}`)); err != nil {
 				return err
 			}
 			b.t.changed = append(b.t.changed, changed{seq, vin, Cancelled})

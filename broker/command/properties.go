@@ -82,7 +82,7 @@ func (t *tables) properties(r *record) (p properties, err error) {
 	if !r.Props {
 		return p, nil
 	}
-	if err := json.Unmarshal(t.props.Get(key(r.Seq)), &p); err != nil {
+	if err := json.Unmarshal(t.props().Get(key(r.Seq)), &p); err != nil {
 		return p, fmt.Errorf("properties of command %s: %w", r.ID, err)
 	}
 	return p, nil

@@ -92,11 +92,11 @@ func (x *slotIndex) of(slot int, s *Service) ([]uint64, error) {
 }
 
 // update adds the commands since the last call.
-func (x *slotIndex) update(t tables, c *Cell) error {
-	if x.bySlot == nil || x.size > 2*t.meta.Keys()+maxForgotten {
+func (x *slotIndex) update(t *tables, c *Cell) error {
+	if x.bySlot == nil || x.size > 2*t.meta().Keys()+maxForgotten {
 		x.bySlot, x.size, x.next = map[int][]uint64{}, 0, 0
 	}
-	all := t.meta.Cursor()
+	all := t.meta().Cursor()
 	for k, v := all.Seek(key(x.next)); k != nil; k, v = all.Next() {
 		var r struct {
 			ID  string `json:"id"`
@@ -136,7 +136,7 @@ func (s *Service) offersOf(seqs []uint64) (part []cell.Record, err error) {
 func (s *Service) offersFrom(from uint64) (part []cell.Record, next uint64, more bool, err error) {
 	err = s.o.DB.View(func(tx *statefile.Tx) error {
 		t := tablesOf(tx)
-		c := t.meta.Cursor()
+		c := t.meta().Cursor()
 		n := 0
 		for k, _ := c.Seek(key(from)); k != nil; k, _ = c.Next() {
 			if n++; n > offeredAtOnce {
@@ -161,9 +161,9 @@ func (t *tables) offer(r *record) cell.Record {
 	out := cell.Record{
 		ID: r.ID, VIN: r.VIN, State: string(r.State), Cause: r.Cause, Outcome: string(r.Outcome), Digest: digestText(r.Digest),
 		Gen: r.Gen, Number: r.Number, Created: r.Created, Expires: r.Expires, Sent: r.Sent, Delivered: r.Delivered, Accepted: r.Accepted,
-		Done: r.Finished, LateAccepted: r.LateAccepted, Late: r.Late, Result: string(t.result.Get(k)), Told: r.State.Final() && r.published(),
+		Done: r.Finished, LateAccepted: r.LateAccepted, Late: r.Late, Result: string(t.result().Get(k)), Told: r.State.Final() && r.published(),
 		Fields: map[string]string{
-			fieldName: r.Name, fieldPayload: string(t.payload.Get(k)), fieldOrigin: r.Origin, fieldBy: r.By, fieldNode: r.Node,
+			fieldName: r.Name, fieldPayload: string(t.payload().Get(k)), fieldOrigin: r.Origin, fieldBy: r.By, fieldNode: r.Node,
 			fieldTTL: strconv.FormatInt(r.TTL, 10),
 		},
 	}
@@ -180,7 +180,7 @@ func (t *tables) offer(r *record) cell.Record {
 		out.Fields[fieldUrgent] = set
 	}
 	if r.Props {
-		out.Fields[fieldProps] = string(t.props.Get(k))
+		out.Fields[fieldProps] = string(t.props().Get(k))
 	}
 	return out
 }

@@ -40,12 +40,12 @@ func (b *batch) respond(rec *record, v *eventValue) error {
 	if b.broken(err) != nil {
 		return err
 	}
-	n, err := b.t.answers.NextSequence()
+	n, err := b.t.answers().NextSequence()
 	if b.broken(err) != nil {
 		return err
 	}
 	b.answers++
-	return b.broken(b.t.answers.Put(key(n), data))
+	return b.broken(b.t.answers().Put(key(n), data))
 }
 
 // respondSome publishes the oldest outcomes and removes them.
@@ -72,7 +72,7 @@ func (s *Service) respondSome(ctx context.Context) (int, error) {
 	}
 	return len(responses), s.submit(ctx, true, func(b *batch) error {
 		for _, k := range keys {
-			if err := b.broken(b.t.answers.Delete(k)); err != nil {
+			if err := b.broken(b.t.answers().Delete(k)); err != nil {
 				return err
 			}
 			b.answers--

@@ -161,7 +161,7 @@ func Open(o Options) (*Service, error) {
 
 func (s *Service) load(tx *statefile.Tx) error {
 	t := tablesOf(tx)
-	err := t.open.ForEach(func(k, _ []byte) error {
+	err := t.open().ForEach(func(k, _ []byte) error {
 		r, err := t.bySeq(number(k))
 		if err == nil && r != nil {
 			s.open.add(r, false)
@@ -172,8 +172,8 @@ func (s *Service) load(tx *statefile.Tx) error {
 	if err != nil {
 		return fmt.Errorf("loading open commands: %w", err)
 	}
-	s.waiting, s.answers = t.events.Keys(), t.answers.Keys()
-	s.kept = t.done.Keys()
+	s.waiting, s.answers = t.events().Keys(), t.answers().Keys()
+	s.kept = t.done().Keys()
 	return nil
 }
 

@@ -54,9 +54,9 @@ var (
 	keyEpochs       = []byte("epochs")
 )
 
-// tables are the buckets of one transaction.
+// tables are the buckets of one transaction. They are looked up when they are used: most transactions use few of them.
 type tables struct {
-	meta, payload, props, result, ids, open, done, events, answers, positions *statefile.Bucket
+	tx *statefile.Tx
 	// changed are the commands that were written or forgotten, for the index.
 	changed []changed
 }
@@ -68,14 +68,20 @@ type changed struct {
 	state State
 }
 
-func tablesOf(tx *statefile.Tx) tables {
-	c := tx.Bucket(bucketCommands)
-	return tables{
-		meta: c.Bucket(bucketMeta), payload: c.Bucket(bucketPayload), result: c.Bucket(bucketResult),
-		ids: c.Bucket(bucketIDs), open: c.Bucket(bucketOpen), done: c.Bucket(bucketDone),
-		props: c.Bucket(bucketProps), events: tx.Bucket(bucketEvents), answers: tx.Bucket(bucketAnswers), positions: tx.Bucket(bucketPositions),
-	}
-}
+func tablesOf(tx *statefile.Tx) *tables { return &tables{tx: tx} }
+
+func (t *tables) of(name []byte) *statefile.Bucket { return t.tx.Bucket(bucketCommands).Bucket(name) }
+
+func (t *tables) meta() *statefile.Bucket      { return t.of(bucketMeta) }
+func (t *tables) payload() *statefile.Bucket   { return t.of(bucketPayload) }
+func (t *tables) props() *statefile.Bucket     { return t.of(bucketProps) }
+func (t *tables) result() *statefile.Bucket    { return t.of(bucketResult) }
+func (t *tables) ids() *statefile.Bucket       { return t.of(bucketIDs) }
+func (t *tables) open() *statefile.Bucket      { return t.of(bucketOpen) }
+func (t *tables) done() *statefile.Bucket      { return t.of(bucketDone) }
+func (t *tables) events() *statefile.Bucket    { return t.tx.Bucket(bucketEvents) }
+func (t *tables) answers() *statefile.Bucket   { return t.tx.Bucket(bucketAnswers) }
+func (t *tables) positions() *statefile.Bucket { return t.tx.Bucket(bucketPositions) }
 
 // createTables creates the buckets and refuses the format of a later version.
 func createTables(tx *statefile.Tx) error {
@@ -165,7 +171,7 @@ func number(k []byte) uint64 {
 
 // bySeq loads a command, nil if it does not exist.
 func (t *tables) bySeq(seq uint64) (*record, error) {
-	v := t.meta.Get(key(seq))
+	v := t.meta().Get(key(seq))
 	if v == nil {
 		return nil, nil
 	}
@@ -179,7 +185,7 @@ func (t *tables) bySeq(seq uint64) (*record, error) {
 
 // byID loads a command, nil if it does not exist.
 func (t *tables) byID(id string) (*record, error) {
-	seq := t.ids.Get([]byte(id))
+	seq := t.ids().Get([]byte(id))
 	if seq == nil {
 		return nil, nil
 	}
@@ -193,27 +199,27 @@ func (t *tables) put(r *record) error {
 		return fmt.Errorf("encoding command %s: %w", r.ID, err)
 	}
 	k := key(r.Seq)
-	if err := t.meta.Put(k, v); err != nil {
+	if err := t.meta().Put(k, v); err != nil {
 		return fmt.Errorf("writing command %s: %w", r.ID, err)
 	}
 	t.changed = append(t.changed, changed{r.Seq, r.VIN, r.State})
 	if !r.State.Final() {
-		return t.open.Put(k, []byte{})
+		return t.open().Put(k, []byte{})
 	}
-	if err := t.open.Delete(k); err != nil {
+	if err := t.open().Delete(k); err != nil {
 		return fmt.Errorf("writing command %s: %w", r.ID, err)
 	}
-	return t.done.Put(doneKey(r.done(), r.Seq), []byte{})
+	return t.done().Put(doneKey(r.done(), r.Seq), []byte{})
 }
 
 func (t *tables) forget(r *record) error {
 	k := key(r.Seq)
 	for _, del := range []func() error{
-		func() error { return t.meta.Delete(k) },
-		func() error { return t.payload.Delete(k) },
-		func() error { return t.props.Delete(k) },
-		func() error { return t.result.Delete(k) },
-		func() error { return t.ids.Delete([]byte(r.ID)) },
+		func() error { return t.meta().Delete(k) },
+		func() error { return t.payload().Delete(k) },
+		func() error { return t.props().Delete(k) },
+		func() error { return t.result().Delete(k) },
+		func() error { return t.ids().Delete([]byte(r.ID)) },
 	} {
 		if err := del(); err != nil {
 			return fmt.Errorf("forgetting command %s: %w", r.ID, err)
@@ -226,7 +232,7 @@ func (t *tables) forget(r *record) error {
 // view returns r as the API shows it.
 func (t *tables) view(r *record) Command {
 	k := key(r.Seq)
-	return r.view(t.payload.Get(k), t.result.Get(k))
+	return r.view(t.payload().Get(k), t.result().Get(k))
 }
 
 // Filter selects commands for List. Zero fields select all.
