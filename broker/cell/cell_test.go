@@ -550,8 +550,9 @@ func TestLists(t *testing.T) {
 		}
 	}
 	check.Eventually(t, "the short one to be due", func() bool {
-		due, err := s.Due(ctx, 0, 10, 0)
-		return err == nil && slices.Equal(due, []Name{{VIN: "V", ID: "short"}})
+		one := []Sweep{{}}
+		s.Sweep(ctx, one, 10, 0)
+		return one[0].Err == nil && len(one[0].Open) == 2 && slices.Equal(one[0].Due, []Name{{VIN: "V", ID: "short"}})
 	})
 	for n := range 300 {
 		_, err := s.Claim(ctx, fmt.Sprintf("V%d", n), Connection{Node: "gw-1", Boot: "b", Number: uint64(n)}, 0, false)

@@ -15,26 +15,62 @@ import (
 // Name identifies a command.
 type Name struct{ VIN, ID string }
 
-// Due lists up to most open commands of a slot that have been overdue for at least since by this gateway's clock,
-// longest overdue first. Expire decides by Redis' own clock.
-func (s *Store) Due(ctx context.Context, slot, most int, since time.Duration) ([]Name, error) {
-	key := s.keys.inSlot("due", slot)
-	client, err := s.at(ctx, key)
-	if err != nil {
-		return nil, fmt.Errorf("%w: listing due commands: %w", ErrAway, err)
+// Sweep is what Store.Sweep reads of a slot's open commands.
+type Sweep struct {
+	Slot   int
+	Cursor uint64 // where Open continues the next time; 0 is the beginning
+	// Due are up to the requested number of commands that have been overdue for at least the requested time by this gateway's
+	// clock, longest overdue first. Expire decides by Redis' own clock.
+	Due []Name
+	// Open are some of all open commands, unordered. One may come twice.
+	Open []Name
+	Err  error
+}
+
+// Sweep reads slots, in one call to each server.
+func (s *Store) Sweep(ctx context.Context, slots []Sweep, most int, since time.Duration) {
+	at := map[*redis.Client][]*Sweep{}
+	for i := range slots {
+		one := &slots[i]
+		client, err := s.at(ctx, s.keys.inSlot("due", one.Slot))
+		if one.Err = err; err == nil {
+			at[client] = append(at[client], one)
+		}
 	}
-	list, err := client.ZRangeArgs(ctx, redis.ZRangeArgs{
-		Key: key, Start: "-inf", Stop: strconv.FormatInt(time.Now().Add(-since).UnixMilli(), 10), ByScore: true, Count: int64(most),
-	}).Result()
-	if err != nil {
-		return nil, fmt.Errorf("%w: listing due commands: %w", ErrAway, err)
+	until := strconv.FormatInt(time.Now().Add(-since).UnixMilli(), 10)
+	for client, some := range at {
+		due, open := make([]*redis.StringSliceCmd, len(some)), make([]*redis.ScanCmd, len(some))
+		_, _ = client.Pipelined(ctx, func(p redis.Pipeliner) error { // each call has its own error
+			for i, one := range some {
+				key := s.keys.inSlot("due", one.Slot)
+				due[i] = p.ZRangeArgs(ctx, redis.ZRangeArgs{Key: key, Start: "-inf", Stop: until, ByScore: true, Count: int64(most)})
+				open[i] = p.ZScan(ctx, key, one.Cursor, "", scanned)
+			}
+			return nil
+		})
+		for i, one := range some {
+			one.read(due[i], open[i])
+		}
 	}
-	out := make([]Name, 0, len(list))
-	for _, member := range list {
-		vin, id, _ := strings.Cut(member, "/") // neither contains a slash
-		out = append(out, Name{VIN: vin, ID: id})
+}
+
+func (o *Sweep) read(due *redis.StringSliceCmd, open *redis.ScanCmd) {
+	list, next := open.Val()
+	if o.Err = errors.Join(due.Err(), open.Err()); o.Err != nil {
+		return
 	}
-	return out, nil
+	o.Cursor = next
+	for _, member := range due.Val() {
+		o.Due = append(o.Due, nameOf(member))
+	}
+	for i := 0; i+1 < len(list); i += 2 { // member and score
+		o.Open = append(o.Open, nameOf(list[i]))
+	}
+}
+
+func nameOf(member string) Name {
+	vin, id, _ := strings.Cut(member, "/") // neither contains a slash
+	return Name{VIN: vin, ID: id}
 }
 
 // Session is a vehicle's connection that no gateway has reported as disconnected.
@@ -87,28 +123,6 @@ func sessionOf(field, value string) Session {
 		out.Ended = &Numbered{Seq: uint64(f.number("seq")), At: time.UnixMilli(f.number("at")), Reason: reason}
 	}
 	return out
-}
-
-// scan reads part of a sorted set of names. next is the cursor of the next part, 0 after the last.
-func (s *Store) scan(ctx context.Context, key string, cursor uint64) (names []Name, next uint64, err error) {
-	client, err := s.at(ctx, key)
-	if err != nil {
-		return nil, 0, fmt.Errorf("%w: listing commands: %w", ErrAway, err)
-	}
-	list, next, err := client.ZScan(ctx, key, cursor, "", scanned).Result()
-	if err != nil {
-		return nil, 0, fmt.Errorf("%w: listing commands: %w", ErrAway, err)
-	}
-	for i := 0; i+1 < len(list); i += 2 { // member and score
-		vin, id, _ := strings.Cut(list[i], "/")
-		names = append(names, Name{VIN: vin, ID: id})
-	}
-	return names, next, nil
-}
-
-// OpenCommands scans a slot's open commands, unordered. One may come twice.
-func (s *Store) OpenCommands(ctx context.Context, slot int, cursor uint64) (names []Name, next uint64, err error) {
-	return s.scan(ctx, s.keys.inSlot("due", slot), cursor)
 }
 
 // OpenOf lists the ids of up to most open commands of a vehicle below a number, in order.

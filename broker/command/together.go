@@ -21,6 +21,8 @@ const (
 	sweepsRound = 30
 	// overdue is how long after a command's expiry gateways that do not keep it as open end it.
 	overdue = 2 * time.Second
+	// sweptAtOnce is the number of slots read in one call.
+	sweptAtOnce = 64
 	// maxDue bounds the expired commands of a slot in one sweep.
 	maxDue = 256
 )
@@ -354,7 +356,7 @@ func (s *Service) endTogether(ctx context.Context, vin, id string) cell.Verdict 
 // sweep looks for what no notice reported: expired commands of dead gateways, and commands for vehicles connected here.
 func (s *Service) sweep(ctx context.Context) {
 	slots := s.o.Cell.Store.Slots()
-	part := (slots + sweepsRound - 1) / sweepsRound
+	part := min((slots+sweepsRound-1)/sweepsRound, slots)
 	cursors, slot := map[int]uint64{}, 0
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -364,38 +366,36 @@ func (s *Service) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		for range min(part, slots) {
+		var round []cell.Sweep
+		for range part {
 			if s.o.Cell.Usable(slot) == nil {
-				s.sweepDue(ctx, slot)
-				s.sweepOpen(ctx, slot, cursors)
+				round = append(round, cell.Sweep{Slot: slot, Cursor: cursors[slot]})
 			}
 			slot = (slot + 1) % slots
 		}
-	}
-}
-
-func (s *Service) sweepDue(ctx context.Context, slot int) {
-	due, err := s.o.Cell.Store.Due(ctx, slot, maxDue, overdue)
-	for _, n := range due {
-		if err != nil || ctx.Err() != nil {
-			return
+		for some := range slices.Chunk(round, sweptAtOnce) {
+			s.sweepSlots(ctx, some, cursors)
 		}
-		s.turns.run(n.VIN, func(ctx context.Context) { s.endTogether(ctx, n.VIN, n.ID) })
 	}
 }
 
-// sweepOpen reads a part of a slot's open commands.
-func (s *Service) sweepOpen(ctx context.Context, slot int, cursors map[int]uint64) {
-	names, next, err := s.o.Cell.Store.OpenCommands(ctx, slot, cursors[slot])
-	if err != nil {
-		return
-	}
-	if cursors[slot] = next; next == 0 {
-		delete(cursors, slot)
-	}
-	for _, n := range names {
-		if _, mine := s.o.Cell.Owner(n.VIN); mine && s.local(n.ID) == nil {
-			s.turns.run(n.VIN, func(ctx context.Context) { s.fetch(ctx, n.VIN, n.ID) })
+func (s *Service) sweepSlots(ctx context.Context, slots []cell.Sweep, cursors map[int]uint64) {
+	s.o.Cell.Store.Sweep(ctx, slots, maxDue, overdue)
+	for i := range slots {
+		one := &slots[i]
+		if one.Err != nil {
+			continue // read in the next round
+		}
+		if cursors[one.Slot] = one.Cursor; one.Cursor == 0 {
+			delete(cursors, one.Slot)
+		}
+		for _, n := range one.Due {
+			s.turns.run(n.VIN, func(ctx context.Context) { s.endTogether(ctx, n.VIN, n.ID) })
+		}
+		for _, n := range one.Open {
+			if _, mine := s.o.Cell.Owner(n.VIN); mine && s.local(n.ID) == nil {
+				s.turns.run(n.VIN, func(ctx context.Context) { s.fetch(ctx, n.VIN, n.ID) })
+			}
 		}
 	}
 }

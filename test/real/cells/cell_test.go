@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -211,6 +212,49 @@ func TestCellInCluster(t *testing.T) {
 				t.Fatalf("%+v %v", a, err)
 			}
 		}
+	}
+}
+
+// TestCellSweep: a sweep of a Redis cluster finds each slot's open commands, also while one server is away.
+func TestCellSweep(t *testing.T) {
+	group := harness.StartRedisCluster(t)
+	c := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: group.Addrs(), MaxRetries: -1, DisableIdentity: true})
+	t.Cleanup(func() { _ = c.Close() })
+	s := store(t, c, 1)
+	want := map[int][]cell.Name{}
+	for i := range 20 {
+		vin, id := fmt.Sprintf("V%d", i), fmt.Sprintf("c%d", i)
+		for _, slot := range []int{s.Slot(vin), s.IDSlot(id)} {
+			begin(t, s, slot)
+		}
+		if a, err := s.Accept(t.Context(), offered(vin, id)); err != nil || a.Verdict != cell.OK {
+			t.Fatalf("%+v %v", a, err)
+		}
+		want[s.Slot(vin)] = append(want[s.Slot(vin)], cell.Name{VIN: vin, ID: id})
+	}
+	sweep := func() (away int) {
+		t.Helper()
+		all := make([]cell.Sweep, s.Slots())
+		for slot := range all {
+			all[slot].Slot = slot
+		}
+		s.Sweep(t.Context(), all, 10, -time.Hour)
+		for slot, got := range all {
+			switch expected := want[slot]; {
+			case got.Err != nil:
+				away++
+			case !slices.Equal(got.Due, expected) || !slices.Equal(got.Open, expected):
+				t.Errorf("slot %d: %+v, not %v", slot, got, expected)
+			}
+		}
+		return away
+	}
+	if away := sweep(); away > 0 {
+		t.Errorf("%d slots not read", away)
+	}
+	group.Nodes[0].Kill()
+	if away := sweep(); away == 0 || away > s.Slots()/2 {
+		t.Errorf("%d of %d slots not read without one of three servers", away, s.Slots())
 	}
 }
 
