@@ -3,11 +3,14 @@ package app
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -202,11 +205,13 @@ func TestOldBackup(t *testing.T) {
 	}
 }
 
-// TestAwayAfterTwo: Redis counts as away after two timeouts in a row or a broken connection, not after one timeout.
+// TestAwayAfterTwo: Redis counts as away after two timeouts or broken connections in a row, and at once if it cannot be dialed or says that
+// it does not serve.
 func TestAwayAfterTwo(t *testing.T) {
 	t.Parallel()
 	m := &member{log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1)}
-	late := fmt.Errorf("claim: %w: %w", cell.ErrAway, os.ErrDeadlineExceeded)
+	away := func(err error) error { return fmt.Errorf("claim: %w: %w", cell.ErrAway, err) }
+	late, broken := away(os.ErrDeadlineExceeded), away(io.EOF)
 	for i, step := range []struct {
 		err  error
 		away bool
@@ -219,7 +224,13 @@ func TestAwayAfterTwo(t *testing.T) {
 		{late, true},
 		{nil, false},
 		{late, false},
-		{fmt.Errorf("claim: %w: %w", cell.ErrAway, errors.New("EOF")), true},
+		{broken, true},
+		{nil, false},
+		{broken, false},
+		{nil, false},
+		{away(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), true},
+		{nil, false},
+		{away(errors.New("LOADING")), true},
 		{nil, false},
 	} {
 		if _ = m.note(step.err); m.away.Load() != step.away {

@@ -41,7 +41,7 @@ type member struct {
 	metrics *cellMetrics
 
 	away    atomic.Bool  // Redis does not answer, according to note
-	late    atomic.Int32 // consecutive calls that timed out
+	failed  atomic.Int32 // consecutive calls that timed out or whose connection broke
 	changed atomic.Int64 // time of the last change of away, ns
 	// unsteady is when Redis last came back or became another server, in ns. Its list of living gateways may then be
 	// old.
@@ -146,9 +146,9 @@ func (m *member) missing() []string {
 	return slices.Sorted(maps.Keys(m.waiting))
 }
 
-// lateCalls is how many consecutive timeouts mean that Redis is away. A single one may be a moment of high load, here
-// or there.
-const lateCalls = 2
+// failedCalls is how many consecutive timeouts or broken connections mean that Redis is away. A single timeout may be a moment of
+// high load, here or there, and a broken connection says nothing about the next one.
+const failedCalls = 2
 
 // timeOver reports whether a call timed out on an existing connection.
 func timeOver(err error) bool {
@@ -164,7 +164,7 @@ func timeOver(err error) bool {
 func (m *member) note(err error) error {
 	switch {
 	case err == nil, errors.Is(err, cell.ErrUnconfirmed):
-		m.late.Store(0)
+		m.failed.Store(0)
 		if m.away.CompareAndSwap(true, false) {
 			now := time.Now()
 			if now.Sub(time.Unix(0, m.changed.Swap(now.UnixNano()))) > configs.CellTTL/2 {
@@ -174,7 +174,7 @@ func (m *member) note(err error) error {
 			m.wakeUp()
 		}
 	case errors.Is(err, cell.ErrAway) && !errors.Is(err, context.Canceled):
-		if timeOver(err) && m.late.Add(1) < lateCalls {
+		if (timeOver(err) || brokeOff(err)) && m.failed.Add(1) < failedCalls {
 			return err
 		}
 		if m.away.CompareAndSwap(false, true) {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -21,29 +22,29 @@ const stopRedis = time.Second
 // redisConns are the gateway's connections to Redis. The end of a context does not end a call of go-redis that waits for its
 // answer: with a silent server, each part would stop only after redis.timeout. Once the gateway stops, deadlines are at most
 // stopRedis away, and a server that has missed one counts as lost.
+//
+// When a connection to a server breaks, the older ones to it are not used again. What broke it, such as a restart of the server or of a
+// load balancer before it, often breaks them too, unnoticed until they are used: each would fail a call after Redis is back.
 type redisConns struct {
 	stopping atomic.Bool
 
-	mu   sync.Mutex
-	open map[*redisConn]struct{}
-	lost map[string]bool // by address
+	mu    sync.Mutex
+	open  map[*redisConn]struct{}
+	lost  map[string]bool      // by address
+	broke map[string]time.Time // by address; when the last connection broke that was not older than the one before
 }
 
 // redisConn is a connection of redisConns.
 type redisConn struct {
 	net.Conn
-	of   *redisConns
-	addr string
+	of     *redisConns
+	addr   string
+	made   time.Time
+	socket syscall.Conn // nil under TLS
 
 	mu       sync.Mutex
 	deadline time.Time // for reading; zero if what is read may take for ever, as notices do
 	bounded  bool      // the deadline is that of the stop
-}
-
-// plainConn is a redisConn whose socket go-redis may examine before it uses it again. It must not do that under TLS.
-type plainConn struct {
-	*redisConn
-	syscall.Conn
 }
 
 // dialer returns a dialer for go-redis whose connections belong to c.
@@ -64,16 +65,14 @@ func (c *redisConns) dialer(timeout time.Duration, config *tls.Config) func(cont
 			}
 			return nil, err
 		}
-		r := &redisConn{Conn: conn, of: c, addr: addr}
+		r := &redisConn{Conn: conn, of: c, addr: addr, made: time.Now()}
+		r.socket, _ = conn.(syscall.Conn)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.open == nil {
 			c.open = map[*redisConn]struct{}{}
 		}
 		c.open[r] = struct{}{}
-		if socket, ok := conn.(syscall.Conn); ok {
-			return plainConn{r, socket}, nil
-		}
 		return r, nil
 	}
 }
@@ -104,6 +103,25 @@ func (c *redisConns) lose(addr string) {
 		c.lost = map[string]bool{}
 	}
 	c.lost[addr] = true
+}
+
+// broken records that a connection broke.
+func (c *redisConns) broken(r *redisConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.broke == nil {
+		c.broke = map[string]time.Time{}
+	}
+	if !r.made.Before(c.broke[r.addr]) {
+		c.broke[r.addr] = time.Now()
+	}
+}
+
+// doubts reports whether a connection is older than the break of another one.
+func (c *redisConns) doubts(r *redisConn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return r.made.Before(c.broke[r.addr])
 }
 
 func lostError(addr string) error {
@@ -142,8 +160,46 @@ func (r *redisConn) Read(b []byte) (int, error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) && r.isBounded() {
 		r.of.lose(r.addr)
 	}
-	return n, err
+	return n, r.noted(err)
 }
+
+// Write implements net.Conn.
+func (r *redisConn) Write(b []byte) (int, error) {
+	n, err := r.Conn.Write(b)
+	return n, r.noted(err)
+}
+
+func (r *redisConn) noted(err error) error {
+	if brokeOff(err) {
+		r.of.broken(r)
+	}
+	return err
+}
+
+// brokeOff reports whether the other side, or something in between, has ended a connection.
+func brokeOff(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+var errDoubted = errors.New("older than the break of another connection to the server")
+
+// SyscallConn implements syscall.Conn. Before go-redis uses a connection again it looks for its end in the socket.
+func (r *redisConn) SyscallConn() (syscall.RawConn, error) {
+	switch {
+	case r.of.doubts(r):
+		return nil, errDoubted
+	case r.socket == nil:
+		return unexamined{}, nil
+	}
+	return r.socket.SyscallConn()
+}
+
+// unexamined is a socket under TLS: what is in it is not an answer of Redis.
+type unexamined struct{}
+
+func (unexamined) Control(func(uintptr)) error    { return nil }
+func (unexamined) Read(func(uintptr) bool) error  { return nil }
+func (unexamined) Write(func(uintptr) bool) error { return nil }
 
 func (r *redisConn) isBounded() bool {
 	r.mu.Lock()
