@@ -380,7 +380,7 @@ func TestAlive(t *testing.T) {
 		{"its earlier boot", gw("gw-1", "b1", "d1", "several", 0), Replaced},
 		{"for itself", gw("gw-3", "b5", "d5", "single", 0), Second},
 	} {
-		all, err := s.Alive(t.Context(), step.g, 10*time.Second)
+		all, _, err := s.Alive(t.Context(), step.g, 10*time.Second)
 		var refused *RefusedError
 		switch errors.As(err, &refused) {
 		case true:
@@ -394,11 +394,11 @@ func TestAlive(t *testing.T) {
 		}
 	}
 	check.OK(t, s.Leave(t.Context(), gw("gw-2", "b2", "d2", "several", 0)))
-	if all, err := s.Alive(t.Context(), gw("gw-1", "b4", "d1", "several", time.Second), time.Millisecond); err != nil || len(all) != 1 {
+	if all, _, err := s.Alive(t.Context(), gw("gw-1", "b4", "d1", "several", time.Second), time.Millisecond); err != nil || len(all) != 1 {
 		t.Errorf("after the second left: %v %v", all, err)
 	}
 	other := storeOf(t, server, "cell-2")
-	if all, err := other.Alive(t.Context(), gw("gw-1", "b9", "d9", "single", 0), time.Second); err != nil || len(all) != 1 {
+	if all, _, err := other.Alive(t.Context(), gw("gw-1", "b9", "d9", "single", 0), time.Second); err != nil || len(all) != 1 {
 		t.Errorf("in another cell of the same Redis: %v %v", all, err)
 	}
 }
@@ -412,13 +412,13 @@ func TestLaterBoot(t *testing.T) {
 	after := Gateway{Node: "gw-1", Boot: "b2", Dir: "d", Mode: "single", Boots: 10, Start: now}
 	copied := Gateway{Node: "gw-1", Boot: "b3", Dir: "d", Mode: "single", Boots: 10, Start: now.Add(time.Second)}
 	for _, g := range []Gateway{ahead, after, copied} {
-		if _, err := s.Alive(t.Context(), g, time.Minute); err != nil {
+		if _, _, err := s.Alive(t.Context(), g, time.Minute); err != nil {
 			t.Errorf("%s: %v", g.Boot, err)
 		}
 	}
 	for _, g := range []Gateway{ahead, after} {
 		var refused *RefusedError
-		if _, err := s.Alive(t.Context(), g, time.Minute); !errors.As(err, &refused) || refused.Verdict != Replaced {
+		if _, _, err := s.Alive(t.Context(), g, time.Minute); !errors.As(err, &refused) || refused.Verdict != Replaced {
 			t.Errorf("%s, which was replaced: %v", g.Boot, err)
 		}
 	}
@@ -431,22 +431,22 @@ func TestLateHeartbeat(t *testing.T) {
 	s, _ := embedded(t)
 	gone, other := Gateway{Node: "gw-1", Boot: "b1", Dir: "d", Mode: "several", Boots: 1, Start: time.Now(), Runs: "{}"}, Gateway{Node: "gw-2", Boot: "b", Dir: "e", Mode: "several", Start: time.Now(), Runs: "{}"}
 	lives := func() bool {
-		all, err := s.Alive(t.Context(), other, time.Minute)
+		all, _, err := s.Alive(t.Context(), other, time.Minute)
 		check.OK(t, err)
 		return slices.ContainsFunc(all, func(g Gateway) bool { return g.Node == gone.Node && g.Lives })
 	}
 	for _, first := range []bool{true, false} { // the late one may be the only one
 		if gone.Boot += "'"; first {
-			_, err := s.Alive(t.Context(), gone, time.Minute)
+			_, _, err := s.Alive(t.Context(), gone, time.Minute)
 			check.OK(t, err)
 		}
 		check.OK(t, s.Leave(t.Context(), gone))
-		if _, err := s.Alive(t.Context(), gone, time.Minute); !errors.Is(err, ErrLeft) || lives() {
+		if _, _, err := s.Alive(t.Context(), gone, time.Minute); !errors.Is(err, ErrLeft) || lives() {
 			t.Errorf("%v; it lives: %v", err, lives())
 		}
 	}
 	gone.Boot, gone.Boots = "b2", 2
-	if _, err := s.Alive(t.Context(), gone, time.Minute); err != nil || !lives() {
+	if _, _, err := s.Alive(t.Context(), gone, time.Minute); err != nil || !lives() {
 		t.Errorf("the next start: %v", err)
 	}
 }

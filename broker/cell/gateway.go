@@ -48,32 +48,31 @@ func (e *RefusedError) Remedy() string {
 	return "cell.gateways is single, and there is another gateway: stop it, or set several at all of them"
 }
 
-// Alive renews g for another ttl and returns the live gateways, g among them. The error is a *RefusedError if g must not
-// run, ErrLeft if it has left.
-func (s *Store) Alive(ctx context.Context, g Gateway, ttl time.Duration) ([]Gateway, error) {
+// Alive renews g for another ttl. It returns the gateways that live or lived in the last day, g among them, and the name of the server
+// that answered. The error is a *RefusedError if g must not run, ErrLeft if it has left.
+func (s *Store) Alive(ctx context.Context, g Gateway, ttl time.Duration) (all []Gateway, server string, err error) {
 	r, err := s.do(ctx, call{
 		script: "alive", keys: []string{s.keys.slotted("mark", s.keys.gateways()), s.keys.gateways()},
 		args: []any{g.Node, g.Boot, g.Dir, g.Start.UnixMilli(), g.Mode, ttl.Milliseconds(), g.Boots, g.Runs},
 	})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	switch r.verdict {
 	case OK:
 	case Closed:
-		return nil, ErrLeft
+		return nil, "", ErrLeft
 	default:
-		return nil, &RefusedError{Verdict: r.verdict, Other: Gateway{
+		return nil, "", &RefusedError{Verdict: r.verdict, Other: Gateway{
 			Node: r.at(0), Start: time.UnixMilli(r.number(1)), Runs: r.at(2), Until: time.UnixMilli(r.number(3)), Lives: true,
 		}}
 	}
-	var all []Gateway
 	for i := 0; i+5 < len(r.rest); i += 6 {
 		all = append(all, Gateway{
 			Node: r.rest[i], Boot: r.rest[i+1], Lives: r.rest[i+2] == "1", Start: time.UnixMilli(r.number(i + 3)), Mode: r.rest[i+4], Runs: r.rest[i+5],
 		})
 	}
-	return all, nil
+	return all, r.server, nil
 }
 
 // Leave releases the name of a stopping gateway. A heartbeat of g that is still under way has no effect then.

@@ -71,7 +71,7 @@ func TestRefusalHolds(t *testing.T) {
 	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
 	check.OK(t, err)
 	first := cell.Gateway{Node: "gw-1", Boot: "a", Dir: "one", Start: time.Now(), Mode: "several", Runs: "{}"}
-	_, err = store.Alive(t.Context(), first, time.Hour)
+	_, _, err = store.Alive(t.Context(), first, time.Hour)
 	check.OK(t, err)
 	logs := &check.Log{}
 	second := &liveness{store: store, self: first, log: slog.New(slog.NewTextHandler(logs, nil))}
@@ -134,7 +134,7 @@ func TestDeadGateway(t *testing.T) {
 	halt(t, a)
 	killed := func() {
 		gone.Boot = "killed" // that of a has left
-		_, err := store.Alive(t.Context(), gone, 3*time.Second)
+		_, _, err := store.Alive(t.Context(), gone, 3*time.Second)
 		check.OK(t, err)
 	}
 	killed()
@@ -154,7 +154,7 @@ func TestReplaced(t *testing.T) {
 	a, _ := boot(t, place(t, "gw-1", "single", server.Addr()))
 	later := a.liveness.self
 	later.Boot, later.Boots = "later", later.Boots+1
-	_, err := a.liveness.store.Alive(t.Context(), later, time.Minute)
+	_, _, err := a.liveness.store.Alive(t.Context(), later, time.Minute)
 	check.OK(t, err)
 	select {
 	case err := <-a.Fatal():

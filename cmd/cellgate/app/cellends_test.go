@@ -46,7 +46,7 @@ func (r *rig) lost(vin string, ttl time.Duration) cell.Connection {
 	r.t.Helper()
 	gone := cell.Gateway{Node: "gw-9", Boot: "b9", Dir: "d9", Mode: "several", Start: time.Now(), Runs: "{}"}
 	store := r.gw[0].member.store
-	_, err := store.Alive(r.t.Context(), gone, ttl)
+	_, _, err := store.Alive(r.t.Context(), gone, ttl)
 	check.OK(r.t, err)
 	c := cell.Connection{Node: gone.Node, Boot: gone.Boot, Number: 1}
 	got, err := store.Claim(r.t.Context(), vin, c, 0, true)

@@ -108,6 +108,7 @@ func TestForgetAfterAFlush(t *testing.T) {
 	r.lose(1, 0)
 	r.redis.FlushAll()
 	r.waitsFor(0, "gw-2")
+	check.Within(t, check.Patience, "it has had the time for a heartbeat", func() error { return knows(r.gw[0], "gw-1") })
 	if status, done, text := r.forget(0, "gw-2"); status != 200 || done.Slots != 1 || len(done.Waiting) != 0 {
 		t.Fatalf("%d: %s", status, text)
 	}
@@ -152,6 +153,7 @@ func TestForgottenCommandsAreUnknown(t *testing.T) {
 	r.redis.HSet("cellgate:cell-1:mark", "salt", "another") // a failover that loses nothing
 	r.gw[0].member.joinAgain()
 	r.waitsFor(0, "gw-2")
+	check.Within(t, check.Patience, "it has had the time for a heartbeat", func() error { return knows(r.gw[0], "gw-1", "gw-3") })
 	if status, _, text := r.forget(0, "gw-2"); status != 200 {
 		t.Fatalf("%d: %s", status, text)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,7 +26,12 @@ type liveness struct {
 	mu       sync.Mutex
 	living   []cell.Gateway
 	answered time.Time         // time of the last answer of Redis; zero before
+	server   string            // the server that gave it
 	refused  cell.RefusedError // the last refusal; empty when the last answer was none
+	// complete is when every living gateway has had the time to send a heartbeat since Redis was away or became another server;
+	// unheard are those that lived before and have not sent one yet.
+	complete time.Time
+	unheard  []cell.Gateway
 }
 
 // begin returns an error when a running gateway leaves no place for this one. It waits until the entry of a gateway
@@ -80,14 +86,47 @@ func (l *liveness) beat(ctx context.Context, limit time.Duration) error {
 	defer cancel()
 	self := l.self
 	self.Runs = l.runs()
-	living, err := l.store.Alive(ctx, self, configs.CellTTL)
+	list, server, err := l.store.Alive(ctx, self, configs.CellTTL)
 	if err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.living, l.answered, l.refused = living, time.Now(), cell.RefusedError{}
+	now := time.Now()
+	switch {
+	case server != l.server || now.Sub(l.answered) > configs.CellTTL/2:
+		l.complete, l.unheard = now.Add(configs.CellTTL), l.living
+	case !now.Before(l.complete):
+		l.unheard = nil
+	}
+	l.living, l.unheard = withUnheard(list, l.unheard)
+	l.answered, l.server, l.refused = now, server, cell.RefusedError{}
 	return nil
+}
+
+// withUnheard returns a list of gateways in which those live, too, that lived before and have not been heard of since, and which these are.
+// While Redis is away the entries of all expire, and a promoted replica may not have the last heartbeats.
+func withUnheard(list, before []cell.Gateway) (all, unheard []cell.Gateway) {
+	for _, g := range before {
+		at := slices.IndexFunc(list, func(other cell.Gateway) bool { return other.Node == g.Node })
+		switch {
+		case !g.Lives || at >= 0 && list[at].Lives:
+			continue
+		case at >= 0:
+			list[at] = g
+		default:
+			list = append(list, g)
+		}
+		unheard = append(unheard, g)
+	}
+	return list, unheard
+}
+
+// isComplete reports whether Redis' list of gateways can be complete. Until it is, nobody may be taken for dead.
+func (l *liveness) isComplete() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.answered.IsZero() && !time.Now().Before(l.complete)
 }
 
 // run sends heartbeats until ctx ends. It calls fatal when the gateway was replaced or may not run next to another one.

@@ -40,14 +40,11 @@ type member struct {
 	// metrics is set before run.
 	metrics *cellMetrics
 
-	away    atomic.Bool  // Redis does not answer, according to note
-	failed  atomic.Int32 // consecutive calls that timed out or whose connection broke
-	changed atomic.Int64 // time of the last change of away, ns
-	// unsteady is when Redis last came back or became another server, in ns. Its list of living gateways may then be
-	// old.
-	unsteady atomic.Int64
-	slots    []atomic.Bool // open slots, as far as this gateway knows
-	wake     chan struct{} // capacity 1
+	away    atomic.Bool   // Redis does not answer, according to note
+	failed  atomic.Int32  // consecutive calls that timed out or whose connection broke
+	changed atomic.Int64  // time of the last change of away, ns
+	slots   []atomic.Bool // open slots, as far as this gateway knows
+	wake    chan struct{} // capacity 1
 
 	work   sync.Mutex          // held while offering or forgetting; guards the fields below
 	memory map[int]cell.Memory // as in the state file
@@ -133,9 +130,6 @@ func (m *member) unusable() error {
 	return nil
 }
 
-// steady reports whether every living gateway has had the time to send Redis a heartbeat.
-func (m *member) steady() bool { return time.Since(time.Unix(0, m.unsteady.Load())) > configs.CellTTL }
-
 // limit returns the timeout of a call that waits for the replicas.
 func (m *member) limit() time.Duration { return m.wait + configs.CellTimeout }
 
@@ -166,10 +160,7 @@ func (m *member) note(err error) error {
 	case err == nil, errors.Is(err, cell.ErrUnconfirmed):
 		m.failed.Store(0)
 		if m.away.CompareAndSwap(true, false) {
-			now := time.Now()
-			if now.Sub(time.Unix(0, m.changed.Swap(now.UnixNano()))) > configs.CellTTL/2 {
-				m.unsteady.Store(now.UnixNano())
-			}
+			m.changed.Store(time.Now().UnixNano())
 			m.log.Info("Redis answers")
 			m.wakeUp()
 		}
@@ -267,7 +258,6 @@ func (m *member) look(ctx context.Context) {
 		}
 	}
 	if turned {
-		m.unsteady.Store(time.Now().UnixNano())
 		close(m.turned)
 		m.turned = make(chan struct{})
 	}

@@ -240,7 +240,7 @@ func (r *movingVehicles) stranger(a *App, answer func(*question) givenState) *ce
 	r.t.Cleanup(func() { _ = client.Close() })
 	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
 	check.OK(r.t, err)
-	_, err = store.Alive(r.t.Context(), cell.Gateway{Node: stranger.Node, Boot: stranger.Boot, Dir: "d", Start: time.Now(), Mode: "several", Runs: "{}"}, time.Hour)
+	_, _, err = store.Alive(r.t.Context(), cell.Gateway{Node: stranger.Node, Boot: stranger.Boot, Dir: "d", Start: time.Now(), Mode: "several", Runs: "{}"}, time.Hour)
 	check.OK(r.t, err)
 	check.OK(r.t, a.liveness.beat(r.t.Context(), time.Minute))
 	listening := make(chan struct{}, 1)

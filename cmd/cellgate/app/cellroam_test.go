@@ -475,7 +475,7 @@ func TestGatewayLost(t *testing.T) {
 	r := newRig(t, 1)
 	gone := cell.Gateway{Node: "gw-9", Boot: "b9", Dir: "d9", Mode: "several", Start: time.Now(), Runs: "{}"}
 	store := r.gw[0].member.store
-	_, err := store.Alive(t.Context(), gone, 8*time.Second)
+	_, _, err := store.Alive(t.Context(), gone, 8*time.Second)
 	check.OK(t, err)
 	dead := func(vin string) cell.Connection {
 		c := cell.Connection{Node: gone.Node, Boot: gone.Boot, Number: 1}

@@ -8,8 +8,8 @@ import (
 	"cellgate/broker/shared/kafkaclient"
 )
 
-// alive returns the living gateways as Redis last answered, always including this one. While Redis is away no gateway
-// is taken for dead.
+// alive returns the living gateways as Redis last answered, always including this one. While Redis is away, and until all had the time for a
+// heartbeat since, no gateway is taken for dead.
 func (l *liveness) alive() []string {
 	all, _ := l.gateways()
 	names := []string{l.self.Node}

@@ -18,10 +18,10 @@ import (
 // of the living ones, and its own that only Redis has.
 func (c *cellPresence) watch(ctx context.Context) {
 	for remote.Pause(ctx, time.Second) {
-		all, answered := c.live.gateways()
-		if answered.IsZero() || c.m.away.Load() || !c.m.steady() {
+		if c.m.away.Load() || !c.live.isComplete() {
 			continue
 		}
+		all, _ := c.live.gateways()
 		boots, first := living(all, c.m.self.Node)
 		gone := len(c.boots) == 0
 		for boot := range c.boots {
