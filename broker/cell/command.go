@@ -145,7 +145,7 @@ func (s *Store) reserve(ctx context.Context, vin, id, digest string, ttl int64, 
 	key := s.keys.reservation(id)
 	return s.decide(ctx, call{
 		script: "reserve", keys: []string{s.keys.slotted("mark", key), key}, args: []any{vin + " " + digest, ttl + 2*s.keep, flag(offered)},
-		confirm: confirm,
+		confirm: confirm, offers: offered,
 	})
 }
 
@@ -239,7 +239,7 @@ func (s *Store) Look(ctx context.Context, vin, id string) (Answer, error) {
 func (s *Store) Offer(ctx context.Context, r Record) (Answer, error) {
 	vehicle := s.keys.vehicle(r.VIN)
 	keys := []string{s.keys.slotted("mark", vehicle), vehicle, s.keys.command(r.VIN, r.ID), s.keys.opened(r.VIN), s.keys.slotted("due", vehicle), s.keys.slotted("ended", vehicle)}
-	return s.decide(ctx, call{script: "offer", keys: keys, args: append([]any{r.VIN, r.ID, s.keep}, r.List()...)})
+	return s.decide(ctx, call{script: "offer", keys: keys, args: append([]any{r.VIN, r.ID, s.keep}, r.List()...), offers: true})
 }
 
 // offerID reserves the id of a command that the caller remembers, as Offer.

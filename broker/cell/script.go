@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -90,11 +91,24 @@ type call struct {
 	args   []any
 	// confirm requires that the replicas have what the script wrote and read.
 	confirm bool
+	// offers says that the call is one of the many of a restoration. That it takes long says nothing about the server.
+	offers bool
 }
 
-// do runs a script at the server of its keys. If that server does not know the script or no longer has the keys, the
-// script did not run, and do runs it once more.
+// do runs a script at the server of its keys, and reports whether that answered.
 func (s *Store) do(ctx context.Context, c call) (reply, error) {
+	r, err := s.run(ctx, c)
+	if s.heard != nil && !c.offers {
+		s.heard(s.keys.number(c.keys[0]), err)
+	}
+	return r, err
+}
+
+// Heard sets what is called with the outcome of each script, and a slot of the server that ran it. It must be set before the first call.
+func (s *Store) Heard(fn func(slot int, err error)) { s.heard = fn }
+
+// run runs a script. If the server does not know the script or no longer has the keys, the script did not run, and it is run once more.
+func (s *Store) run(ctx context.Context, c call) (reply, error) {
 	for again := false; ; again = true {
 		client, err := s.at(ctx, c.keys[0])
 		if err != nil {
@@ -258,6 +272,8 @@ type Store struct {
 	scripts map[string]script
 	doubts  doubts
 	places  places
+	heard   func(slot int, err error)
+	ranges  atomic.Pointer[[]redis.ClusterSlot] // of a cluster's primaries, as last read
 }
 
 // scriptNames lists the scripts of the folder lua, without the common files that they begin with.

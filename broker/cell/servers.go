@@ -2,32 +2,32 @@ package cell
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// Server is a Redis server that owns slots; Last is the end of its range.
+// Server is a Redis server that owns slots.
 type Server struct {
 	Name string
-	Last int
+	Last int   // the end of its range
+	Err  error // why it has not told its name
 }
 
 // Servers returns the current names of the servers by the first slot of each: one server, or the primaries of a
 // cluster. A changed name means a restart, promotion, flush or a move of slots; what the gateway remembers has to be
-// offered again. Servers that do not answer are left out and their errors returned.
-func (s *Store) Servers(ctx context.Context) (map[int]Server, error) {
+// offered again. Each server has limit to answer. The error means that the servers of the cluster are not known.
+func (s *Store) Servers(ctx context.Context, limit time.Duration) (map[int]Server, error) {
 	switch c := s.client.(type) {
 	case *redis.Client:
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
 		name, err := s.called(ctx, c, 0)
-		if err != nil {
-			return nil, err
-		}
-		return map[int]Server{0: {Name: name}}, nil
+		return map[int]Server{0: {Name: name, Err: err}}, nil
 	case *redis.ClusterClient:
-		return s.primaries(ctx, c)
+		return s.primaries(ctx, c, limit)
 	}
 	return nil, nil
 }
@@ -42,28 +42,46 @@ func (s *Store) called(ctx context.Context, c *redis.Client, slot int) (string, 
 	return r.server, nil
 }
 
-func (s *Store) primaries(ctx context.Context, c *redis.ClusterClient) (map[int]Server, error) {
-	ranges, err := c.ClusterSlots(ctx).Result() //nolint:staticcheck // Redis 6 has no CLUSTER SHARDS
+func (s *Store) primaries(ctx context.Context, c *redis.ClusterClient, limit time.Duration) (map[int]Server, error) {
+	ranges, err := s.slotRanges(ctx, c, limit/2)
 	if err != nil {
-		return nil, fmt.Errorf("%w: asking for the cluster's slots: %w", ErrAway, err)
+		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	var mu sync.Mutex
 	var all sync.WaitGroup
-	names, errs := map[int]Server{}, []error(nil)
+	servers := map[int]Server{}
 	for _, r := range ranges {
 		all.Go(func() {
-			one, err := c.MasterForKey(ctx, s.keys.inSlot("mark", r.Start))
-			var name string
-			if err == nil {
-				name, err = s.called(ctx, one, r.Start)
+			one := Server{Last: r.End}
+			client, err := c.MasterForKey(ctx, s.keys.inSlot("mark", r.Start))
+			if err != nil {
+				one.Err = fmt.Errorf("%w: finding the server of slot %d: %w", ErrAway, r.Start, err)
+			} else {
+				one.Name, one.Err = s.called(ctx, client, r.Start)
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if errs = append(errs, err); err == nil {
-				names[r.Start] = Server{Name: name, Last: r.End}
-			}
+			servers[r.Start] = one
 		})
 	}
 	all.Wait()
-	return names, errors.Join(errs...)
+	return servers, nil
+}
+
+// slotRanges reads the division of the slots, at any server. If that does not answer, the division is taken to be what it was.
+func (s *Store) slotRanges(ctx context.Context, c *redis.ClusterClient, limit time.Duration) ([]redis.ClusterSlot, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	ranges, err := c.ClusterSlots(ctx).Result() //nolint:staticcheck // Redis 6 has no CLUSTER SHARDS
+	switch known := s.ranges.Load(); {
+	case err == nil:
+		s.ranges.Store(&ranges)
+	case known != nil:
+		return *known, nil
+	default:
+		return nil, fmt.Errorf("%w: asking for the cluster's slots: %w", ErrAway, err)
+	}
+	return ranges, nil
 }

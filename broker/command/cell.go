@@ -23,9 +23,7 @@ type Cell struct {
 	Owner func(vin string) (cell.Connection, bool)
 	// Usable returns nil unless Redis is known to be away or the slot to be closed.
 	Usable func(slot int) error
-	// Called is called with the error of each Redis call, nil for an answer; Closed with a slot that a script found
-	// closed.
-	Called func(error)
+	// Closed is called with a slot that a script found closed.
 	Closed func(slot int)
 	// Patience bounds how long a request waits for its decision. Afterwards nothing more is requested for it, and the
 	// answer is "unknown, repeat".
@@ -69,7 +67,6 @@ func (c *Cell) usable(vin, id string) error {
 
 // answered turns an answer without a decision into an error.
 func (c *Cell) answered(slot int, id string, a cell.Answer, err error) (cell.Answer, error) {
-	c.Called(err)
 	switch {
 	case err != nil:
 		return a, &unknownError{ID: id, Why: err}

@@ -96,7 +96,7 @@ func (c *together) add(name string) *member {
 	m.engine = &roads{m: m, engine: engine{version: 5, arrived: make(chan *message.Delivery, 10_000)}}
 	m.Service = start(c.T, Options{
 		Deliverer: m.engine, Publish: m.published.Publish,
-		Cell: &Cell{Store: store, Node: name, Owner: m.owner, Usable: m.usable, Called: func(error) {}, Closed: func(int) {}, Patience: time.Minute},
+		Cell: &Cell{Store: store, Node: name, Owner: m.owner, Usable: m.usable, Closed: func(int) {}, Patience: time.Minute},
 	})
 	c.Cleanup(func() {
 		check.Eventually(c.T, "answers to be held no longer than until they are written", func() bool { return m.unwrittenAnswers() == 0 })

@@ -91,9 +91,7 @@ func (s *Service) getTogether(ctx context.Context, vin, id string) (Command, err
 	defer cancel()
 	if vin == "" {
 		var err error
-		if s.turns.at(waits, func() { vin, err = c.Store.VehicleOf(ctx, id) }) {
-			c.Called(err)
-		} else {
+		if !s.turns.at(waits, func() { vin, err = c.Store.VehicleOf(ctx, id) }) {
 			err = errWaited
 		}
 		switch {

@@ -84,7 +84,7 @@ func (c *claims) Claim(ctx context.Context, vin string) session.Claim {
 	one := &claim{vin: vin, number: c.number.Add(1), began: time.Now(), over: make(chan struct{}), hold: hold{open: make(chan struct{})}}
 	one.conn = cell.Connection{Node: c.m.self.Node, Boot: c.m.self.Boot, Number: one.number}
 	out := session.Claim{Number: one.number, Epoch: func() uint64 { return c.epoch(one) }}
-	away := c.m.away.Load()
+	away := c.m.isAwayFor(vin)
 	c.mu.Lock()
 	one.asking = !away
 	one.until = c.clock.now()
@@ -157,7 +157,6 @@ func (c *claims) ask(ctx context.Context, one *claim) (cell.Claimed, bool) {
 	if err == nil {
 		c.clock.heard(got.Now, began, time.Now())
 	}
-	_ = c.m.note(err)
 	c.metrics.claimed(&got, err, known, time.Since(began))
 	c.mu.Lock()
 	one.asking = false

@@ -20,7 +20,9 @@ func claimsAt(t *testing.T, client *redis.Client) *claims {
 	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
 	check.OK(t, err)
 	stats, log := newCellMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler)
-	return newClaims(&peers{disk: &disk{process: &process{log: log}}, member: &member{store: store, metrics: stats, log: log}, cellStats: stats})
+	m := &member{store: store, metrics: stats, log: log, shards: newShards(1)}
+	m.shards.of(0).away.Store(false)
+	return newClaims(&peers{disk: &disk{process: &process{log: log}}, member: m, cellStats: stats})
 }
 
 // slowWay delays requests on their way to Redis.

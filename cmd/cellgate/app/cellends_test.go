@@ -15,6 +15,7 @@ import (
 	"time"
 
 	wire "github.com/alicebob/miniredis/v2/server"
+	"github.com/redis/go-redis/v9"
 
 	"cellgate/broker/cell"
 	"cellgate/broker/session"
@@ -98,7 +99,7 @@ func TestEndForgottenByRedis(t *testing.T) {
 	ready := r.events(roamer, 2)[1]
 	epoch := ready.Epoch
 	r.redis.SetError("LOADING")
-	check.Eventually(t, "Redis away", r.gw[0].member.away.Load)
+	check.Eventually(t, "Redis away", r.gw[0].member.allAway)
 	c.Disconnect()
 	halt(t, r.gw[0])
 	r.redis.FlushAll()
@@ -127,7 +128,7 @@ func TestEndOfAForgottenClaim(t *testing.T) {
 	ready := r.events(roamer, 2)[1]
 	epoch := ready.Epoch
 	r.redis.SetError("LOADING")
-	check.Eventually(t, "Redis away", r.gw[0].member.away.Load)
+	check.Eventually(t, "Redis away", r.gw[0].member.allAway)
 	r.redis.FlushAll()
 	r.redis.SetError("")
 	if e := r.ends(roamer, 1)[epoch]; len(e) != 1 || e[0].Reason != "lost" || e[0].Seq != ready.Seq+1 {
@@ -209,13 +210,18 @@ func TestOldBackup(t *testing.T) {
 // it does not serve.
 func TestAwayAfterTwo(t *testing.T) {
 	t.Parallel()
-	m := &member{log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1)}
+	client := redis.NewClient(&redis.Options{MaxRetries: -1, DisableIdentity: true})
+	defer client.Close() //nolint:errcheck // nothing is written
+	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
+	check.OK(t, err)
+	m := &member{store: store, log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1), shards: newShards(1)}
 	away := func(err error) error { return fmt.Errorf("claim: %w: %w", cell.ErrAway, err) }
 	late, broken := away(os.ErrDeadlineExceeded), away(io.EOF)
 	for i, step := range []struct {
 		err  error
 		away bool
 	}{
+		{nil, false},
 		{late, false},
 		{nil, false},
 		{late, false},
@@ -233,8 +239,8 @@ func TestAwayAfterTwo(t *testing.T) {
 		{away(errors.New("LOADING")), true},
 		{nil, false},
 	} {
-		if _ = m.note(step.err); m.away.Load() != step.away {
-			t.Errorf("step %d, %v: away %v", i, step.err, m.away.Load())
+		if m.note(0, step.err); m.allAway() != step.away {
+			t.Errorf("step %d, %v: away %v", i, step.err, m.allAway())
 		}
 	}
 }

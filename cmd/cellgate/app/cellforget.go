@@ -194,7 +194,7 @@ func (m *member) forgetIn(ctx context.Context, slots []int, node string) (map[in
 // forgetAt removes a member from one slot. It returns what this gateway or Redis knew of it.
 func (m *member) forgetAt(ctx context.Context, slot int, node string) (j cell.Joined, was cell.Registration, err error) {
 	was, err = m.store.Registered(ctx, slot, node, m.self.Node)
-	if m.note(err) != nil {
+	if err != nil {
 		return j, was, err
 	}
 	memory := m.memory[slot]
@@ -207,5 +207,5 @@ func (m *member) forgetAt(ctx context.Context, slot int, node string) (j cell.Jo
 		return j, was, errForgetEarly
 	}
 	j, err = m.store.Forget(ctx, slot, node, memory)
-	return j, was, m.note(err)
+	return j, was, err
 }

@@ -200,7 +200,7 @@ func TestForgetRefuses(t *testing.T) {
 	}
 	r.redis.SetError("")
 	check.Within(t, check.Patience, "Redis is back", func() error {
-		if r.gw[0].member.away.Load() {
+		if r.gw[0].member.allAway() {
 			return errors.New("away")
 		}
 		return r.gw[0].member.ready(0)

@@ -79,7 +79,7 @@ func openPeerKeys(t *trust) (*peerKeys, error) {
 // run exchanges keys until ctx ends. A new key is published before it signs (configs.KeyActivation).
 func (k *peerKeys) run(ctx context.Context) {
 	for logged := false; ; {
-		if !k.m.away.Load() {
+		if !k.m.allAway() {
 			limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
 			err := k.exchange(limit)
 			cancel()

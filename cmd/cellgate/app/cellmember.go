@@ -40,11 +40,10 @@ type member struct {
 	// metrics is set before run.
 	metrics *cellMetrics
 
-	away    atomic.Bool   // Redis does not answer, according to note
-	failed  atomic.Int32  // consecutive calls that timed out or whose connection broke
-	changed atomic.Int64  // time of the last change of away, ns
-	slots   []atomic.Bool // open slots, as far as this gateway knows
-	wake    chan struct{} // capacity 1
+	shards   *shards       // the servers of Redis, according to note
+	returned atomic.Int64  // how often one of them was away and then answered
+	slots    []atomic.Bool // open slots, as far as this gateway knows
+	wake     chan struct{} // capacity 1
 
 	work   sync.Mutex          // held while offering or forgetting; guards the fields below
 	memory map[int]cell.Memory // as in the state file
@@ -67,13 +66,12 @@ var (
 func openMember(store *cell.Store, self cell.Gateway, wait time.Duration, db *statefile.DB, log *slog.Logger) (*member, error) {
 	m := &member{
 		store: store, self: self, wait: wait, db: db, log: log, slots: make([]atomic.Bool, store.Slots()), wake: make(chan struct{}, 1),
-		pending: map[int]struct{}{}, waiting: map[string]int{}, memory: map[int]cell.Memory{}, servers: map[int]cell.Server{}, offered: map[int]bool{}, turned: make(chan struct{}),
+		pending: map[int]struct{}{}, waiting: map[string]int{}, memory: map[int]cell.Memory{}, servers: map[int]cell.Server{}, shards: newShards(store.Slots()), offered: map[int]bool{}, turned: make(chan struct{}),
 		remembered: func(int) iter.Seq2[cell.Record, error] { return func(func(cell.Record, error) bool) {} },
 		living:     func() []string { return nil },
 		owner:      func(string) (cell.Connection, bool) { return cell.Connection{}, false },
 	}
-	m.away.Store(true) // until it has answered
-	m.changed.Store(time.Now().UnixNano())
+	store.Heard(m.note)
 	for slot := range m.slots {
 		m.pending[slot] = struct{}{}
 	}
@@ -106,7 +104,7 @@ var errSlotKey = errors.New("the key is not a slot's")
 // for.
 func (m *member) ready(slot int) error {
 	switch {
-	case m.away.Load():
+	case m.isAway(slot):
 		return errCellAway
 	case m.slots[slot].Load():
 		return nil
@@ -117,13 +115,10 @@ func (m *member) ready(slot int) error {
 	return errCellClosed
 }
 
-// unusable returns why commands of some slots cannot be decided; nil if all can, or if Redis is away.
+// unusable returns why commands of some slots cannot be decided although their server answers; nil if all can.
 func (m *member) unusable() error {
-	if m.away.Load() {
-		return nil
-	}
 	for slot := range m.slots {
-		if err := m.ready(slot); err != nil {
+		if err := m.ready(slot); err != nil && !errors.Is(err, errCellAway) {
 			return err
 		}
 	}
@@ -140,10 +135,6 @@ func (m *member) missing() []string {
 	return slices.Sorted(maps.Keys(m.waiting))
 }
 
-// failedCalls is how many consecutive timeouts or broken connections mean that Redis is away. A single timeout may be a moment of
-// high load, here or there, and a broken connection says nothing about the next one.
-const failedCalls = 2
-
 // timeOver reports whether a call timed out on an existing connection.
 func timeOver(err error) bool {
 	var way *net.OpError
@@ -152,28 +143,6 @@ func timeOver(err error) bool {
 	}
 	var timed net.Error
 	return errors.Is(err, redis.ErrPoolTimeout) || errors.As(err, &timed) && timed.Timeout()
-}
-
-// note records the outcome of a call, and returns its error.
-func (m *member) note(err error) error {
-	switch {
-	case err == nil, errors.Is(err, cell.ErrUnconfirmed):
-		m.failed.Store(0)
-		if m.away.CompareAndSwap(true, false) {
-			m.changed.Store(time.Now().UnixNano())
-			m.log.Info("Redis answers")
-			m.wakeUp()
-		}
-	case errors.Is(err, cell.ErrAway) && !errors.Is(err, context.Canceled):
-		if (timeOver(err) || brokeOff(err)) && m.failed.Add(1) < failedCalls {
-			return err
-		}
-		if m.away.CompareAndSwap(false, true) {
-			m.changed.Store(time.Now().UnixNano())
-			m.log.Warn("Redis does not respond: vehicles are served from local state, commands are refused", slog.Any("err", err))
-		}
-	}
-	return err
 }
 
 // closed records that a script answered cell.Closed: the slot needs another offer.
@@ -221,7 +190,7 @@ func (m *member) run(ctx context.Context, every time.Duration) {
 	defer tick.Stop()
 	for {
 		m.look(ctx)
-		if !m.away.Load() {
+		if !m.allAway() {
 			m.work.Lock()
 			m.offerPending(ctx)
 			m.work.Unlock()
@@ -237,18 +206,23 @@ func (m *member) run(ctx context.Context, every time.Duration) {
 
 // look reads the names of the servers. The slots of a server with another name than before need to be offered again.
 func (m *member) look(ctx context.Context) {
-	limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
-	defer cancel()
-	names, err := m.store.Servers(limit)
+	servers, err := m.store.Servers(ctx, configs.CellTimeout)
 	if ctx.Err() != nil {
 		return
 	}
-	_ = m.note(err)
+	if err != nil {
+		m.note(0, err) // the cluster has never answered
+		return
+	}
+	m.shards.split(servers)
+	for first, one := range servers {
+		m.note(first, one.Err)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	turned := false
-	for first, one := range names {
-		if m.servers[first] == one {
+	for first, one := range servers {
+		if one.Err != nil || m.servers[first] == one {
 			continue
 		}
 		turned = true
@@ -314,9 +288,7 @@ func (m *member) offerPending(ctx context.Context) {
 	}
 	answers, empty := 0, 0
 	m.store.Rejoin(ctx, m.self.Node, all, m.begins(), func(joined map[int]cell.Joined, err error) bool {
-		if timeOver(err) { // a pipeline takes long: look decides whether Redis answers
-			m.log.Debug("restoring state in Redis takes longer than a call may", slog.Any("err", err))
-		} else if m.note(err) != nil {
+		if err != nil { // a pipeline takes long: look decides whether Redis answers
 			m.log.Debug("offering to Redis", slog.Any("err", err))
 		}
 		if stored = errors.Join(stored, m.keep(joined)); stored != nil {
@@ -346,11 +318,11 @@ func (m *member) offerPending(ctx context.Context) {
 	}
 }
 
-// toOffer returns the slots that are marked for an offer: first those that have had none.
+// toOffer returns the slots that are marked for an offer and whose server answers: first those that have had none.
 func (m *member) toOffer() []int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.SortedFunc(maps.Keys(m.pending), func(a, b int) int {
+	return slices.SortedFunc(m.answering(m.pending), func(a, b int) int {
 		if m.offered[a] != m.offered[b] {
 			if m.offered[a] {
 				return 1

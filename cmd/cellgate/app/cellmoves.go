@@ -300,7 +300,7 @@ func (t *stateMoves) answered(node string) {
 // leave writes what the rules remember to Redis, for the gateways that the vehicles move to when this one stops. The
 // vehicles heard most recently come first.
 func (t *stateMoves) leave(ctx context.Context) error {
-	if t.m.away.Load() || !t.rules.Remembers() {
+	if t.m.allAway() || !t.rules.Remembers() {
 		return nil
 	}
 	caughtUp := t.rules.CaughtUp(ctx)
@@ -308,7 +308,7 @@ func (t *stateMoves) leave(ctx context.Context) error {
 	var failed error
 	var some []cell.Left
 	put := func() {
-		if failed = t.m.note(t.m.store.LeaveOperators(ctx, t.m.self, at, some, configs.CellOperatorsKeep)); failed != nil {
+		if failed = t.m.store.LeaveOperators(ctx, t.m.self, at, some, configs.CellOperatorsKeep); failed != nil {
 			t.metrics.gone.WithLabelValues(stateUnleft).Add(float64(len(some)))
 		} else {
 			t.metrics.gone.WithLabelValues(stateLeft).Add(float64(len(some)))
@@ -339,8 +339,8 @@ func (t *stateMoves) leave(ctx context.Context) error {
 // for it.
 func (t *stateMoves) run(ctx context.Context) {
 	for remote.Pause(ctx, configs.CellWalk) {
-		if !t.m.away.Load() {
-			_ = t.m.note(t.sweep(ctx, configs.CellOperatorsForgetAfter))
+		if !t.m.anyAway() {
+			_ = t.sweep(ctx, configs.CellOperatorsForgetAfter) // the next one forgets what this one did not
 		}
 	}
 }

@@ -136,7 +136,7 @@ func (c *cellPresence) run(ctx context.Context) {
 		}
 	}
 	for range lastTries { // other gateways publish the rest
-		if c.numberAll(); c.m.away.Load() || c.waiting() == 0 {
+		if c.numberAll(); len(c.waiting()) == 0 {
 			return
 		}
 		<-retry.C
@@ -146,25 +146,22 @@ func (c *cellPresence) run(ctx context.Context) {
 // lastTries is how often a stopping gateway tries to number the remaining events.
 const lastTries = 5
 
-func (c *cellPresence) waiting() int {
+// waiting returns the vehicles with events that Redis can number now.
+func (c *cellPresence) waiting() (vins []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.byVIN)
+	for vin := range c.byVIN {
+		if !c.m.isAwayFor(vin) {
+			vins = append(vins, vin)
+		}
+	}
+	return vins
 }
 
 func (c *cellPresence) numberAll() {
-	if c.m.away.Load() {
-		return
-	}
-	c.mu.Lock()
-	vins := make([]string, 0, len(c.byVIN))
-	for vin := range c.byVIN {
-		vins = append(vins, vin)
-	}
-	c.mu.Unlock()
 	places := make(chan struct{}, configs.CellConcurrent)
 	var all sync.WaitGroup
-	for _, vin := range vins {
+	for _, vin := range c.waiting() {
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
@@ -218,7 +215,7 @@ func (c *cellPresence) numberEvent(vin string, conn cell.Connection, e *connEven
 	ctx, cancel := context.WithTimeout(context.Background(), c.m.limit())
 	defer cancel()
 	n, verdict, err := c.m.store.Presence(ctx, vin, conn, e.kind.String(), e.reason, e.at, 0)
-	if c.m.note(err) != nil {
+	if err != nil {
 		return false
 	}
 	switch verdict {
@@ -233,7 +230,7 @@ func (c *cellPresence) numberEvent(vin string, conn cell.Connection, e *connEven
 		return true
 	}
 	// The last event tells more precisely than the epoch when Redis knew the session: it may be claimed long after it began.
-	if _, verdict, err = c.m.store.Presence(ctx, vin, conn, e.kind.String(), e.reason, e.at, last.As.Seq); c.m.note(err) != nil {
+	if _, verdict, err = c.m.store.Presence(ctx, vin, conn, e.kind.String(), e.reason, e.at, last.As.Seq); err != nil {
 		return false
 	}
 	if verdict == cell.Missing || e.forgotten { // no other gateway knows the session
@@ -255,8 +252,8 @@ func (c *cellPresence) hand(vin string, conn cell.Connection, kind presence.Kind
 // published records in Redis that ends are in Kafka. If that fails, a later walk publishes them again.
 func (c *cellPresence) published(ctx context.Context, events []presence.Event) {
 	for i := range events {
-		if e := &events[i]; e.Kind == presence.Disconnected && e.As.Epoch != 0 && !c.m.away.Load() {
-			_ = c.m.note(c.m.store.EndPublished(ctx, e.VIN, e.As.Epoch))
+		if e := &events[i]; e.Kind == presence.Disconnected && e.As.Epoch != 0 && !c.m.isAwayFor(e.VIN) {
+			_ = c.m.store.EndPublished(ctx, e.VIN, e.As.Epoch)
 		}
 	}
 }

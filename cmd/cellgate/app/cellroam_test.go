@@ -78,7 +78,7 @@ func (r *rig) patient(a *App) {
 	a.moves.wait.Store(int64(time.Minute))
 	a.asks.limit.Store(int64(time.Minute))
 	check.Within(r.t, check.Patience, "Redis is known to be there", func() error {
-		if a.member.away.Load() {
+		if a.member.allAway() {
 			return errCellAway
 		}
 		return nil
@@ -368,7 +368,7 @@ func TestIdentifierOfAnEarlierVisit(t *testing.T) {
 	r.redis.SetError("LOADING")
 	for _, a := range r.gw {
 		check.Within(t, check.Patience, "Redis is known to be away", func() error {
-			if !a.member.away.Load() {
+			if !a.member.allAway() {
 				return errCellClosed
 			}
 			return nil
@@ -438,7 +438,7 @@ func TestAwayRedis(t *testing.T) {
 	r.redis.SetError("LOADING")
 	for _, a := range r.gw {
 		check.Within(t, check.Patience, "Redis is known to be away", func() error {
-			if !a.member.away.Load() {
+			if !a.member.allAway() {
 				return errCellClosed
 			}
 			return nil
@@ -632,7 +632,7 @@ func TestRecordsBeforeTheClaim(t *testing.T) {
 	check.Within(t, time.Minute, "the claim", claimed)
 	first := epoch()
 	r.redis.SetError("LOADING")
-	check.Eventually(t, "Redis away", a.member.away.Load)
+	check.Eventually(t, "Redis away", a.member.allAway)
 	r.connect(0, vin, mqtt.V5)
 	second := epoch()
 	if claimed() == nil {

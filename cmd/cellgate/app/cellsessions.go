@@ -26,7 +26,7 @@ func (c *claims) Changed(vin string) {
 
 // Stored implements session.Cell. It waits no longer than a CONNECT does.
 func (c *claims) Stored(vin string, fn func()) {
-	if c.m.away.Load() {
+	if c.m.isAwayFor(vin) {
 		fn()
 		return
 	}
@@ -87,12 +87,9 @@ func (c *claims) storeAll(ctx context.Context) {
 func (c *claims) takeDirty() map[string]*storing {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.m.away.Load() {
-		return nil
-	}
 	all := make(map[string]*storing, len(c.dirty))
 	for vin, s := range c.dirty {
-		if _, busy := c.underWay[vin]; !busy {
+		if _, busy := c.underWay[vin]; !busy && !c.m.isAwayFor(vin) {
 			all[vin], c.underWay[vin] = s, struct{}{}
 			delete(c.dirty, vin)
 		}
@@ -147,7 +144,7 @@ func (c *claims) storeOne(ctx context.Context, vin string, s *storing) {
 	}
 	verdict, err := c.m.store.StoreSession(ctx, vin, conn, data)
 	switch {
-	case c.m.note(err) != nil:
+	case err != nil:
 		c.stayDirty(vin)
 	case one == nil:
 	case verdict == cell.NotOwner:

@@ -81,14 +81,18 @@ func (a *gateway) cellHealth() []remote.Health {
 		return nil
 	}
 	var all []remote.Health
+	since := a.member.shards.changed()
 	degraded := func(name, reason string) {
-		all = append(all, remote.Health{Name: name, Since: time.Unix(0, a.member.changed.Load()).UTC(), Reason: reason})
+		all = append(all, remote.Health{Name: name, Since: since, Reason: reason})
 	}
+	away, every := a.member.shards.away()
 	switch err := a.member.unusable(); {
+	case every:
+		degraded("cell", "commands are refused: Redis does not answer")
+	case len(away) > 0:
+		degraded("cell", fmt.Sprintf("commands for some vehicles are refused: the Redis servers of the slots %v do not answer", away))
 	case err != nil:
 		degraded("cell", fmt.Sprintf("commands are refused: %v", err))
-	case a.member.away.Load():
-		degraded("cell", "commands are refused: Redis does not answer")
 	}
 	for _, g := range a.gateways() {
 		// Versions differ during an upgrade. That is no fault.

@@ -17,7 +17,8 @@ import (
 // to take its vehicles.
 func (c *claims) run(ctx context.Context) {
 	const tick = 250 * time.Millisecond
-	last, swept, away := time.Now(), time.Now(), true
+	last, swept, due := time.Now(), time.Now(), true
+	var returned int64
 	wills := c.sessions.RestoredWills()
 	for remote.Pause(ctx, tick) {
 		now := time.Now()
@@ -26,30 +27,49 @@ func (c *claims) run(ctx context.Context) {
 			c.log.Warn("the process was suspended; claims are checked before commands are sent", slog.Duration("for", now.Sub(last).Round(time.Millisecond)))
 		}
 		last = now
-		if c.m.away.Load() {
-			away = true
+		if c.m.allAway() {
 			continue
 		}
-		if doubted := c.doubted.Swap(false); doubted || away || !c.current.Load() || now.Sub(swept) > configs.CellSweep {
-			away = true
-			if err := c.live.beat(ctx, configs.CellTimeout); c.m.note(err) != nil { // others must not take this gateway for dead
+		back := c.m.returned.Load()
+		if c.doubted.Swap(false) || back != returned || !c.current.Load() || now.Sub(swept) > configs.CellSweep {
+			due, returned = true, back
+		}
+		if due {
+			if wills, due = c.compareAll(ctx, wills); due {
 				continue
 			}
-			if c.compare(ctx) != nil || c.dropMoved(ctx, wills) != nil {
-				continue
-			}
-			wills = nil
-			away, swept = false, time.Now()
 			c.current.Store(true)
-			last = time.Now()
+			swept = time.Now()
+			last = swept
 		}
 		c.askAll(ctx, c.unclaimed())
 	}
 }
 
-// unclaimed returns the connections that the cell does not know.
+// compareAll compares the claims with Redis and drops the sessions that have moved. It returns those that it could not look for, and whether
+// it has to be repeated.
+func (c *claims) compareAll(ctx context.Context, wills []string) (left []string, again bool) {
+	// Others must not take this gateway for dead. They do not while the server with the list of gateways is away.
+	if err := c.live.beat(ctx, configs.CellTimeout); err != nil && !c.m.anyAway() {
+		return wills, true
+	}
+	if c.compare(ctx) != nil {
+		return wills, true
+	}
+	if c.m.anyAway() {
+		return wills, false
+	}
+	if c.dropMoved(ctx, wills) != nil {
+		return wills, true
+	}
+	return nil, false
+}
+
+// unclaimed returns the connections that the cell does not know and can be told of.
 func (c *claims) unclaimed() []*claim {
-	return c.filter(func(one *claim) bool { return one.conn.Epoch == 0 && !one.asking && one.attached })
+	return c.filter(func(one *claim) bool {
+		return one.conn.Epoch == 0 && !one.asking && one.attached && !c.m.isAwayFor(one.vin)
+	})
 }
 
 // filter returns the claims of live connections that match.
@@ -71,8 +91,11 @@ func (c *claims) askAll(ctx context.Context, some []*claim) {
 	defer all.Wait()
 	places := make(chan struct{}, configs.CellConcurrent)
 	for _, one := range some {
-		if c.m.away.Load() || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return
+		}
+		if c.m.isAwayFor(one.vin) {
+			continue
 		}
 		places <- struct{}{}
 		all.Go(func() {
@@ -85,10 +108,10 @@ func (c *claims) askAll(ctx context.Context, some []*claim) {
 // compared is how many claims are read at a time.
 const compared = 500
 
-// compare reads all claims from Redis. It claims again where Redis differs, and the younger connection wins. A
+// compare reads the claims from Redis, except those at servers that are away. It claims again where Redis differs, and the younger connection wins. A
 // connection whose end was published because this gateway was taken for dead is renewed first.
 func (c *claims) compare(ctx context.Context) error {
-	claims := c.filter(func(one *claim) bool { return one.conn.Epoch != 0 })
+	claims := c.filter(func(one *claim) bool { return one.conn.Epoch != 0 && !c.m.isAwayFor(one.vin) })
 	for some := range slices.Chunk(claims, compared) {
 		vins := make([]string, len(some))
 		for i, one := range some {
@@ -97,7 +120,7 @@ func (c *claims) compare(ctx context.Context) error {
 		limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
 		held, err := c.m.store.Held(limit, vins)
 		cancel()
-		if c.m.note(err) != nil {
+		if err != nil {
 			return err
 		}
 		var differ []*claim
@@ -128,7 +151,7 @@ func (c *claims) dropMoved(ctx context.Context, vins []string) error {
 		limit, cancel := context.WithTimeout(ctx, configs.CellTimeout)
 		held, err := c.m.store.Held(limit, some)
 		cancel()
-		if c.m.note(err) != nil {
+		if err != nil {
 			return err
 		}
 		for i, vin := range some {

@@ -98,13 +98,13 @@ func compareBool(a, b bool) int {
 // elsewhere returns the gateway that has or last had a vehicle, unless it is this one, and what Redis knows of the
 // vehicle.
 func (a *gateway) elsewhere(ctx context.Context, vin string) (node string, v cell.Vehicle, known bool) {
-	if a.member == nil || a.member.away.Load() {
+	if a.member == nil || a.member.isAwayFor(vin) {
 		return "", v, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.member.limit())
 	defer cancel()
 	v, verdict, err := a.member.store.Vehicle(ctx, vin)
-	if a.member.note(err) != nil || verdict != cell.OK {
+	if err != nil || verdict != cell.OK {
 		return "", v, false
 	}
 	if v.Owner.Node != a.member.self.Node {

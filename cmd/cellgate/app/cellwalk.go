@@ -18,7 +18,7 @@ import (
 // of the living ones, and its own that only Redis has.
 func (c *cellPresence) watch(ctx context.Context) {
 	for remote.Pause(ctx, time.Second) {
-		if c.m.away.Load() || !c.live.isComplete() {
+		if c.m.anyAway() || !c.live.isComplete() {
 			continue
 		}
 		all, _ := c.live.gateways()
@@ -29,14 +29,14 @@ func (c *cellPresence) watch(ctx context.Context) {
 		}
 		if !gone && time.Since(c.walk) < configs.CellWalk {
 			c.boots = boots
-			_ = c.m.note(c.endLeft(ctx))
+			_ = c.endLeft(ctx) // what failed is tried again
 			continue
 		}
-		if err := c.walkAll(ctx, first); c.m.note(err) != nil {
+		if c.walkAll(ctx, first) != nil {
 			continue
 		}
 		c.boots, c.walk = boots, time.Now()
-		_ = c.m.note(c.endLeft(ctx))
+		_ = c.endLeft(ctx)
 	}
 }
 
@@ -139,7 +139,7 @@ const republishAfter = time.Minute
 
 // end publishes the end of a session. An end that was numbered before is published with that number.
 func (c *cellPresence) end(ctx context.Context, one *cell.Session, own bool) bool {
-	if c.m.away.Load() || ctx.Err() != nil {
+	if c.m.isAwayFor(one.VIN) || ctx.Err() != nil {
 		return false
 	}
 	e := connEvent{kind: presence.Disconnected, at: time.Now(), reason: presence.GatewayLost}
@@ -159,5 +159,5 @@ func (c *cellPresence) remove(ctx context.Context, one *cell.Session, e *connEve
 	if err == nil {
 		err = c.m.store.EndPublished(ctx, one.VIN, one.Epoch)
 	}
-	return c.m.note(err) == nil
+	return err == nil
 }

@@ -45,7 +45,7 @@ func (m *member) commands() *command.Cell {
 	}
 	return &command.Cell{
 		Store: m.store, Node: m.self.Node, Owner: func(vin string) (cell.Connection, bool) { return m.owner(vin) },
-		Usable: m.ready, Called: func(err error) { _ = m.note(err) }, Closed: m.closed, Patience: m.wait + configs.CommandGrace,
+		Usable: m.ready, Closed: m.closed, Patience: m.wait + configs.CommandGrace,
 	}
 }
 

@@ -178,7 +178,7 @@ func (r *redisConn) noted(err error) error {
 
 // brokeOff reports whether the other side, or something in between, has ended a connection.
 func brokeOff(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 var errDoubted = errors.New("older than the break of another connection to the server")
