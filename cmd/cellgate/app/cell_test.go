@@ -62,16 +62,23 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
+// storeAt returns the scripts of a cell without replicas.
+func storeAt(t *testing.T, client redis.UniversalClient) *cell.Store {
+	t.Helper()
+	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
+	check.OK(t, err)
+	return store
+}
+
 // TestRefusalHolds: a gateway that was told of another one does not start because Redis then stops answering.
 func TestRefusalHolds(t *testing.T) {
 	t.Parallel()
 	server := miniredis.RunT(t)
 	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true})
 	defer client.Close() //nolint:errcheck // only read
-	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
-	check.OK(t, err)
+	store := storeAt(t, client)
 	first := cell.Gateway{Node: "gw-1", Boot: "a", Dir: "one", Start: time.Now(), Mode: "several", Runs: "{}"}
-	_, _, err = store.Alive(t.Context(), first, time.Hour)
+	_, _, err := store.Alive(t.Context(), first, time.Hour)
 	check.OK(t, err)
 	logs := &check.Log{}
 	second := &liveness{store: store, self: first, log: slog.New(slog.NewTextHandler(logs, nil))}
@@ -127,8 +134,7 @@ func TestDeadGateway(t *testing.T) {
 	file := place(t, "gw-1", "single", server.Addr())
 	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true})
 	defer client.Close() //nolint:errcheck // only read
-	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
-	check.OK(t, err)
+	store := storeAt(t, client)
 	a, _ := boot(t, file)
 	gone := a.liveness.self
 	halt(t, a)

@@ -17,8 +17,7 @@ import (
 // claimsAt returns claims that are made at a Redis.
 func claimsAt(t *testing.T, client *redis.Client) *claims {
 	t.Helper()
-	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
-	check.OK(t, err)
+	store := storeAt(t, client)
 	stats, log := newCellMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler)
 	m := &member{store: store, metrics: stats, log: log, shards: newShards(1)}
 	m.shards.of(0).away.Store(false)

@@ -1,21 +1,14 @@
 package app
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	wire "github.com/alicebob/miniredis/v2/server"
-	"github.com/redis/go-redis/v9"
 
 	"cellgate/broker/cell"
 	"cellgate/broker/session"
@@ -203,45 +196,6 @@ func TestOldBackup(t *testing.T) {
 	}
 	if after := r.events(roamer, 2); len(after) != len(before) {
 		t.Errorf("%+v, before %+v", after, before)
-	}
-}
-
-// TestAwayAfterTwo: Redis counts as away after two timeouts or broken connections in a row, and at once if it cannot be dialed or says that
-// it does not serve.
-func TestAwayAfterTwo(t *testing.T) {
-	t.Parallel()
-	client := redis.NewClient(&redis.Options{MaxRetries: -1, DisableIdentity: true})
-	defer client.Close() //nolint:errcheck // nothing is written
-	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
-	check.OK(t, err)
-	m := &member{store: store, log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1), shards: newShards(1)}
-	away := func(err error) error { return fmt.Errorf("claim: %w: %w", cell.ErrAway, err) }
-	late, broken := away(os.ErrDeadlineExceeded), away(io.EOF)
-	for i, step := range []struct {
-		err  error
-		away bool
-	}{
-		{nil, false},
-		{late, false},
-		{nil, false},
-		{late, false},
-		{cell.ErrUnconfirmed, false},
-		{late, false},
-		{late, true},
-		{nil, false},
-		{late, false},
-		{broken, true},
-		{nil, false},
-		{broken, false},
-		{nil, false},
-		{away(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), true},
-		{nil, false},
-		{away(errors.New("LOADING")), true},
-		{nil, false},
-	} {
-		if m.note(0, step.err); m.allAway() != step.away {
-			t.Errorf("step %d, %v: away %v", i, step.err, m.allAway())
-		}
 	}
 }
 

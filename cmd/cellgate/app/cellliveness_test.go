@@ -41,8 +41,7 @@ func TestListAfterAnOutage(t *testing.T) {
 			server := miniredis.RunT(t)
 			client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true})
 			defer client.Close() //nolint:errcheck // only read
-			store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
-			check.OK(t, err)
+			store := storeAt(t, client)
 			at := func(node string) *liveness {
 				g := cell.Gateway{Node: node, Boot: "boot-of-" + node, Dir: node, Start: time.Now(), Mode: "several"}
 				return &liveness{store: store, self: g, log: slog.New(slog.DiscardHandler), runs: func() string { return "{}" }}

@@ -9,14 +9,11 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"cellgate/broker/cell"
 	"cellgate/broker/shared/statefile"
@@ -133,16 +130,6 @@ func (m *member) missing() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Sorted(maps.Keys(m.waiting))
-}
-
-// timeOver reports whether a call timed out on an existing connection.
-func timeOver(err error) bool {
-	var way *net.OpError
-	if errors.As(err, &way) && way.Op == "dial" {
-		return false
-	}
-	var timed net.Error
-	return errors.Is(err, redis.ErrPoolTimeout) || errors.As(err, &timed) && timed.Timeout()
 }
 
 // closed records that a script answered cell.Closed: the slot needs another offer.

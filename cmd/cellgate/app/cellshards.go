@@ -7,9 +7,12 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
+	"net"
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"cellgate/broker/cell"
 )
@@ -130,6 +133,16 @@ func (m *member) anyAway() bool {
 // failedCalls is how many consecutive timeouts or broken connections mean that a server is away. A single timeout may be a moment of
 // high load, here or there, and a broken connection says nothing about the next one.
 const failedCalls = 2
+
+// timeOver reports whether a call timed out on an existing connection.
+func timeOver(err error) bool {
+	var way *net.OpError
+	if errors.As(err, &way) && way.Op == "dial" {
+		return false
+	}
+	var timed net.Error
+	return errors.Is(err, redis.ErrPoolTimeout) || errors.As(err, &timed) && timed.Timeout()
+}
 
 // note records the outcome of a call to the server of a slot.
 func (m *member) note(slot int, err error) {

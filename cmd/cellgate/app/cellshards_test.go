@@ -1,11 +1,15 @@
 package app
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -18,8 +22,7 @@ func TestOneServerOfSeveral(t *testing.T) {
 	t.Parallel()
 	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}, MaxRetries: -1})
 	defer client.Close() //nolint:errcheck // nothing is written
-	store, err := cell.NewStore(client, "cell-1", cell.Confirmation{Wait: time.Second}, time.Hour)
-	check.OK(t, err)
+	store := storeAt(t, client)
 	logs := &check.Log{}
 	m := &member{store: store, log: slog.New(slog.NewTextHandler(logs, nil)), wake: make(chan struct{}, 1), shards: newShards(store.Slots())}
 	away := func(want string) {
@@ -63,5 +66,44 @@ func TestOneServerOfSeveral(t *testing.T) {
 	}
 	if !m.allAway() {
 		t.Error("not all are away")
+	}
+}
+
+// TestAwayAfterTwo: Redis counts as away after two timeouts or broken connections in a row, and at once if it cannot be dialed or says that
+// it does not serve.
+func TestAwayAfterTwo(t *testing.T) {
+	t.Parallel()
+	client := redis.NewClient(&redis.Options{MaxRetries: -1, DisableIdentity: true})
+	defer client.Close() //nolint:errcheck // nothing is written
+	store := storeAt(t, client)
+	m := &member{store: store, log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1), shards: newShards(1)}
+	away := func(err error) error { return fmt.Errorf("claim: %w: %w", cell.ErrAway, err) }
+	late, broken := away(os.ErrDeadlineExceeded), away(io.EOF)
+	for i, step := range []struct {
+		err  error
+		away bool
+	}{
+		{nil, false},
+		{late, false},
+		{nil, false},
+		{late, false},
+		{cell.ErrUnconfirmed, false},
+		{late, false},
+		{late, true},
+		{nil, false},
+		{late, false},
+		{broken, true},
+		{nil, false},
+		{broken, false},
+		{away(io.ErrUnexpectedEOF), true},
+		{nil, false},
+		{away(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), true},
+		{nil, false},
+		{away(errors.New("LOADING")), true},
+		{nil, false},
+	} {
+		if m.note(0, step.err); m.allAway() != step.away {
+			t.Errorf("step %d, %v: away %v", i, step.err, m.allAway())
+		}
 	}
 }

@@ -10,11 +10,11 @@ import (
 	"testing"
 	"time"
 
-	"cellgate/test/check"
-	"cellgate/test/harness"
-
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"cellgate/test/check"
+	"cellgate/test/harness"
 )
 
 // TestOldConnectionsAfterABreak: when the first of a pool's connections turns out to be broken, the others fail no call.
