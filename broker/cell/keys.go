@@ -75,6 +75,9 @@ func (s *Store) Slot(vin string) int { return s.keys.number(s.keys.vehicle(vin))
 // IDSlot returns the number of an id's mark.
 func (s *Store) IDSlot(id string) int { return s.keys.number(s.keys.reservation(id)) }
 
+// GatewaysSlot returns the number of the mark of the list of gateways.
+func (s *Store) GatewaysSlot() int { return s.keys.number(s.keys.gateways()) }
+
 // Slots returns the number of marks: one, or one per slot of a Redis cluster.
 func (s *Store) Slots() int { return s.keys.count() }
 

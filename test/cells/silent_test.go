@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,6 +43,12 @@ func TestOneServerSilent(t *testing.T) {
 		}
 		began := time.Now()
 		check.Within(t, check.Patience, "both gateways know", func() error { return c.unsure(silent) })
+		for _, n := range c.Nodes {
+			named := []string{"[0-5460]", "[5461-10922]", "[10923-16383]"}[silent]
+			if _, body, err := n.Get("/readyz", ""); err != nil || !strings.Contains(string(body), named) {
+				t.Errorf("%s does not name the slots %s: %s, %v", n.Name, named, body, err)
+			}
+		}
 		fmt.Printf("both gateways knew after %v\n", time.Since(began).Round(time.Millisecond))
 		for i := 0; time.Since(began) < away; i++ {
 			cmd, part := c.commandTo(i)

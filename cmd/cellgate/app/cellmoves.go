@@ -316,10 +316,11 @@ func (t *stateMoves) leave(ctx context.Context) error {
 		some = some[:0]
 	}
 	t.rules.Remembered(func(vin string, state []byte) bool {
-		if bytes += len(state); failed != nil || ctx.Err() != nil || bytes > configs.CellOperatorsLeft {
+		if failed != nil || ctx.Err() != nil || t.m.isAwayFor(vin) || bytes+len(state) > configs.CellOperatorsLeft {
 			t.metrics.stateGone(stateUnleft, 0)
 			return true
 		}
+		bytes += len(state)
 		t.metrics.bytes.WithLabelValues("out").Add(float64(len(state)))
 		if some = append(some, cell.Left{VIN: vin, Data: state}); len(some) == compared {
 			put()

@@ -85,13 +85,13 @@ func (a *gateway) cellHealth() []remote.Health {
 	degraded := func(name, reason string) {
 		all = append(all, remote.Health{Name: name, Since: since, Reason: reason})
 	}
-	away, every := a.member.shards.away()
-	switch err := a.member.unusable(); {
+	switch away, every := a.member.shards.away(); {
 	case every:
 		degraded("cell", "commands are refused: Redis does not answer")
 	case len(away) > 0:
 		degraded("cell", fmt.Sprintf("commands for some vehicles are refused: the Redis servers of the slots %v do not answer", away))
-	case err != nil:
+	}
+	if err := a.member.unusable(); err != nil {
 		degraded("cell", fmt.Sprintf("commands are refused: %v", err))
 	}
 	for _, g := range a.gateways() {

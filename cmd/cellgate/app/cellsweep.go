@@ -50,7 +50,7 @@ func (c *claims) run(ctx context.Context) {
 // it has to be repeated.
 func (c *claims) compareAll(ctx context.Context, wills []string) (left []string, again bool) {
 	// Others must not take this gateway for dead. They do not while the server with the list of gateways is away.
-	if err := c.live.beat(ctx, configs.CellTimeout); err != nil && !c.m.anyAway() {
+	if err := c.live.beat(ctx, configs.CellTimeout); err != nil && !c.m.isAway(c.m.store.GatewaysSlot()) {
 		return wills, true
 	}
 	if c.compare(ctx) != nil {
